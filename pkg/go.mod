@@ -1,0 +1,7 @@
+module reelway.dev/pkg
+
+go 1.26
+
+require reelway.dev/proto v0.0.0
+
+replace reelway.dev/proto => ../proto
