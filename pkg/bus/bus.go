@@ -1,0 +1,247 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// HeaderType names the protobuf message that a bus message carries.
+const HeaderType = "Reelway-Type"
+
+// Bus publishes and consumes typed messages over one NATS connection. It is
+// safe for concurrent use.
+type Bus struct {
+	nc *nats.Conn
+	js jetstream.JetStream
+
+	mu sync.Mutex
+	kv jetstream.KeyValue
+}
+
+// New returns a Bus on nc, which stays the caller's to drain and close.
+func New(nc *nats.Conn) (*Bus, error) {
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(512))
+	if err != nil {
+		return nil, fmt.Errorf("open jetstream: %w", err)
+	}
+	return &Bus{nc: nc, js: js}, nil
+}
+
+// JetStream is the context underneath, for readers with needs of their own.
+func (b *Bus) JetStream() jetstream.JetStream { return b.js }
+
+// Connected reports whether the connection is up now.
+func (b *Bus) Connected() bool { return b.nc.IsConnected() }
+
+func tracer() trace.Tracer { return otel.Tracer("reelway.dev/pkg/bus") }
+
+// headerCarrier adapts nats.Header, whose keys keep their case, to W3C trace
+// context, whose keys are lower case.
+type headerCarrier nats.Header
+
+func (h headerCarrier) Get(k string) string { return nats.Header(h).Get(k) }
+func (h headerCarrier) Set(k, v string)     { nats.Header(h).Set(k, v) }
+func (h headerCarrier) Keys() []string {
+	keys := make([]string, 0, len(h))
+	for k := range h {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// Message is one message to publish.
+type Message struct {
+	Subject string
+	// ID is deterministic: a retry of the same fact has the same id.
+	ID   string
+	Type string
+	Data []byte
+	// TraceParent continues a trace begun earlier (the outbox); empty takes ctx's.
+	TraceParent string
+}
+
+// NewMessage marshals m. It fails only for invalid UTF-8 in a string field.
+func NewMessage(subject, id string, m proto.Message) (Message, error) {
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return Message{}, fmt.Errorf("marshal %s: %w", m.ProtoReflect().Descriptor().FullName(), err)
+	}
+	return Message{Subject: subject, ID: id, Type: string(m.ProtoReflect().Descriptor().FullName()), Data: data}, nil
+}
+
+// Publish sends m and returns after JetStream has acknowledged it. A duplicate
+// inside DuplicateWindow is a success.
+func (b *Bus) Publish(ctx context.Context, m Message) error {
+	return b.publish(ctx, m, nil)
+}
+
+func (b *Bus) publish(ctx context.Context, m Message, extra nats.Header) error {
+	if m.TraceParent != "" {
+		ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": m.TraceParent})
+	}
+	ctx, span := tracer().Start(ctx, "publish "+subjectRoot(m.Subject), trace.WithSpanKind(trace.SpanKindProducer),
+		trace.WithAttributes(attribute.String("messaging.system", "nats"), attribute.String("messaging.destination.name", subjectRoot(m.Subject)),
+			attribute.String("messaging.operation.name", "publish")))
+	defer span.End()
+	msg := nats.NewMsg(m.Subject)
+	msg.Data = m.Data
+	for k, v := range extra {
+		msg.Header[k] = v
+	}
+	msg.Header.Set(HeaderType, m.Type)
+	if m.ID != "" {
+		msg.Header.Set(nats.MsgIdHdr, m.ID)
+	}
+	propagation.TraceContext{}.Inject(ctx, headerCarrier(msg.Header))
+	if _, err := b.js.PublishMsg(ctx, msg); err != nil {
+		span.SetStatus(codes.Error, err.Error())
+		return fmt.Errorf("publish %s: %w", subjectRoot(m.Subject), err)
+	}
+	return nil
+}
+
+// subjectRoot is a subject's first two tokens, a name of low cardinality.
+func subjectRoot(s string) string {
+	dots := 0
+	for i, r := range s {
+		if r == '.' {
+			if dots++; dots == 2 || s[:i] == "job" || s[:i] == "observed" {
+				return s[:i]
+			}
+		}
+	}
+	return s
+}
+
+// PublishObservation publishes what was seen of an attempt and returns after
+// JetStream has it.
+func (b *Bus) PublishObservation(ctx context.Context, o *eventv1.Observation) error {
+	m, err := NewMessage(ObservedSubject(o.GetProvider(), o.GetJobId()), o.GetId(), o)
+	if err != nil {
+		return err
+	}
+	return b.Publish(ctx, m)
+}
+
+func scheduleSubject(provider, attemptID string) string {
+	return "watchdog.schedule." + token(provider) + "." + token(attemptID)
+}
+
+// SchedulePoll asks for a poll of an attempt at a time (past means now). An
+// attempt has one schedule: a later call replaces it.
+func (b *Bus) SchedulePoll(ctx context.Context, p *eventv1.PollAttempt, at time.Time) error {
+	m, err := NewMessage(scheduleSubject(p.GetProvider(), p.GetAttemptId()), "", p)
+	if err != nil {
+		return err
+	}
+	// RFC 3339 with a fraction: the client's own option rounds to seconds.
+	return b.publish(ctx, m, nats.Header{
+		"Nats-Schedule":        []string{"@at " + at.UTC().Format(time.RFC3339Nano)},
+		"Nats-Schedule-Target": []string{"watchdog.due." + token(p.GetProvider())},
+	})
+}
+
+// CancelPoll removes an attempt's schedule, if it has one.
+func (b *Bus) CancelPoll(ctx context.Context, provider, attemptID string) error {
+	s, err := b.js.Stream(ctx, StreamWatchdog)
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", StreamWatchdog, err)
+	}
+	if err := s.Purge(ctx, jetstream.WithPurgeSubject(scheduleSubject(provider, attemptID))); err != nil {
+		return fmt.Errorf("cancel poll: %w", err)
+	}
+	return nil
+}
+
+func (b *Bus) status(ctx context.Context) (jetstream.KeyValue, error) {
+	b.mu.Lock()
+	kv := b.kv
+	b.mu.Unlock()
+	if kv != nil {
+		return kv, nil
+	}
+	kv, err := b.js.KeyValue(ctx, StatusBucket)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", StatusBucket, err)
+	}
+	b.mu.Lock()
+	b.kv = kv
+	b.mu.Unlock()
+	return kv, nil
+}
+
+// PutStatus writes a job into the read model, unless what is there is newer
+// (by version, then progress): the projection may see events twice or late.
+func (b *Bus) PutStatus(ctx context.Context, v *videov1.Video) error {
+	kv, err := b.status(ctx)
+	if err != nil {
+		return err
+	}
+	data, err := proto.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("marshal status: %w", err)
+	}
+	key := token(v.GetId())
+	for {
+		entry, err := kv.Get(ctx, key)
+		switch {
+		case notFound(err):
+			if _, err = kv.Create(ctx, key, data); err == nil {
+				return nil
+			}
+		case err != nil:
+			return fmt.Errorf("read status: %w", err)
+		default:
+			var old videov1.Video
+			if proto.Unmarshal(entry.Value(), &old) == nil &&
+				(old.GetVersion() > v.GetVersion() || old.GetVersion() == v.GetVersion() && old.GetProgress() > v.GetProgress()) {
+				return nil
+			}
+			if _, err = kv.Update(ctx, key, data, entry.Revision()); err == nil {
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("write status: %w", ctx.Err())
+		}
+		if !isConflict(err) {
+			return fmt.Errorf("write status: %w", err)
+		}
+	}
+}
+
+// Status reads a job from the read model; false when it is not there (any
+// more) and Postgres must be asked.
+func (b *Bus) Status(ctx context.Context, jobID string) (*videov1.Video, bool, error) {
+	kv, err := b.status(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	entry, err := kv.Get(ctx, token(jobID))
+	if notFound(err) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read status: %w", err)
+	}
+	var v videov1.Video
+	if err := proto.Unmarshal(entry.Value(), &v); err != nil {
+		return nil, false, fmt.Errorf("unmarshal status %s: %w", strconv.Quote(jobID), err)
+	}
+	return &v, true, nil
+}

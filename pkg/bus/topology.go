@@ -1,0 +1,145 @@
+// Package bus is the only place that knows JetStream: the streams, consumers
+// and subjects as data, and typed publish, consume, schedule and dead-letter.
+// It owns no fact: every stream can be deleted and rebuilt from Postgres.
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The streams and the KV bucket, with the owner of each message on them.
+const (
+	StreamJobs         = "JOBS"         // commands to dispatchers
+	StreamObservations = "OBSERVATIONS" // facts for the ledger
+	StreamEvents       = "EVENTS"       // the ledger's word, 72 h
+	StreamWatchdog     = "WATCHDOG"     // schedules of polls
+	StreamDead         = "DEAD"         // dead letters, 30 d
+	StatusBucket       = "job_status"   // the read model, 24 h
+)
+
+// DuplicateWindow is how long JetStream drops a repeated Nats-Msg-Id. It is an
+// optimisation: every consumer is idempotent without it.
+const DuplicateWindow = 5 * time.Minute
+
+func streams(replicas int) []jetstream.StreamConfig {
+	work := func(name string, subjects ...string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Subjects: subjects, Retention: jetstream.WorkQueuePolicy,
+			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: DuplicateWindow,
+			Discard: jetstream.DiscardNew, MaxBytes: 8 << 30, AllowDirect: true,
+		}
+	}
+	watchdog := work(StreamWatchdog, "watchdog.>")
+	watchdog.AllowMsgSchedules = true
+	return []jetstream.StreamConfig{
+		work(StreamJobs, "jobs.>"),
+		work(StreamObservations, "observed.>"),
+		watchdog,
+		{
+			Name: StreamEvents, Subjects: []string{"job.>"}, Retention: jetstream.LimitsPolicy,
+			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: DuplicateWindow,
+			MaxAge: 72 * time.Hour, MaxBytes: 8 << 30, AllowDirect: true,
+		},
+		{
+			Name: StreamDead, Subjects: []string{"dead.>"}, Retention: jetstream.LimitsPolicy,
+			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: DuplicateWindow,
+			MaxAge: 30 * 24 * time.Hour, MaxBytes: 1 << 30, AllowDirect: true,
+		},
+	}
+}
+
+// Consumer is a durable consumer as data: who reads what, how long a message
+// may be worked on, and how often it is tried before it is dead.
+type Consumer struct {
+	Stream     string
+	Name       string
+	Filter     string
+	AckWait    time.Duration
+	MaxDeliver int
+}
+
+// Observations and storing events have one consumer each; submits and polls
+// have one per provider, so that each provider's lag scales and fails alone.
+var (
+	ObservationConsumer = Consumer{Stream: StreamObservations, Name: "ledger", Filter: "observed.>", AckWait: 30 * time.Second, MaxDeliver: 20}
+	ArchiveConsumer     = Consumer{Stream: StreamEvents, Name: "archiver", Filter: "job.*.*.storing", AckWait: time.Minute, MaxDeliver: 20}
+)
+
+// SubmitConsumer reads the submit commands of one provider.
+func SubmitConsumer(provider string) Consumer {
+	return Consumer{Stream: StreamJobs, Name: "dispatcher-" + token(provider), Filter: SubmitSubject(provider), AckWait: 3 * time.Minute, MaxDeliver: 1000}
+}
+
+// PollConsumer reads the polls that are due of one provider.
+func PollConsumer(provider string) Consumer {
+	return Consumer{Stream: StreamWatchdog, Name: "watchdog-" + token(provider), Filter: "watchdog.due." + token(provider), AckWait: time.Minute, MaxDeliver: 1000}
+}
+
+// SubmitSubject is where submit commands of a provider are published.
+func SubmitSubject(provider string) string { return "jobs.submit." + token(provider) }
+
+// ObservedSubject is where observations of a job are published.
+func ObservedSubject(provider, jobID string) string {
+	return "observed." + token(provider) + "." + token(jobID)
+}
+
+// EventSubject is where the ledger's events of a job are published.
+func EventSubject(accountID, jobID, state string) string {
+	return "job." + token(accountID) + "." + token(jobID) + "." + token(state)
+}
+
+// token keeps ids from widening a subject: anything but [A-Za-z0-9_-] becomes
+// an underscore. Ids are validated at the edges; this is the second belt.
+func token(s string) string {
+	if s == "" {
+		return "_"
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '_', r == '-':
+			return r
+		}
+		return '_'
+	}, s)
+}
+
+// Ensure creates or updates every stream and the KV bucket. It is safe to run
+// from every service at every start. replicas is 1 embedded, 3 in a cluster.
+func (b *Bus) Ensure(ctx context.Context, replicas int) error {
+	for _, cfg := range streams(replicas) {
+		if _, err := b.js.CreateOrUpdateStream(ctx, cfg); err != nil {
+			return fmt.Errorf("ensure stream %s: %w", cfg.Name, err)
+		}
+	}
+	kv, err := b.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1,
+	})
+	if err != nil {
+		return fmt.Errorf("ensure bucket %s: %w", StatusBucket, err)
+	}
+	b.mu.Lock()
+	b.kv = kv
+	b.mu.Unlock()
+	return nil
+}
+
+func (b *Bus) consumer(ctx context.Context, c Consumer) (jetstream.Consumer, error) {
+	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
+		Durable: c.Name, FilterSubject: c.Filter, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: c.AckWait, MaxAckPending: 4096, MaxDeliver: -1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ensure consumer %s: %w", c.Name, err)
+	}
+	return cons, nil
+}
+
+func notFound(err error) bool {
+	return errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrMsgNotFound)
+}
