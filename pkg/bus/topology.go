@@ -69,6 +69,7 @@ type Consumer struct {
 var (
 	ObservationConsumer = Consumer{Stream: StreamObservations, Name: "ledger", Filter: "observed.>", AckWait: 30 * time.Second, MaxDeliver: 20}
 	ArchiveConsumer     = Consumer{Stream: StreamEvents, Name: "archiver", Filter: "job.*.*.storing", AckWait: time.Minute, MaxDeliver: 20}
+	ProjectionConsumer  = Consumer{Stream: StreamEvents, Name: "projection", Filter: "job.>", AckWait: 30 * time.Second, MaxDeliver: 20}
 )
 
 // SubmitConsumer reads the submit commands of one provider.

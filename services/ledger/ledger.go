@@ -1,0 +1,101 @@
+// Package ledger owns Postgres: accounts, keys, jobs, attempts, holds and
+// postings. It alone moves a job from state to state, in the transaction that
+// also moves the money, and speaks of it through an outbox. It never calls a
+// provider.
+package ledger
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+
+	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/run"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the ledger's schema, for postgres.Migrate.
+func Migrations() fs.FS {
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the directory is embedded above
+	}
+	return dir
+}
+
+// Config is what an operator may set.
+type Config struct {
+	MaxAttempts   int           `env:"REELWAY_MAX_ATTEMPTS" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
+	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
+	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
+	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
+	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
+	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
+	Workers       int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"8" desc:"observations applied at the same time by one replica"`
+}
+
+// Deps are the ledger's neighbours.
+type Deps struct {
+	Pool   *pgxpool.Pool
+	Bus    *bus.Bus
+	Logger *slog.Logger
+}
+
+// Service is the ledger. It is safe for concurrent use, and any number of
+// replicas may run on one database.
+type Service struct {
+	cfg  Config
+	pool *pgxpool.Pool
+	bus  *bus.Bus
+	log  *slog.Logger
+	kick chan struct{} // wakes the relay after a commit of ours
+}
+
+// New returns a ledger on a migrated database.
+func New(cfg Config, d Deps) (*Service, error) {
+	if d.Pool == nil || d.Bus == nil || d.Logger == nil {
+		return nil, errors.New("ledger: Pool, Bus and Logger are required")
+	}
+	return &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1)}, nil
+}
+
+// Register puts the ledger's gRPC services on a server.
+func (s *Service) Register(r grpc.ServiceRegistrar) {
+	ledgerv1.RegisterJobServiceServer(r, &jobServer{s: s})
+	ledgerv1.RegisterAccountServiceServer(r, &accountServer{s: s})
+	ledgerv1.RegisterLedgerServiceServer(r, &moneyServer{s: s})
+}
+
+// Components are the ledger's background parts.
+func (s *Service) Components() []run.Component {
+	return []run.Component{
+		{Name: "ledger-outbox", Run: s.relay},
+		{Name: "ledger-observations", Run: func(ctx context.Context) error {
+			return bus.Consume(ctx, s.bus, bus.ObservationConsumer, s.cfg.Workers, s.Observe)
+		}},
+		{Name: "ledger-projection", Run: func(ctx context.Context) error {
+			return bus.Consume(ctx, s.bus, bus.ProjectionConsumer, s.cfg.Workers, s.Project)
+		}},
+		{Name: "ledger-sweep", Run: s.sweep},
+	}
+}
+
+func tracer() trace.Tracer { return otel.Tracer("reelway.dev/services/ledger") }
+
+func (s *Service) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}

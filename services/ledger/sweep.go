@@ -1,0 +1,109 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/postgres"
+	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// sweep re-publishes whatever has made no progress. It is what makes the bus
+// expendable: any stream may be wiped and every live job goes on.
+func (s *Service) sweep(ctx context.Context) error {
+	tick := time.NewTicker(s.cfg.SweepInterval)
+	defer tick.Stop()
+	for {
+		if err := s.sweepOnce(ctx); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "sweep failed", "error", err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+const sweepBatch = 500
+
+func (s *Service) sweepOnce(ctx context.Context) error {
+	return postgres.InTx(ctx, s.pool, func(tx pgx.Tx) error {
+		// Database time throughout: replicas' clocks may differ.
+		rows, err := tx.Query(ctx, `select `+columns+` from job
+			where completed_at is null and swept_at < now() - $1::interval and submit_after < now() - $1::interval
+			order by swept_at limit $2 for update skip locked`, s.cfg.SweepAfter, sweepBatch)
+		if err != nil {
+			return fmt.Errorf("read silent jobs: %w", err)
+		}
+		jobs, err := pgx.CollectRows(rows, scan)
+		if err != nil {
+			return fmt.Errorf("read silent jobs: %w", err)
+		}
+		for _, j := range jobs {
+			if err := s.revive(ctx, tx, j); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, "update job set swept_at = now() where id = $1", j.ID); err != nil {
+				return fmt.Errorf("mark swept: %w", err)
+			}
+			s.log.InfoContext(ctx, "silent job published again", "job_id", j.ID, "state", j.State)
+		}
+		return nil
+	})
+}
+
+// revive publishes again what a silent job waits for.
+func (s *Service) revive(ctx context.Context, tx pgx.Tx, j *record) error {
+	now := time.Now().UTC()
+	unique := fmt.Sprintf("%s-sweep-%d", j.ID, now.UnixMilli())
+	late := j.DeadlineAt != nil && now.After(j.DeadlineAt.Add(s.cfg.MaxRuntime/10))
+	switch {
+	case j.State == job.Queued && now.Sub(j.CreatedAt) > s.cfg.QueueLife:
+		j.Error = mustError(fault.Timeout, "no provider could take the video in time; nothing was charged")
+		_, err := j.advance(ctx, tx, job.Expire)
+		return err
+	case (j.State == job.Submitting || j.State == job.Running) && late:
+		// The watchdog should have said so; the ledger does not depend on it.
+		o := &eventv1.Observation{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider, Id: *j.AttemptID + "-timed-out",
+			Source: "sweep", ObservedAt: timestamppb.New(now), Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{Reason: "deadline"}}}
+		m, err := bus.NewMessage(bus.ObservedSubject(j.Provider, j.ID), "", o)
+		if err != nil {
+			return err
+		}
+		return appendOutbox(ctx, tx, m, 0)
+	case j.State == job.Queued, j.State == job.Submitting:
+		return j.command(ctx, tx, unique, 0)
+	case j.State == job.Running:
+		return s.bus.SchedulePoll(ctx, &eventv1.PollAttempt{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider}, now)
+	case j.State == job.Storing:
+		v, err := j.video()
+		if err != nil {
+			return err
+		}
+		ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(now), AttemptId: *j.AttemptID, ResultUrl: *j.ResultURL, Transient: true}
+		m, err := bus.NewMessage(bus.EventSubject(j.Account, j.ID, string(j.State)), unique, ev)
+		if err != nil {
+			return err
+		}
+		return appendOutbox(ctx, tx, m, 0)
+	}
+	return nil
+}
+
+func mustError(code fault.Code, message string) []byte {
+	raw, err := proto.Marshal(&videov1.VideoError{Code: string(code), Message: message})
+	if err != nil {
+		panic(err) // two constant strings
+	}
+	return raw
+}
