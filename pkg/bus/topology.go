@@ -37,6 +37,9 @@ func streams(replicas int) []jetstream.StreamConfig {
 	}
 	watchdog := work(StreamWatchdog, "watchdog.>")
 	watchdog.AllowMsgSchedules = true
+	// A stream with schedules cannot refuse new messages; what it drops when
+	// full is published again by the ledger's sweep.
+	watchdog.Discard = jetstream.DiscardOld
 	return []jetstream.StreamConfig{
 		work(StreamJobs, "jobs.>"),
 		work(StreamObservations, "observed.>"),
