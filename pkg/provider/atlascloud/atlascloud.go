@@ -1,0 +1,278 @@
+// Package atlascloud speaks Atlas Cloud's media API: generateVideo, prediction
+// and its Ed25519-signed webhooks. Source: atlascloud.ai/docs (predictions,
+// webhooks, errors), read 2026-11.
+//
+// Unconfirmed: whether a 5xx with a complete error envelope can follow an
+// accepted task. The envelope carries no task id and the amount held is
+// released, so it counts as a refusal unless Config.ServerErrorUnknown is set.
+package atlascloud
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/provider"
+	"reelway.dev/pkg/webhooksig"
+)
+
+// Name is the provider's name in jobs, subjects and URLs.
+const Name = "atlascloud"
+
+// Config is one account at Atlas Cloud.
+type Config struct {
+	BaseURL            string // "https://api.atlascloud.ai", without a path
+	APIKey             string
+	Client             *http.Client
+	Now                func() time.Time
+	ServerErrorUnknown bool
+	// HMACSecret, when set, accepts the generic x-ai-signature as well.
+	HMACSecret []byte
+}
+
+// Adapter is safe for concurrent use.
+type Adapter struct {
+	cfg  Config
+	jwks *webhooksig.JWKS
+}
+
+var (
+	_ provider.Adapter       = (*Adapter)(nil)
+	_ provider.WebhookParser = (*Adapter)(nil)
+)
+
+// New returns an adapter; Client and Now have to be set.
+func New(cfg Config) *Adapter {
+	cfg.BaseURL = strings.TrimRight(cfg.BaseURL, "/") + "/api/v1"
+	return &Adapter{cfg: cfg, jwks: &webhooksig.JWKS{URL: cfg.BaseURL + "/webhooks/jwks.json", Client: cfg.Client}}
+}
+
+type envelope struct {
+	Code      int             `json:"code"`
+	Msg       string          `json:"msg"`
+	Message   string          `json:"message"`
+	RequestID string          `json:"request_id"`
+	Data      json.RawMessage `json:"data"`
+}
+
+type prediction struct {
+	ID        string          `json:"id"`
+	TaskID    string          `json:"task_id"`
+	Status    string          `json:"status"`
+	Word      string          `json:"task_status"`
+	Outputs   []string        `json:"outputs"`
+	Output    json.RawMessage `json:"output"`
+	Error     string          `json:"error"`
+	ErrorCode json.Number     `json:"error_code"`
+}
+
+// errorTable classes HTTP statuses. Source: atlascloud.ai/docs errors.
+var errorTable = map[int]struct {
+	code    fault.Code
+	retry   bool
+	message string
+}{
+	400: {fault.InvalidRequest, false, "Atlas Cloud refused a parameter"},
+	401: {fault.ProviderUnavailable, false, "Atlas Cloud refused our key"},
+	402: {fault.ProviderUnavailable, false, "our balance at Atlas Cloud is used up"},
+	403: {fault.ProviderRejected, false, "our account at Atlas Cloud may not do this"},
+	404: {fault.ProviderRejected, false, "Atlas Cloud does not offer this model to our account"},
+	413: {fault.PayloadTooLarge, false, "the request is too large for Atlas Cloud"},
+	422: {fault.InvalidRequest, false, "Atlas Cloud refused a parameter"},
+	429: {fault.RateLimited, true, "Atlas Cloud asks us to slow down"},
+	451: {fault.ProviderRejected, false, "Atlas Cloud does not serve this region"},
+}
+
+// Submit implements provider.Adapter.
+func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
+	body := map[string]any{"model": t.Model, "prompt": t.Prompt, "duration": t.Duration, "resolution": t.Resolution, "aspect_ratio": t.AspectRatio}
+	set := func(k string, v any, ok bool) {
+		if ok {
+			body[k] = v
+		}
+	}
+	set("negative_prompt", t.NegativePrompt, t.NegativePrompt != "")
+	set("image", t.ImageURL, t.ImageURL != "")
+	set("last_image", t.EndImageURL, t.EndImageURL != "")
+	set("seed", t.Seed, t.Seed != nil)
+	set("generate_audio", true, t.Audio)
+	set("webhook_url", t.CallbackURL, t.CallbackURL != "")
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return "", provider.Refused(Name, &provider.NotSentError{Err: err})
+	}
+	ans, err := provider.Call(ctx, a.cfg.Client, http.MethodPost, a.cfg.BaseURL+"/model/generateVideo", a.header(), raw)
+	if err != nil {
+		return "", provider.Refused(Name, err)
+	}
+	var env envelope
+	perr := json.Unmarshal(ans.Body, &env)
+	if ans.Status/100 == 2 {
+		var p prediction
+		if perr == nil {
+			perr = json.Unmarshal(env.Data, &p)
+		}
+		if p.ID == "" {
+			p.ID = p.TaskID
+		}
+		if perr != nil || p.ID == "" {
+			return "", errors.New("answer to submit has no task id")
+		}
+		return p.ID, nil
+	}
+	row, known := errorTable[ans.Status]
+	if !known {
+		definite := ans.Status >= 500 && perr == nil && env.Code == ans.Status && (len(env.Data) == 0 || string(env.Data) == "null")
+		if !definite || a.cfg.ServerErrorUnknown {
+			return "", fmt.Errorf("submit answered %d", ans.Status)
+		}
+		row.code, row.retry, row.message = fault.ProviderUnavailable, true, "Atlas Cloud is unavailable"
+	}
+	if detail := first(env.Msg, env.Message); detail != "" {
+		row.message += ": " + detail
+	}
+	f := fault.New(row.code, "%s", row.message)
+	f.Provider, f.ProviderCode, f.Retryable, f.RetryAfter = Name, strconv.Itoa(ans.Status), row.retry, ans.RetryAfter(a.cfg.Now())
+	return "", &provider.RefusedError{Fault: f}
+}
+
+// Poll implements provider.Adapter.
+func (a *Adapter) Poll(ctx context.Context, taskID string, _ provider.Task) (provider.Report, error) {
+	ans, err := provider.Call(ctx, a.cfg.Client, http.MethodGet, a.cfg.BaseURL+"/model/prediction/"+url.PathEscape(taskID), a.header(), nil)
+	if err != nil {
+		return provider.Report{}, fmt.Errorf("poll: %w", err)
+	}
+	if ans.Status != http.StatusOK {
+		return provider.Report{}, fmt.Errorf("poll answered %d", ans.Status)
+	}
+	var env envelope
+	var p prediction
+	if err := errors.Join(json.Unmarshal(ans.Body, &env), json.Unmarshal(env.Data, &p)); err != nil {
+		return provider.Report{}, fmt.Errorf("parse poll: %w", err)
+	}
+	p.ID = taskID
+	return report(p), nil
+}
+
+// ParseWebhook implements provider.WebhookParser.
+func (a *Adapter) ParseWebhook(ctx context.Context, h http.Header, body []byte, now time.Time) (provider.Report, error) {
+	if sig := h.Get("x-ai-signature"); sig != "" && len(a.cfg.HMACSecret) > 0 {
+		if err := webhooksig.HMACHex(a.cfg.HMACSecret, sig, body); err != nil {
+			return provider.Report{}, provider.ErrBadSignature
+		}
+	} else if err := a.verify(ctx, h, body, now); err != nil {
+		return provider.Report{}, err
+	}
+	var w struct {
+		SessionID string     `json:"session_id"`
+		TaskID    string     `json:"task_id"`
+		TaskWord  string     `json:"task_status"`
+		Status    string     `json:"status"`
+		Payload   prediction `json:"payload"`
+		Error     any        `json:"error"`
+		Result    struct {
+			Videos []struct{ URL string } `json:"videos"`
+		} `json:"task_result"`
+	}
+	if err := json.Unmarshal(body, &w); err != nil {
+		return provider.Report{}, fmt.Errorf("%w: %w", provider.ErrBadBody, err)
+	}
+	p := w.Payload
+	p.ID = first(w.SessionID, w.TaskID)
+	if w.TaskWord != "" { // Kling's words behind Atlas Cloud
+		p.Status = w.TaskWord
+		for _, v := range w.Result.Videos {
+			p.Outputs = append(p.Outputs, v.URL)
+		}
+	}
+	if p.ID == "" || first(p.Status, w.Status) == "" {
+		return provider.Report{}, fmt.Errorf("%w: no task id or status", provider.ErrBadBody)
+	}
+	if w.Status == "ERROR" {
+		if r := report(p); r.State == provider.Failed {
+			p.Status = first(p.Status, "failed")
+		} else {
+			p.Status = "failed"
+		}
+		if s, ok := w.Error.(string); ok && p.Error == "" {
+			p.Error = s
+		}
+	}
+	return report(p), nil
+}
+
+func (a *Adapter) verify(ctx context.Context, h http.Header, body []byte, now time.Time) error {
+	const prefix = "X-Atlascloud-Webhook-"
+	kid, sig := h.Get(prefix+"Key-Id"), first(h.Get(prefix+"Signature-Ed25519"), h.Get(prefix+"Signature"))
+	if kid == "" || sig == "" {
+		return provider.ErrBadSignature
+	}
+	key, err := a.jwks.Key(ctx, kid, now)
+	if errors.Is(err, webhooksig.ErrKeysUnavailable) {
+		return fmt.Errorf("%w: %w", provider.ErrKeysUnavailable, err)
+	}
+	if err != nil || webhooksig.Ed25519(key, sig, h.Get(prefix+"Timestamp"), body, now) != nil {
+		return provider.ErrBadSignature
+	}
+	return nil
+}
+
+// report normalises a prediction. A word that is not in this table is Running.
+func report(p prediction) provider.Report {
+	r := provider.Report{TaskID: p.ID, Progress: -1}
+	if len(p.Outputs) == 0 && len(p.Output) > 0 {
+		var s string
+		if json.Unmarshal(p.Output, &s) == nil && s != "" {
+			p.Outputs = []string{s}
+		} else {
+			_ = json.Unmarshal(p.Output, &p.Outputs) // any other shape is no output
+		}
+	}
+	switch word := first(p.Status, p.Word); word {
+	case "starting", "created", "queued", "submitted":
+		r.State = provider.Queued
+	case "processing", "running":
+		r.State = provider.Running
+	case "completed", "succeeded", "succeed":
+		if len(p.Outputs) == 0 || p.Outputs[0] == "" {
+			return failed(r, fault.ProviderRejected, "Atlas Cloud reported success without a video", "empty_result")
+		}
+		r.State, r.ResultURL, r.Progress = provider.Succeeded, p.Outputs[0], 100
+	case "failed", "timeout", "cancelled", "canceled":
+		code := p.ErrorCode.String()
+		if code == "1039" {
+			return failed(r, fault.ContentPolicy, "Atlas Cloud's moderation refused the input; revise the prompt or image: "+p.Error, code)
+		}
+		return failed(r, fault.ProviderRejected, "the render failed at Atlas Cloud ("+word+"): "+p.Error, first(code, word))
+	default:
+		r.State, r.UnknownWord = provider.Running, word
+	}
+	return r
+}
+
+func failed(r provider.Report, code fault.Code, message, providerCode string) provider.Report {
+	r.State = provider.Failed
+	r.Err = fault.New(code, "%s", strings.TrimSuffix(message, ": "))
+	r.Err.Provider, r.Err.ProviderCode = Name, providerCode
+	return r
+}
+
+func (a *Adapter) header() http.Header {
+	return http.Header{"Authorization": {"Bearer " + a.cfg.APIKey}, "Content-Type": {"application/json"}, "Accept": {"application/json"}}
+}
+
+func first(ss ...string) string {
+	for _, s := range ss {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
