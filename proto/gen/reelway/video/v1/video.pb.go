@@ -558,10 +558,12 @@ type Video struct {
 	// True when the caller asked to cancel and the outcome is still open.
 	CancelRequested bool `protobuf:"varint,18,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
 	// True when a result arrived after the job had ended otherwise.
-	LateResult    bool                   `protobuf:"varint,19,opt,name=late_result,json=lateResult,proto3" json:"late_result,omitempty"`
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LateResult bool                   `protobuf:"varint,19,opt,name=late_result,json=lateResult,proto3" json:"late_result,omitempty"`
+	ExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// True when progress is estimated from elapsed time, not told by the provider.
+	ProgressEstimated bool `protobuf:"varint,21,opt,name=progress_estimated,json=progressEstimated,proto3" json:"progress_estimated,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Video) Reset() {
@@ -732,6 +734,13 @@ func (x *Video) GetExpiresAt() *timestamppb.Timestamp {
 		return x.ExpiresAt
 	}
 	return nil
+}
+
+func (x *Video) GetProgressEstimated() bool {
+	if x != nil {
+		return x.ProgressEstimated
+	}
+	return false
 }
 
 // PriceLine is one line of a quote.
@@ -1942,7 +1951,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05width\x18\x05 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\x05R\x06height\x12\x1f\n" +
 	"\vduration_ms\x18\a \x01(\x03R\n" +
-	"durationMs\"\x98\a\n" +
+	"durationMs\"\xc7\a\n" +
 	"\x05Video\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -1969,7 +1978,8 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\vlate_result\x18\x13 \x01(\bR\n" +
 	"lateResult\x129\n" +
 	"\n" +
-	"expires_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x1a;\n" +
+	"expires_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12-\n" +
+	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x01\n" +

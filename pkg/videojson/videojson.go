@@ -1,0 +1,202 @@
+// Package videojson is a video and an error as JSON: OpenAI's objects with
+// Reelway's finer fields beside them. REST, SSE and WebSocket share it.
+package videojson
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/job"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// Video is the object of the OpenAI Videos API, and more.
+type Video struct {
+	ID          string  `json:"id"`
+	Object      string  `json:"object"`
+	Model       string  `json:"model"`
+	Status      string  `json:"status"` // queued, in_progress, completed, failed
+	Progress    int32   `json:"progress"`
+	CreatedAt   int64   `json:"created_at"`
+	CompletedAt *int64  `json:"completed_at"`
+	ExpiresAt   *int64  `json:"expires_at"`
+	Prompt      string  `json:"prompt"`
+	Seconds     string  `json:"seconds"`
+	Size        string  `json:"size"`
+	RemixedFrom *string `json:"remixed_from_video_id"`
+	Error       *Error  `json:"error"`
+
+	State             string            `json:"state"`
+	ProgressEstimated bool              `json:"progress_estimated"`
+	Duration          int32             `json:"duration"`
+	AspectRatio       string            `json:"aspect_ratio"`
+	Resolution        string            `json:"resolution"`
+	NegativePrompt    string            `json:"negative_prompt,omitempty"`
+	Provider          string            `json:"provider"`
+	User              string            `json:"user,omitempty"`
+	Metadata          map[string]string `json:"metadata,omitempty"`
+	Cost              Cost              `json:"cost"`
+	Attempts          []Attempt         `json:"attempts,omitempty"`
+	Artifact          *Artifact         `json:"artifact,omitempty"`
+	LateResult        bool              `json:"late_result,omitempty"`
+	URL               string            `json:"url,omitempty"`
+	URLExpiresAt      int64             `json:"url_expires_at,omitempty"`
+}
+
+// Error says why a video failed.
+type Error struct {
+	Code         string `json:"code"`
+	Message      string `json:"message"`
+	Retryable    bool   `json:"retryable"`
+	Provider     string `json:"provider,omitempty"`
+	ProviderCode string `json:"provider_code,omitempty"`
+}
+
+// Cost is the money of a job, in micro-credits and as decimal credits.
+type Cost struct {
+	Quote          string `json:"quote"`
+	Held           string `json:"held"`
+	Captured       string `json:"captured"`
+	QuoteMicros    int64  `json:"quote_micros"`
+	HeldMicros     int64  `json:"held_micros"`
+	CapturedMicros int64  `json:"captured_micros"`
+}
+
+// Attempt is one submission to a provider.
+type Attempt struct {
+	ID        string `json:"id"`
+	Provider  string `json:"provider"`
+	State     string `json:"state"`
+	ErrorCode string `json:"error_code,omitempty"`
+	Error     string `json:"error,omitempty"`
+	CreatedAt int64  `json:"created_at"`
+	EndedAt   *int64 `json:"ended_at"`
+}
+
+// Artifact is what was stored.
+type Artifact struct {
+	ContentType string `json:"content_type"`
+	Bytes       int64  `json:"bytes"`
+	SHA256      string `json:"sha256"`
+	Width       int32  `json:"width"`
+	Height      int32  `json:"height"`
+	DurationMS  int64  `json:"duration_ms"`
+}
+
+// Credits writes micro-credits as a decimal, exactly.
+func Credits(micros int64) string {
+	sign := ""
+	if micros < 0 {
+		sign, micros = "-", -micros
+	}
+	return fmt.Sprintf("%s%d.%06d", sign, micros/1_000_000, micros%1_000_000)
+}
+
+// Status is OpenAI's word for a state.
+func Status(s job.State) string {
+	switch {
+	case s == job.Queued:
+		return "queued"
+	case s == job.Succeeded:
+		return "completed"
+	case s.Terminal():
+		return "failed"
+	}
+	return "in_progress"
+}
+
+// Of is v as JSON, without a URL.
+func Of(v *videov1.Video) Video {
+	p, s := v.GetParams(), job.FromProto(v.GetState())
+	out := Video{
+		ID: v.GetId(), Object: "video", Model: p.GetModel(), Status: Status(s), Progress: v.GetProgress(), CreatedAt: v.GetCreatedAt().GetSeconds(),
+		CompletedAt: unix(v.GetCompletedAt()), ExpiresAt: unix(v.GetExpiresAt()), Prompt: p.GetPrompt(), Seconds: strconv.Itoa(int(p.GetDurationSeconds())),
+		Size: fmt.Sprintf("%dx%d", p.GetWidth(), p.GetHeight()), State: string(s), ProgressEstimated: v.GetProgressEstimated(), Duration: p.GetDurationSeconds(),
+		AspectRatio: p.GetAspectRatio(), Resolution: p.GetResolution(), NegativePrompt: p.GetNegativePrompt(), Provider: v.GetProvider(),
+		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(),
+		Cost: Cost{Credits(v.GetQuoteMicros()), Credits(v.GetHeldMicros()), Credits(v.GetCapturedMicros()), v.GetQuoteMicros(), v.GetHeldMicros(), v.GetCapturedMicros()},
+	}
+	if e := v.GetError(); e != nil {
+		out.Error = &Error{e.GetCode(), e.GetMessage(), e.GetRetryable(), e.GetProvider(), e.GetProviderCode()}
+	} else if s == job.Canceled {
+		out.Error = &Error{Code: "canceled", Message: "canceled by the caller; nothing was charged"}
+	}
+	for _, a := range v.GetAttempts() {
+		out.Attempts = append(out.Attempts, Attempt{a.GetId(), a.GetProvider(), a.GetState(), a.GetErrorCode(), a.GetErrorMessage(), a.GetCreatedAt().GetSeconds(), unix(a.GetEndedAt())})
+	}
+	if a := v.GetArtifact(); a != nil {
+		out.Artifact = &Artifact{a.GetContentType(), a.GetSizeBytes(), a.GetSha256(), a.GetWidth(), a.GetHeight(), a.GetDurationMs()}
+	}
+	return out
+}
+
+func unix(t *timestamppb.Timestamp) *int64 {
+	if t == nil {
+		return nil
+	}
+	n := t.GetSeconds()
+	return &n
+}
+
+// Fault is an error in OpenAI's envelope, and more.
+type Fault struct {
+	Message    string  `json:"message"`
+	Type       string  `json:"type"`
+	Param      *string `json:"param"`
+	Code       string  `json:"code"`
+	Retryable  bool    `json:"retryable"`
+	RetryAfter float64 `json:"retry_after,omitempty"` // seconds
+	Fields     []Field `json:"fields,omitempty"`
+	Provider   string  `json:"provider,omitempty"`
+	RequestID  string  `json:"request_id"`
+}
+
+// Field is one wrong field.
+type Field struct {
+	Name    string `json:"name"`
+	Message string `json:"message"`
+}
+
+// WriteFault answers err with its status, headers and envelope.
+func WriteFault(w http.ResponseWriter, requestID string, err error) {
+	e := fault.From(err)
+	f := Fault{Message: e.Message, Type: string(e.Code), Code: string(e.Code), Retryable: e.Retryable, RetryAfter: e.RetryAfter.Seconds(), Provider: e.Provider, RequestID: requestID}
+	switch e.Code {
+	case fault.InvalidRequest, fault.PayloadTooLarge, fault.NotFound, fault.Conflict, fault.ContentPolicy:
+		f.Type = "invalid_request_error"
+	case fault.Unauthenticated:
+		f.Type = "authentication_error"
+	case fault.RateLimited:
+		f.Type = "rate_limit_error"
+	case fault.InsufficientCredits:
+		f.Type = "insufficient_quota"
+	}
+	for _, x := range e.Fields {
+		f.Fields = append(f.Fields, Field(x))
+	}
+	if len(e.Fields) > 0 {
+		f.Param = &e.Fields[0].Name
+	}
+	h := w.Header()
+	h.Set("X-Should-Retry", strconv.FormatBool(e.Retryable))
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
+		h.Set("Retry-After-Ms", strconv.FormatInt(max(e.RetryAfter, time.Millisecond).Milliseconds(), 10))
+	}
+	Write(w, e.Code.HTTPStatus(), map[string]Fault{"error": f})
+}
+
+// Write answers v as JSON.
+func Write(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the caller has gone; there is nobody to tell
+}
