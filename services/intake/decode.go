@@ -1,0 +1,340 @@
+package intake
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"reelway.dev/pkg/fault"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// MaxBody bounds a request, in bytes. Assets are sent as URLs.
+const MaxBody = 1 << 20
+
+// maxDepth bounds the nesting of a request.
+const maxDepth = 32
+
+// body is a request as callers write it: OpenAI's fields and the field's usual
+// ones. Numbers that OpenAI writes as strings are taken as both.
+type body struct {
+	Model          string            `json:"model"`
+	Prompt         string            `json:"prompt"`
+	NegativePrompt string            `json:"negative_prompt"`
+	Seconds        number            `json:"seconds"`
+	Duration       number            `json:"duration"`
+	Size           string            `json:"size"`
+	AspectRatio    string            `json:"aspect_ratio"`
+	Resolution     string            `json:"resolution"`
+	Platform       string            `json:"platform"`
+	InputReference *reference        `json:"input_reference"`
+	ImageURL       string            `json:"image_url"`
+	EndImageURL    string            `json:"end_image_url"`
+	Seed           *int64            `json:"seed"`
+	Audio          *bool             `json:"audio"`
+	Watermark      *bool             `json:"watermark"`
+	User           string            `json:"user"`
+	Metadata       map[string]string `json:"metadata"`
+	MaxCost        number            `json:"max_cost"`
+}
+
+type reference struct {
+	ImageURL string `json:"image_url"`
+}
+
+// number is a JSON number or a string that holds one, kept as its digits: money
+// and seconds never pass through a float.
+type number string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (n *number) UnmarshalJSON(b []byte) error {
+	s := strings.Trim(string(b), `"`)
+	if s == "null" {
+		return nil
+	}
+	if !json.Valid([]byte(s)) || s == "" || strings.ContainsAny(s, `{[tf"`) || len(s) > 20 || strings.ContainsAny(s, "eE") {
+		return errors.New("must be a number")
+	}
+	*n = number(s)
+	return nil
+}
+
+func (n number) seconds() (int32, error) {
+	if n == "" {
+		return 0, nil
+	}
+	v, err := strconv.ParseInt(string(n), 10, 32)
+	if err != nil || v <= 0 {
+		return 0, errors.New("must be a whole number of seconds above 0")
+	}
+	return int32(v), nil
+}
+
+// micros turns decimal credits into micro-credits, exactly.
+func (n number) micros() (int64, error) {
+	if n == "" {
+		return 0, nil
+	}
+	r, ok := new(big.Rat).SetString(string(n))
+	if ok {
+		r.Mul(r, big.NewRat(1_000_000, 1))
+	}
+	if !ok || r.Sign() <= 0 || !r.IsInt() || !r.Num().IsInt64() {
+		return 0, errors.New("must be credits above 0 with at most 6 decimals")
+	}
+	return r.Num().Int64(), nil
+}
+
+func tooLarge() error {
+	return fault.New(fault.PayloadTooLarge, "the body is larger than 1 MiB; send images as https URLs (image_url), not as base64 or files")
+}
+
+// decode reads a create or quote request, JSON or multipart.
+func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, error) {
+	if r.ContentLength > MaxBody {
+		return nil, tooLarge()
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil && r.Header.Get("Content-Type") != "" {
+		return nil, invalid([]fault.Field{{Name: "Content-Type", Message: "cannot be read"}})
+	}
+	var b body
+	switch kind {
+	case "application/json", "":
+		err = decodeJSON(r.Body, &b)
+	case "multipart/form-data":
+		err = decodeMultipart(multipart.NewReader(r.Body, params["boundary"]), &b)
+	default:
+		return nil, invalid([]fault.Field{{Name: "Content-Type", Message: "must be application/json or multipart/form-data"}})
+	}
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return nil, tooLarge()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b.request()
+}
+
+// decodeJSON is strict: unknown, repeated and differently cased names, invalid
+// UTF-8 and deep nesting are refused, each by name.
+func decodeJSON(r io.Reader, b *body) error {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	if err := depth(data); err != nil {
+		return err
+	}
+	err = jsonv2.Unmarshal(data, b, jsonv2.RejectUnknownMembers(true))
+	if err == nil {
+		return nil
+	}
+	field := "body"
+	message := "is not valid JSON"
+	var sem *jsonv2.SemanticError
+	var syn *jsontext.SyntacticError
+	switch {
+	case errors.As(err, &sem):
+		field = strings.ReplaceAll(strings.TrimPrefix(string(sem.JSONPointer), "/"), "/", ".")
+		switch {
+		case errors.Is(err, jsonv2.ErrUnknownName):
+			message = "is not a field of this request"
+			if name := known(field); name != "" {
+				message += "; did you mean " + name + "?"
+			}
+		case sem.Err != nil && sem.GoType == reflect.TypeFor[number]():
+			message = sem.Err.Error()
+		case sem.GoType != nil:
+			message = "must be " + describe(sem.GoType)
+		}
+		if field == "" {
+			field, message = "body", "must be a JSON object"
+		}
+	case errors.As(err, &syn):
+		if errors.Is(err, jsontext.ErrDuplicateName) {
+			field, message = strings.TrimPrefix(string(syn.JSONPointer), "/"), "is there twice"
+		} else {
+			message = fmt.Sprintf("is not valid JSON at byte %d", syn.ByteOffset)
+		}
+	}
+	return invalid([]fault.Field{{Name: field, Message: message}})
+}
+
+func describe(t reflect.Type) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int64:
+		return "a whole number"
+	}
+	return "an object"
+}
+
+func known(name string) string {
+	t := reflect.TypeFor[body]()
+	for i := range t.NumField() {
+		if tag := t.Field(i).Tag.Get("json"); strings.EqualFold(strings.ReplaceAll(name, "-", "_"), tag) {
+			return tag
+		}
+	}
+	return ""
+}
+
+func depth(data []byte) error {
+	d, quoted, escaped := 0, false, false
+	for _, c := range data {
+		switch {
+		case escaped:
+			escaped = false
+		case quoted:
+			escaped, quoted = c == '\\', c != '"'
+		case c == '"':
+			quoted = true
+		case c == '{' || c == '[':
+			if d++; d > maxDepth {
+				return invalid([]fault.Field{{Name: "body", Message: "is nested too deeply"}})
+			}
+		case c == '}' || c == ']':
+			d--
+		}
+	}
+	return nil
+}
+
+// decodeMultipart reads the form that OpenAI's SDKs send, by way of the same
+// strict JSON: one set of rules.
+func decodeMultipart(mr *multipart.Reader, b *body) error {
+	fields := map[string]any{}
+	var bad []fault.Field
+	for {
+		part, err := mr.NextPart()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			return err
+		}
+		if err != nil {
+			return invalid([]fault.Field{{Name: "body", Message: "is not valid multipart"}})
+		}
+		name := part.FormName()
+		if part.FileName() != "" {
+			return fault.New(fault.PayloadTooLarge, "%s: files are not taken; upload it and send its https URL as image_url", name)
+		}
+		data, err := io.ReadAll(part)
+		if err != nil {
+			return err
+		}
+		value := string(data)
+		group, key, nested := strings.Cut(strings.TrimSuffix(name, "]"), "[")
+		if _, twice := fields[name]; twice || name == "" {
+			bad = append(bad, fault.Field{Name: name, Message: "is there twice or has no name"})
+			continue
+		}
+		switch {
+		case nested && (group == "metadata" || group == "input_reference"):
+			m, _ := fields[group].(map[string]any)
+			if m == nil {
+				m = map[string]any{}
+				fields[group] = m
+			}
+			m[key] = value
+		case slices.Contains([]string{"audio", "watermark", "seed"}, name):
+			var v any
+			if json.Unmarshal(data, &v) != nil {
+				v = value
+			}
+			fields[name] = v
+		case (name == "metadata" || name == "input_reference") && json.Valid(data):
+			fields[name] = json.RawMessage(data)
+		default:
+			fields[name] = value
+		}
+	}
+	if len(bad) > 0 {
+		return invalid(bad)
+	}
+	raw, err := json.Marshal(fields)
+	if err != nil {
+		return invalid([]fault.Field{{Name: "body", Message: "cannot be read"}})
+	}
+	return decodeJSON(strings.NewReader(string(raw)), b)
+}
+
+// request joins the two ways of saying the same.
+func (b *body) request() (*videov1.VideoRequest, error) {
+	var bad []fault.Field
+	wrong := func(name, message string) { bad = append(bad, fault.Field{Name: name, Message: message}) }
+	seconds, err := b.Seconds.seconds()
+	if err != nil {
+		wrong("seconds", err.Error())
+	}
+	duration, err := b.Duration.seconds()
+	if err != nil {
+		wrong("duration", err.Error())
+	}
+	if seconds != 0 && duration != 0 && seconds != duration {
+		wrong("duration", fmt.Sprintf("%d contradicts seconds, which says %d", duration, seconds))
+	}
+	micros, err := b.MaxCost.micros()
+	if err != nil {
+		wrong("max_cost", err.Error())
+	}
+	image := b.ImageURL
+	if b.InputReference != nil && b.InputReference.ImageURL != "" {
+		if image != "" && image != b.InputReference.ImageURL {
+			wrong("image_url", "contradicts input_reference")
+		}
+		image = b.InputReference.ImageURL
+	}
+	if len(b.Metadata) > 16 {
+		wrong("metadata", "holds more than 16 pairs")
+	}
+	for k, v := range b.Metadata {
+		if k == "" || len(k) > 64 || len(v) > 512 {
+			wrong("metadata", "keys have 1 to 64 characters, values at most 512")
+		}
+	}
+	for _, t := range []struct {
+		name, text string
+		limit      int
+	}{{"prompt", b.Prompt, 10000}, {"negative_prompt", b.NegativePrompt, 5000}, {"user", b.User, 128}, {"model", b.Model, 128}} {
+		if len([]rune(t.text)) > t.limit {
+			wrong(t.name, fmt.Sprintf("has more than %d characters", t.limit))
+		}
+	}
+	for _, u := range []struct{ name, url string }{{"image_url", image}, {"end_image_url", b.EndImageURL}} {
+		if len(u.url) > 4096 && !strings.HasPrefix(u.url, "data:") {
+			wrong(u.name, "has more than 4096 characters")
+		}
+	}
+	if len(bad) > 0 {
+		return nil, invalid(bad)
+	}
+	return &videov1.VideoRequest{
+		Model: b.Model, Prompt: b.Prompt, NegativePrompt: b.NegativePrompt, DurationSeconds: max(seconds, duration), Resolution: b.Resolution,
+		AspectRatio: b.AspectRatio, Size: b.Size, Platform: b.Platform, ImageUrl: image, EndImageUrl: b.EndImageURL, Seed: b.Seed,
+		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros,
+	}, nil
+}

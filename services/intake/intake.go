@@ -1,0 +1,225 @@
+// Package intake is the public door: it authenticates, validates, prices and
+// submits, and reads what became of it. It owns no data; jobs and money are the
+// ledger's.
+package intake
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"reelway.dev/pkg/auth"
+	"reelway.dev/pkg/catalog"
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/id"
+	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/videojson"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// Config is what an operator may set.
+type Config struct {
+	CapDevelopment string `env:"REELWAY_CAP_DEVELOPMENT" envDefault:"720p" desc:"highest resolution of accounts of the development tier"`
+	CapStaging     string `env:"REELWAY_CAP_STAGING" envDefault:"720p" desc:"highest resolution of accounts of the staging tier"`
+	CapProduction  string `env:"REELWAY_CAP_PRODUCTION" envDefault:"2160p" desc:"highest resolution of accounts of the production tier"`
+}
+
+// StatusReader is the read model; bus.Bus is one.
+type StatusReader interface {
+	Status(ctx context.Context, jobID string) (*videov1.Video, bool, error)
+}
+
+// Files signs and deletes stored results; bucket.Bucket is one.
+type Files interface {
+	SignedURL(ctx context.Context, key string) (string, time.Time, error)
+	Delete(ctx context.Context, key string) error
+}
+
+// Deps are intake's neighbours.
+type Deps struct {
+	Jobs     ledgerv1.JobServiceClient
+	Ledger   ledgerv1.LedgerServiceClient
+	Auth     *auth.Authenticator
+	Status   StatusReader
+	Files    Files
+	Catalog  *catalog.Catalog
+	CheckURL func(raw string) error // judges image URLs
+	Health   func(context.Context) error
+	Logger   *slog.Logger
+}
+
+// Service is intake. It is stateless and safe for concurrent use.
+type Service struct {
+	cfg Config
+	d   Deps
+}
+
+// New returns a Service; every field of d is required.
+func New(cfg Config, d Deps) (*Service, error) {
+	if d.Jobs == nil || d.Ledger == nil || d.Auth == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+		return nil, errors.New("intake: every dependency is required")
+	}
+	return &Service{cfg: cfg, d: d}, nil
+}
+
+func (s *Service) cap(tier string) string {
+	switch tier {
+	case "production":
+		return s.cfg.CapProduction
+	case "staging":
+		return s.cfg.CapStaging
+	}
+	return s.cfg.CapDevelopment
+}
+
+func invalid(fields []fault.Field) error {
+	var parts []string
+	for _, f := range fields {
+		parts = append(parts, f.Name+": "+f.Message)
+	}
+	e := fault.New(fault.InvalidRequest, "%s", strings.Join(parts, "; "))
+	e.Fields = fields
+	return e
+}
+
+// quote resolves and prices a request without any side effect.
+func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest) (catalog.Model, *videov1.QuoteVideoResponse, error) {
+	m, ok := s.d.Catalog.Model(r.GetModel())
+	var bad []fault.Field
+	var params *videov1.VideoParams
+	if !ok {
+		bad = append(bad, fault.Field{Name: "model", Message: fmt.Sprintf("%q is not known; GET /v1/models lists the models", r.GetModel())})
+	} else {
+		params, bad = m.Resolve(r, s.cap(p.Tier))
+	}
+	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}} {
+		if u.url == "" {
+			continue
+		}
+		if strings.HasPrefix(u.url, "data:") {
+			e := fault.New(fault.PayloadTooLarge, "%s holds the file itself; upload it and send its https URL", u.field)
+			e.Fields = []fault.Field{{Name: u.field, Message: "must be an https URL"}}
+			return m, nil, e
+		}
+		if err := s.d.CheckURL(u.url); err != nil {
+			bad = append(bad, fault.Field{Name: u.field, Message: err.Error()})
+		}
+	}
+	for _, t := range []struct{ field, text string }{{"prompt", r.GetPrompt()}, {"negative_prompt", r.GetNegativePrompt()}, {"user", r.GetUser()}} {
+		if strings.ContainsRune(t.text, 0) {
+			bad = append(bad, fault.Field{Name: t.field, Message: "must not hold a NUL character"})
+		}
+	}
+	for k, v := range r.GetMetadata() {
+		if strings.ContainsRune(k+v, 0) {
+			bad = append(bad, fault.Field{Name: "metadata", Message: "must not hold a NUL character"})
+		}
+	}
+	if len(bad) > 0 {
+		return m, nil, invalid(bad)
+	}
+	lines, total, err := m.Quote(params)
+	if err != nil {
+		return m, nil, err
+	}
+	return m, &videov1.QuoteVideoResponse{Params: params, Lines: lines, TotalMicros: total}, nil
+}
+
+func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, key string) (*videov1.Video, error) {
+	if len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
+		return nil, invalid([]fault.Field{{Name: "Idempotency-Key", Message: "must be at most 255 printable ASCII characters"}})
+	}
+	m, q, err := s.quote(p, r)
+	if err != nil {
+		return nil, err
+	}
+	if limit := r.GetMaxCostMicros(); limit > 0 && q.GetTotalMicros() > limit {
+		return nil, invalid([]fault.Field{{Name: "max_cost", Message: fmt.Sprintf("this video costs %s credits, more than the %s allowed",
+			videojson.Credits(q.GetTotalMicros()), videojson.Credits(limit))}})
+	}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("marshal request: %w", err)
+	}
+	hash := sha256.Sum256(raw)
+	resp, err := s.d.Jobs.OpenJob(ctx, &ledgerv1.OpenJobRequest{
+		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: q.GetParams(),
+		Provider: m.Provider, QuoteMicros: q.GetTotalMicros(), User: r.GetUser(), Metadata: r.GetMetadata(),
+	})
+	if err != nil {
+		return nil, fault.FromStatus(err)
+	}
+	s.d.Logger.InfoContext(ctx, "job opened", "job_id", resp.GetVideo().GetId(), "account_id", p.AccountID, "provider", m.Provider,
+		"model", m.ID, "quote_micros", q.GetTotalMicros(), "replayed", resp.GetReplayed())
+	return resp.GetVideo(), nil
+}
+
+func missing() error { return fault.New(fault.NotFound, "no such video") }
+
+// get reads the read model first; Postgres when it is silent or the job is
+// final and may have been deleted.
+func (s *Service) get(ctx context.Context, p auth.Principal, videoID string) (*videov1.Video, error) {
+	if !id.Safe(videoID) {
+		return nil, missing()
+	}
+	if v, ok, err := s.d.Status.Status(ctx, videoID); err == nil && ok && !job.FromProto(v.GetState()).Terminal() {
+		if v.GetAccountId() != p.AccountID {
+			return nil, missing()
+		}
+		return v, nil
+	}
+	r, err := s.d.Jobs.GetJob(ctx, &ledgerv1.GetJobRequest{JobId: videoID, AccountId: p.AccountID})
+	if err != nil {
+		return nil, fault.FromStatus(err)
+	}
+	return r.GetVideo(), nil
+}
+
+func (s *Service) cancel(ctx context.Context, p auth.Principal, videoID string) (*videov1.Video, error) {
+	if !id.Safe(videoID) {
+		return nil, missing()
+	}
+	r, err := s.d.Jobs.CancelJob(ctx, &ledgerv1.CancelJobRequest{AccountId: p.AccountID, JobId: videoID})
+	if err != nil {
+		return nil, fault.FromStatus(err)
+	}
+	return r.GetVideo(), nil
+}
+
+func (s *Service) remove(ctx context.Context, p auth.Principal, videoID string) error {
+	v, err := s.get(ctx, p, videoID)
+	if err != nil {
+		return err
+	}
+	if _, err := s.d.Jobs.DeleteJob(ctx, &ledgerv1.DeleteJobRequest{AccountId: p.AccountID, JobId: videoID}); err != nil {
+		return fault.FromStatus(err)
+	}
+	if k := v.GetArtifact().GetKey(); k != "" {
+		return s.d.Files.Delete(ctx, k)
+	}
+	return nil
+}
+
+func (s *Service) list(ctx context.Context, p auth.Principal, r *videov1.ListVideosRequest) (*videov1.ListVideosResponse, error) {
+	resp, err := s.d.Jobs.ListJobs(ctx, &ledgerv1.ListJobsRequest{AccountId: p.AccountID, After: r.GetAfter(), Limit: r.GetLimit(),
+		Ascending: r.GetAscending(), User: r.GetUser(), State: r.GetState()})
+	if err != nil {
+		return nil, fault.FromStatus(err)
+	}
+	return &videov1.ListVideosResponse{Videos: resp.GetVideos(), HasMore: resp.GetHasMore()}, nil
+}
+
+func (s *Service) models() *videov1.ListModelsResponse {
+	resp := &videov1.ListModelsResponse{}
+	for _, m := range s.d.Catalog.Models() {
+		resp.Models = append(resp.Models, m.Proto())
+	}
+	return resp
+}

@@ -1,0 +1,238 @@
+package intake
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"reelway.dev/pkg/auth"
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/id"
+	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/videojson"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// Handler serves the REST API of DESIGN §7 that is intake's.
+func (s *Service) Handler() http.Handler {
+	mux := http.NewServeMux()
+	route := func(pattern, scope string, h func(http.ResponseWriter, *http.Request, auth.Principal) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			p, err := s.d.Auth.Request(r, scope)
+			if err == nil {
+				err = h(w, r, p)
+			}
+			s.fail(w, r, err)
+		})
+	}
+	route("POST /v1/videos", auth.VideosWrite, s.postVideo)
+	route("GET /v1/videos", auth.VideosRead, s.listVideos)
+	route("GET /v1/videos/{id}", auth.VideosRead, s.getVideo)
+	route("DELETE /v1/videos/{id}", auth.VideosWrite, s.deleteVideo)
+	route("POST /v1/videos/{id}/cancel", auth.VideosWrite, s.cancelVideo)
+	route("GET /v1/videos/{id}/content", auth.VideosRead, s.content)
+	route("POST /v1/videos:quote", auth.VideosRead, s.quoteVideo)
+	route("GET /v1/models", auth.VideosRead, s.listModels)
+	route("GET /v1/balance", auth.BillingRead, s.getBalance)
+	mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.d.Health(r.Context()); err != nil {
+			videojson.Write(w, http.StatusServiceUnavailable, map[string]string{"status": "unavailable"})
+			return
+		}
+		videojson.Write(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, fault.New(fault.NotFound, "there is no %s %s; the API is described in docs/api.md", r.Method, r.URL.Path))
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rid := r.Header.Get("X-Request-Id")
+		if !id.Safe(rid) {
+			rid = id.New(id.Request)
+			r.Header.Set("X-Request-Id", rid)
+		}
+		w.Header().Set("X-Request-Id", rid)
+		// A body that trickles in must not hold a connection for ever.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(15 * time.Second))
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (s *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if err == nil {
+		return
+	}
+	f := fault.From(err)
+	if f.Code == fault.Internal {
+		s.d.Logger.ErrorContext(r.Context(), "request failed", "request_id", r.Header.Get("X-Request-Id"), "method", r.Method, "error", err.Error())
+	}
+	videojson.WriteFault(w, r.Header.Get("X-Request-Id"), f)
+}
+
+// object is v with a signed URL when there is a file.
+func (s *Service) object(r *http.Request, v *videov1.Video) (videojson.Video, error) {
+	o := videojson.Of(v)
+	if k := v.GetArtifact().GetKey(); k != "" && job.FromProto(v.GetState()) == job.Succeeded {
+		u, expires, err := s.d.Files.SignedURL(r.Context(), k)
+		if err != nil {
+			return o, err
+		}
+		o.URL, o.URLExpiresAt = u, expires.Unix()
+	}
+	return o, nil
+}
+
+func (s *Service) write(w http.ResponseWriter, r *http.Request, v *videov1.Video, err error) error {
+	if err != nil {
+		return err
+	}
+	o, err := s.object(r, v)
+	if err != nil {
+		return err
+	}
+	videojson.Write(w, http.StatusOK, o)
+	return nil
+}
+
+func (s *Service) postVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	req, err := decode(w, r)
+	if err != nil {
+		return err
+	}
+	v, err := s.create(r.Context(), p, req, r.Header.Get("Idempotency-Key"))
+	return s.write(w, r, v, err)
+}
+
+func (s *Service) getVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	v, err := s.get(r.Context(), p, r.PathValue("id"))
+	return s.write(w, r, v, err)
+}
+
+func (s *Service) cancelVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	v, err := s.cancel(r.Context(), p, r.PathValue("id"))
+	return s.write(w, r, v, err)
+}
+
+func (s *Service) deleteVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	if err := s.remove(r.Context(), p, r.PathValue("id")); err != nil {
+		return err
+	}
+	videojson.Write(w, http.StatusOK, map[string]any{"id": r.PathValue("id"), "object": "video.deleted", "deleted": true})
+	return nil
+}
+
+func (s *Service) listVideos(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	q := r.URL.Query()
+	req := &videov1.ListVideosRequest{After: q.Get("after"), User: q.Get("user")}
+	var bad []fault.Field
+	if v := q.Get("limit"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > 100 {
+			bad = append(bad, fault.Field{Name: "limit", Message: "must be 1 to 100"})
+		}
+		req.Limit = int32(n)
+	}
+	switch q.Get("order") {
+	case "", "desc":
+	case "asc":
+		req.Ascending = true
+	default:
+		bad = append(bad, fault.Field{Name: "order", Message: "must be asc or desc"})
+	}
+	if v := q.Get("state"); v != "" {
+		if req.State = job.State(v).Proto(); req.GetState() == 0 {
+			bad = append(bad, fault.Field{Name: "state", Message: "is not a state of a video"})
+		}
+	}
+	if req.GetAfter() != "" && !id.Safe(req.GetAfter()) {
+		bad = append(bad, fault.Field{Name: "after", Message: "must be the id of a video"})
+	}
+	if len(bad) > 0 {
+		return invalid(bad)
+	}
+	resp, err := s.list(r.Context(), p, req)
+	if err != nil {
+		return err
+	}
+	data := []videojson.Video{}
+	for _, v := range resp.GetVideos() {
+		o, err := s.object(r, v)
+		if err != nil {
+			return err
+		}
+		data = append(data, o)
+	}
+	out := map[string]any{"object": "list", "data": data, "has_more": resp.GetHasMore(), "first_id": nil, "last_id": nil}
+	if n := len(data); n > 0 {
+		out["first_id"], out["last_id"] = data[0].ID, data[n-1].ID
+	}
+	videojson.Write(w, http.StatusOK, out)
+	return nil
+}
+
+// content redirects to a fresh signed URL.
+func (s *Service) content(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	if v := r.URL.Query().Get("variant"); v != "" && v != "video" {
+		return invalid([]fault.Field{{Name: "variant", Message: "only video is stored"}})
+	}
+	v, err := s.get(r.Context(), p, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	o, err := s.object(r, v)
+	if err != nil {
+		return err
+	}
+	if o.URL == "" {
+		e := fault.New(fault.Conflict, "the video is %s and has no content", o.State)
+		if o.Status != "failed" {
+			e.Message += " yet"
+			e.Retryable, e.RetryAfter = true, 2*time.Second
+		}
+		return e
+	}
+	http.Redirect(w, r, o.URL, http.StatusFound)
+	return nil
+}
+
+func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	req, err := decode(w, r)
+	if err != nil {
+		return err
+	}
+	_, q, err := s.quote(p, req)
+	if err != nil {
+		return err
+	}
+	lines := []map[string]any{}
+	for _, l := range q.GetLines() {
+		lines = append(lines, map[string]any{"description": l.GetDescription(), "unit": videojson.Credits(l.GetUnitMicros()), "quantity": l.GetQuantity(),
+			"amount": videojson.Credits(l.GetAmountMicros()), "amount_micros": l.GetAmountMicros()})
+	}
+	params := q.GetParams()
+	videojson.Write(w, http.StatusOK, map[string]any{"object": "quote", "model": params.GetModel(), "duration": params.GetDurationSeconds(),
+		"resolution": params.GetResolution(), "aspect_ratio": params.GetAspectRatio(), "width": params.GetWidth(), "height": params.GetHeight(),
+		"total": videojson.Credits(q.GetTotalMicros()), "total_micros": q.GetTotalMicros(), "lines": lines})
+	return nil
+}
+
+func (s *Service) listModels(w http.ResponseWriter, _ *http.Request, _ auth.Principal) error {
+	data := []map[string]any{}
+	for _, m := range s.models().GetModels() {
+		data = append(data, map[string]any{"id": m.GetId(), "object": "model", "created": 0, "owned_by": m.GetProvider(), "name": m.GetDisplayName(), "provider": m.GetProvider(), "tasks": m.GetTasks(),
+			"durations": m.GetDurationsSeconds(), "resolutions": m.GetResolutions(), "aspect_ratios": m.GetAspectRatios(), "audio": m.GetAudio(),
+			"seed": m.GetSeed(), "negative_prompt": m.GetNegativePrompt(), "price_per_second_from": videojson.Credits(m.GetPricePerSecondMicros())})
+	}
+	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data})
+	return nil
+}
+
+func (s *Service) getBalance(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	b, err := s.d.Ledger.GetBalance(r.Context(), &ledgerv1.GetBalanceRequest{AccountId: p.AccountID})
+	if err != nil {
+		return fault.FromStatus(err)
+	}
+	videojson.Write(w, http.StatusOK, map[string]any{"object": "balance", "available": videojson.Credits(b.GetAvailableMicros()), "held": videojson.Credits(b.GetHeldMicros()),
+		"available_micros": b.GetAvailableMicros(), "held_micros": b.GetHeldMicros()})
+	return nil
+}
