@@ -42,6 +42,8 @@ type Config struct {
 	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
 	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
 	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
+	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
+	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
 	Workers       int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"8" desc:"observations applied at the same time by one replica"`
 }
 
@@ -87,6 +89,7 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-projection", Run: func(ctx context.Context) error {
 			return bus.Consume(ctx, s.bus, bus.ProjectionConsumer, s.cfg.Workers, s.Project)
 		}},
+		{Name: "ledger-progress", Run: s.estimate},
 		{Name: "ledger-sweep", Run: s.sweep},
 	}
 }

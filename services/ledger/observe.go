@@ -94,17 +94,24 @@ func (s *Service) progress(ctx context.Context, o *eventv1.Observation, p *event
 	if n := len(v.GetAttempts()); n == 0 || v.GetAttempts()[n-1].GetId() != o.GetAttemptId() || p.GetProgress() <= v.GetProgress() {
 		return true, nil // an older attempt's, or nothing new
 	}
-	v.Progress = min(p.GetProgress(), 99)
+	v.ProgressEstimated = false
+	return true, s.tellProgress(ctx, v, o.GetAttemptId(), p.GetProgress())
+}
+
+// tellProgress writes a running job's percentage to the read model and tells
+// the watchers. It is transient: Postgres does not hold it.
+func (s *Service) tellProgress(ctx context.Context, v *videov1.Video, attempt string, progress int32) error {
+	v.Progress = min(progress, 99)
 	if err := s.bus.PutStatus(ctx, v); err != nil {
-		return false, err
+		return err
 	}
-	ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.Now(), Transient: true, AttemptId: o.GetAttemptId()}
+	ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.Now(), Transient: true, AttemptId: attempt}
 	m, err := bus.NewMessage(bus.EventSubject(v.GetAccountId(), v.GetId(), "progress"),
 		fmt.Sprintf("%s-v%d-p%d", v.GetId(), v.GetVersion(), v.GetProgress()), ev)
 	if err != nil {
-		return false, err
+		return err
 	}
-	return true, s.bus.Publish(ctx, m)
+	return s.bus.Publish(ctx, m)
 }
 
 func factName(o *eventv1.Observation) string {

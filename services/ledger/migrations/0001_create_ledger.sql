@@ -121,6 +121,8 @@ create table attempt (
     unique (job_id, number)
 );
 -- A provider's task belongs to one attempt.
+-- How long the last renders of a provider took, for estimates.
+create index attempt_recent on attempt (provider, created_at desc) where state = 'succeeded';
 create unique index attempt_by_task on attempt (provider, provider_task_id) where provider_task_id is not null;
 
 create table hold (
