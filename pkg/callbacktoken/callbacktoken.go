@@ -34,9 +34,13 @@ func New(base string, secrets ...[]byte) (*Tokens, error) {
 	return &Tokens{secrets: secrets, base: strings.TrimRight(base, "/")}, nil
 }
 
-// URL is where provider calls back for an attempt of a job.
-func (t *Tokens) URL(provider, job, attempt string) string {
+// URL is where provider calls back for an attempt of a job. A W3C traceparent,
+// when given, travels along, so that the callback continues the job's trace.
+func (t *Tokens) URL(provider, job, attempt, traceparent string) string {
 	q := url.Values{"attempt": {attempt}, "token": {sign(t.secrets[0], provider, job, attempt)}}
+	if traceparent != "" {
+		q.Set("trace", traceparent)
+	}
 	return t.base + "/v1/callbacks/" + url.PathEscape(provider) + "/" + url.PathEscape(job) + "?" + q.Encode()
 }
 

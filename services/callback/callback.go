@@ -85,6 +85,20 @@ func (s *Service) Handler() http.Handler {
 	return mux
 }
 
+// ContinueTrace makes a callback part of its job's trace, which its URL names;
+// a provider's own traceparent is not ours to follow. It goes around whatever
+// makes the server's span.
+func ContinueTrace(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Tracestate")
+		r.Header.Del("Traceparent")
+		if tp := r.URL.Query().Get("trace"); tp != "" {
+			r.Header.Set("Traceparent", tp)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 func (s *Service) receive(w http.ResponseWriter, r *http.Request) (status int, reason string) {
 	name, job := r.PathValue("provider"), r.PathValue("job")
 	attempt := r.URL.Query().Get("attempt")

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
 	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -131,7 +132,7 @@ func (s *Service) submit(ctx context.Context, m *eventv1.SubmitJob) error {
 		return s.lookFor(ctx, adapter, b.GetOpenAttemptId())
 	}
 	seen := provider.Seen{JobID: m.GetJobId(), AttemptID: b.GetAttemptId(), Provider: m.GetProvider(), Source: "submit"}
-	t, err := s.task(seen, b.GetParams())
+	t, err := s.task(ctx, seen, b.GetParams())
 	if err != nil {
 		return s.publish(ctx, refused(seen, fault.Wrap(err, fault.InvalidRequest, "the model is no longer offered")))
 	}
@@ -187,7 +188,7 @@ func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt
 		o := &eventv1.Observation{Id: attempt + "-unknown", Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{Reason: "interrupted"}}}
 		return s.publish(ctx, fill(o, seen))
 	}
-	t, err := s.task(seen, a.GetParams())
+	t, err := s.task(ctx, seen, a.GetParams())
 	if err != nil {
 		return bus.Terminate(err)
 	}
@@ -227,7 +228,7 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return err
 	}
 	seen := provider.Seen{JobID: a.GetJobId(), AttemptID: a.GetAttemptId(), Provider: a.GetProvider(), Source: "poll"}
-	t, err := s.task(seen, a.GetParams())
+	t, err := s.task(ctx, seen, a.GetParams())
 	if err != nil {
 		return bus.Terminate(err)
 	}
@@ -270,17 +271,19 @@ func (s *Service) interval(polls int32) time.Duration {
 	return time.Duration(d * (0.9 + 0.2*rand.Float64()))
 }
 
-func (s *Service) task(seen provider.Seen, p *videov1.VideoParams) (provider.Task, error) {
+func (s *Service) task(ctx context.Context, seen provider.Seen, p *videov1.VideoParams) (provider.Task, error) {
 	model, err := s.d.Model(p)
 	if err != nil {
 		return provider.Task{}, err
 	}
+	tp := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, tp)
 	return provider.Task{
 		JobID: seen.JobID, AttemptID: seen.AttemptID, Model: model, Prompt: p.GetPrompt(), NegativePrompt: p.GetNegativePrompt(),
 		Duration: int(p.GetDurationSeconds()), Resolution: p.GetResolution(), AspectRatio: p.GetAspectRatio(),
 		Width: int(p.GetWidth()), Height: int(p.GetHeight()), ImageURL: p.GetImageUrl(), EndImageURL: p.GetEndImageUrl(),
 		Seed: p.Seed, Audio: p.GetAudio(), Watermark: p.GetWatermark(),
-		CallbackURL: s.d.Tokens.URL(seen.Provider, seen.JobID, seen.AttemptID),
+		CallbackURL: s.d.Tokens.URL(seen.Provider, seen.JobID, seen.AttemptID, tp["traceparent"]),
 	}, nil
 }
 

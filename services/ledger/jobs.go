@@ -113,7 +113,7 @@ func (s *Service) full(ctx context.Context, j *record) (*videov1.Video, error) {
 	if err := attempts(ctx, s.pool, v); err != nil {
 		return nil, err
 	}
-	if j.State == job.Running || j.State == job.Storing {
+	if j.State == job.Running {
 		// Progress lives in the read model alone.
 		if st, ok, err := s.bus.Status(ctx, j.ID); err == nil && ok && st.GetVersion() == v.GetVersion() {
 			v.Progress = st.GetProgress()

@@ -78,7 +78,10 @@ func (j *record) video() (*videov1.Video, error) {
 	if !j.State.Terminal() {
 		v.HeldMicros = j.Quote
 	}
-	if j.State == job.Succeeded {
+	switch j.State {
+	case job.Storing:
+		v.Progress = 99 // rendered; what is left is ours
+	case job.Succeeded:
 		v.Progress = 100
 	}
 	if j.CompletedAt != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -64,6 +65,8 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 
 // revive publishes again what a silent job waits for.
 func (s *Service) revive(ctx context.Context, tx pgx.Tx, j *record) error {
+	// What follows belongs to the job's own trace.
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": j.Traceparent})
 	now := time.Now().UTC()
 	unique := fmt.Sprintf("%s-sweep-%d", j.ID, now.UnixMilli())
 	late := j.DeadlineAt != nil && now.After(j.DeadlineAt.Add(s.cfg.MaxRuntime/10))

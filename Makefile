@@ -1,0 +1,66 @@
+# Reelway. `make` lists the targets.
+SHELL := bash
+.DEFAULT_GOAL := help
+BIN := .bin
+MODULES := $(shell sed -n 's|^\t\./||p' go.work)
+# Builds of modules alone, with their own go.mod, as a release does it.
+ALONE := GOWORK=off
+
+.PHONY: help setup setup-test tools build demo up test lint generate check-generated tidy fuzz clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: ## Install PostgreSQL when it is absent
+	@deploy/setup postgresql
+
+setup-test: setup ## Install what the tests need besides: ffmpeg, as an independent judge of videos
+	@deploy/setup ffmpeg
+
+tools: $(BIN)/buf ## Build the pinned developer tools
+
+$(BIN)/buf: tools/go.mod tools/go.sum
+	@mkdir -p $(BIN)
+	cd tools && GOBIN=$(CURDIR)/$(BIN) $(ALONE) go install tool
+	@touch $@
+
+build: ## Build the reelway command
+	@mkdir -p $(BIN)
+	@cd services/reelway && $(ALONE) go build -o $(CURDIR)/$(BIN)/reelway ./cmd/reelway
+
+demo: setup build ## Do the main job: submit a video, watch it live, save the MP4, print its cost
+	@$(BIN)/reelway demo
+
+up: setup build ## Run everything in the foreground until Ctrl-C
+	@exec $(BIN)/reelway up
+
+test: setup-test ## Run every test with the race detector
+	go test -race -timeout 10m work
+
+lint: tools ## Vet, staticcheck, buf lint, formatting, and each module alone
+	@test -z "$$(gofmt -l $(MODULES))" || { echo "not formatted:"; gofmt -l $(MODULES); exit 1; }
+	go vet work
+	@for m in $(MODULES); do (cd $$m && $(CURDIR)/$(BIN)/staticcheck ./...) || exit 1; done
+	$(BIN)/buf lint
+	@for m in $(MODULES); do (cd $$m && $(ALONE) go build ./... && $(ALONE) go mod tidy -diff) || exit 1; done
+
+generate: tools ## Generate the protobuf code
+	$(BIN)/buf generate
+
+check-generated: generate ## Fail when the committed generated code is not current
+	@git diff --exit-code --stat -- proto/gen && test -z "$$(git status --porcelain -- proto/gen)"
+
+breaking: tools ## Fail when the contracts break callers of the last commit but one
+	@if git rev-parse -q --verify HEAD~1 >/dev/null; then $(BIN)/buf breaking --against '.git#ref=HEAD~1'; fi
+
+tidy: ## Tidy every module alone
+	@for m in $(MODULES); do (cd $$m && $(ALONE) go mod tidy) || exit 1; done
+
+fuzz: ## Fuzz each target for 30 seconds
+	cd services/intake && go test -fuzz=FuzzDecode -fuzztime=30s .
+	cd services/archiver && go test -fuzz=FuzzProbe -fuzztime=30s .
+	cd pkg/provider/atlascloud && go test -fuzz=FuzzParseWebhook -fuzztime=30s .
+	cd pkg/provider/kling && go test -fuzz=FuzzParseWebhook -fuzztime=30s .
+
+clean: ## Remove what was built; data stays
+	rm -rf $(BIN)

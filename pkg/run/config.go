@@ -1,0 +1,76 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Setting is one configuration variable, for --help and the docs.
+type Setting struct{ Name, Default, Description string }
+
+// Settings lists the variables of configuration structs, whose fields carry
+// the tags env, envDefault and desc.
+func Settings(configs ...any) []Setting {
+	var out []Setting
+	seen := map[string]bool{}
+	for _, c := range configs {
+		t := reflect.TypeOf(c)
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		for i := range t.NumField() {
+			f := t.Field(i)
+			if name := f.Tag.Get("env"); name != "" && !seen[name] {
+				seen[name] = true
+				out = append(out, Setting{name, f.Tag.Get("envDefault"), f.Tag.Get("desc")})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Setting) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Load fills configuration structs from the environment. NAME_FILE names a
+// file that holds the value of NAME, for mounted secrets. An unknown REELWAY_
+// variable is refused: it is a typing error, or a setting of another version.
+// All faults are reported at once. also lists known names that are read
+// elsewhere.
+func Load(environ []string, also []string, configs ...any) error {
+	values := env.ToMap(environ)
+	known := map[string]bool{}
+	for _, s := range Settings(configs...) {
+		known[s.Name] = true
+	}
+	for _, n := range also {
+		known[n] = true
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		base, file := strings.CutSuffix(name, "_FILE")
+		switch {
+		case !strings.HasPrefix(name, "REELWAY_") || known[name]:
+		case file && known[base]:
+			data, err := os.ReadFile(values[name])
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+				continue
+			}
+			values[base] = strings.TrimRight(string(data), "\r\n")
+		default:
+			errs = append(errs, fmt.Errorf("%s: no such setting; --help lists them", name))
+		}
+	}
+	for _, c := range configs {
+		if err := env.ParseWithOptions(c, env.Options{Environment: values}); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,178 @@
+package reelway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"reelway.dev/pkg/run"
+)
+
+type flags struct {
+	HTTPAddr      string `help:"Address of REST, SSE, WebSocket and callbacks." placeholder:"ADDR"`
+	GRPCAddr      string `name:"grpc-addr" help:"Address of gRPC." placeholder:"ADDR"`
+	OpsAddr       string `help:"Address of health and metrics." placeholder:"ADDR"`
+	SimulatorAddr string `help:"Address of the simulated providers." placeholder:"ADDR"`
+	DataDir       string `help:"Where everything is kept." placeholder:"DIR"`
+	DatabaseURL   string `help:"A PostgreSQL to use instead of a private one." placeholder:"URL"`
+	NATSURL       string `name:"nats-url" help:"A NATS with JetStream to use instead of the embedded one." placeholder:"URL"`
+	DevAPIKey     string `name:"dev-api-key" help:"The development API key." placeholder:"KEY"`
+	TimeScale     string `help:"How many times faster than life the simulator renders." placeholder:"N"`
+}
+
+// environ is the process's environment with the flags on top: a flag is only
+// another way to write a variable.
+func (f *flags) environ() []string {
+	env := os.Environ()
+	for name, v := range map[string]string{"HTTP_ADDR": f.HTTPAddr, "GRPC_ADDR": f.GRPCAddr, "OPS_ADDR": f.OpsAddr, "SIMULATOR_ADDR": f.SimulatorAddr,
+		"DATA_DIR": f.DataDir, "DATABASE_URL": f.DatabaseURL, "NATS_URL": f.NATSURL, "DEV_API_KEY": f.DevAPIKey, "SIMULATOR_TIME_SCALE": f.TimeScale} {
+		if v != "" {
+			env = append(env, "REELWAY_"+name+"="+v)
+		}
+	}
+	return env
+}
+
+type cli struct {
+	Up       upCmd       `cmd:"" help:"Run all of Reelway in this process until Ctrl-C."`
+	Demo     demoCmd     `cmd:"" help:"Start Reelway, submit a video, watch it live, save the MP4 and print what it cost."`
+	Settings settingsCmd `cmd:"" help:"List every environment variable with its default."`
+}
+
+// Main runs the command line and returns the exit code: 0 done, 1 failed, 2
+// wrong usage.
+func Main(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var c cli
+	code := -1
+	parser, err := kong.New(&c, kong.Name("reelway"), kong.Description("The self-hosted gateway between a product and all AI video providers."),
+		kong.Writers(stdout, stderr), kong.Exit(func(n int) { code = n }), kong.UsageOnError())
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "reelway:", err)
+		return 1
+	}
+	k, err := parser.Parse(args)
+	if code >= 0 {
+		return code // --help has been printed
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "reelway:", err)
+		return 2
+	}
+	k.BindTo(ctx, (*context.Context)(nil))
+	k.BindTo(stdout, (*io.Writer)(nil))
+	if err := k.Run(); err != nil {
+		for _, line := range strings.Split(err.Error(), "\n") {
+			_, _ = fmt.Fprintln(stderr, "reelway:", line)
+		}
+		return 1
+	}
+	return 0
+}
+
+type settingsCmd struct{}
+
+// Run prints the settings.
+func (settingsCmd) Run(out io.Writer) error {
+	for _, s := range Describe() {
+		if _, err := fmt.Fprintf(out, "%-40s %-24s %s\n", s.Name, s.Default, s.Description); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type upCmd struct {
+	flags `embed:""`
+}
+
+// Run runs the stack in the foreground.
+func (u *upCmd) Run(ctx context.Context, out io.Writer) error {
+	set, err := Load(u.environ())
+	if err != nil {
+		return err
+	}
+	log, err := logger(os.Stderr, set.LogLevel)
+	if err != nil {
+		return err
+	}
+	return Run(ctx, set, log, func(s *Stack) { s.print(out, set.DataDir) })
+}
+
+func (s *Stack) print(out io.Writer, dir string) {
+	dir, _ = filepath.Abs(dir)
+	_, _ = fmt.Fprintf(out, `Reelway is up.
+  REST, SSE, WebSocket  %s
+  gRPC                  %s
+  health, metrics       %s
+  simulated providers   %s
+  data                  %s
+  API key               %s
+Stop with Ctrl-C.
+`, s.HTTPURL, s.GRPCAddr, s.OpsURL, first(s.SimURL, "off: real keys are set"), dir, s.APIKey)
+}
+
+func logger(w io.Writer, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("REELWAY_LOG_LEVEL: %q is not debug, info, warn or error", level)
+	}
+	log := run.Logger(w, l)
+	slog.SetDefault(log)
+	return log, nil
+}
+
+type demoCmd struct {
+	flags  `embed:""`
+	Model  string `default:"seedance-2.0" help:"The model."`
+	Prompt string `default:"A paper boat sails down a rainy street at night" help:"What to show."`
+	Out    string `default:"." help:"Where the MP4 is saved." type:"path"`
+}
+
+// Run starts a stack of its own, plays the main job through its public doors,
+// and stops it.
+func (d *demoCmd) Run(ctx context.Context, out io.Writer) error {
+	set, err := Load(d.environ())
+	if err != nil {
+		return err
+	}
+	// A render of three seconds needs no estimate of ninety.
+	set.Ledger.ProgressEvery, set.Ledger.TypicalRender = 100*time.Millisecond, set.Simulator.Render
+	if err := os.MkdirAll(set.DataDir, 0o711); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	file, err := os.OpenFile(filepath.Join(set.DataDir, "demo.log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	log, err := logger(file, set.LogLevel)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	played := errors.New("interrupted")
+	done := make(chan struct{})
+	err = Run(ctx, set, log, func(s *Stack) {
+		defer close(done)
+		defer stop()
+		played = play(ctx, s, d, out)
+	})
+	if err != nil {
+		return err
+	}
+	<-done
+	return played
+}
