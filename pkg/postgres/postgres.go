@@ -30,7 +30,7 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	cfg.MaxConnLifetime = time.Hour
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	cfg.ConnConfig.RuntimeParams["application_name"] = "reelway"
-	cfg.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithTrimSQLInSpanName())
+	cfg.ConnConfig.Tracer = otelpgx.NewTracer()
 	cfg.AfterRelease = func(c *pgx.Conn) bool {
 		return c.PgConn().ParameterStatus("default_transaction_read_only") != "on"
 	}

@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -75,8 +77,10 @@ func StartPrivate(ctx context.Context, dir string, fast bool) (*Private, error) 
 		}
 	}
 	// A socket path has at most 107 bytes; a deep data directory has more.
-	sock, err := os.MkdirTemp("", "reelway-pg-")
-	if err != nil {
+	// It is named after the data directory, so that a killed process leaves none behind.
+	sum := sha256.Sum256([]byte(dir))
+	sock := filepath.Join(os.TempDir(), "reelway-pg-"+hex.EncodeToString(sum[:8]))
+	if err := os.Mkdir(sock, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("make socket directory: %w", err)
 	}
 	if p.who != nil {

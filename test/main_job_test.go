@@ -1,0 +1,332 @@
+package test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"reelway.dev/pkg/videojson"
+)
+
+const (
+	first = 100_000_000 // credits of a new development account, in micro-credits
+	atlas = 650_000     // seedance-2.0, 5 s, 720p
+	kling = 210_000     // kling-v2-6, 5 s, 720p
+)
+
+func TestMainJob(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	for model, price := range map[string]int64{"seedance-2.0": atlas, "kling-v2-6": kling} {
+		a := s.call(http.MethodPost, "/v1/videos", request(model, "a secret prompt of a paper boat"))
+		if a.status != http.StatusOK || a.video.Status != "queued" || a.video.Cost.HeldMicros != price {
+			t.Fatalf("%s: %d %s", model, a.status, a.raw)
+		}
+		v := s.await(30*time.Second, a.video.ID)
+		if v.State != "succeeded" || v.Cost.CapturedMicros != price || v.Progress != 100 || v.Artifact.Width != 1280 || v.Artifact.Height != 720 || v.Artifact.DurationMS != 5000 {
+			t.Fatalf("%s: %+v", model, v)
+		}
+		file := filepath.Join(t.TempDir(), "x.mp4")
+		save(t, v.URL, file)
+		out, err := exec.Command("ffprobe", "-v", "error", "-select_streams", "v", "-of", "csv=p=0", "-show_entries", "stream=codec_name,width,height", file).CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != "h264,1280,720" {
+			t.Errorf("ffprobe: %s %v", out, err)
+		}
+		// Altered: another key, another expiry.
+		for _, u := range []string{strings.Replace(v.URL, "expiry=", "expiry=9", 1), strings.Replace(v.URL, "signature=", "signature=A", 1)} {
+			resp, err := http.Get(u)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != http.StatusForbidden {
+				t.Errorf("altered URL answers %d", resp.StatusCode)
+			}
+		}
+		if n := len(s.tasks(v.ID)); n != 1 {
+			t.Errorf("the provider has %d tasks", n)
+		}
+	}
+	s.books(first-atlas-kling, 0)
+	for _, secret := range []string{"secret prompt", key, "a-secret-key-for-kling", "token=", "signature="} {
+		if strings.Contains(strings.ReplaceAll(s.log.String(), "API key               "+key, ""), secret) {
+			t.Errorf("the log holds %q", secret)
+		}
+	}
+}
+
+func save(t *testing.T, url, file string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(f, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("download: %d %v", resp.StatusCode, err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Each fault has its promised outcome, exact money, and at most one task that
+// the provider accepted and we pay for.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	s := setup(t, "REELWAY_MAX_RUNTIME=12s")
+	spent := make(chan int64, 64)
+	var wg sync.WaitGroup
+	for _, c := range []struct {
+		model, fault string
+		state, code  string
+		tasks        int
+	}{
+		{"seedance-2.0", "policy", "failed", "content_policy", 1},
+		{"kling-v2-6", "policy", "failed", "content_policy", 0},
+		{"seedance-2.0", "rate_limit:2", "succeeded", "", 1},
+		{"kling-v2-6", "rate_limit:2", "succeeded", "", 1},
+		{"seedance-2.0", "error500:2", "succeeded", "", 1},
+		{"kling-v2-6", "error500:1", "succeeded", "", 1},
+		{"seedance-2.0", "hang", "needs_review", "provider_outcome_unknown", 0},
+		{"kling-v2-6", "hang_after_accept", "succeeded", "", 1},
+		{"seedance-2.0", "hang_after_accept", "succeeded", "", 1},
+		{"seedance-2.0", "reset_after_accept", "succeeded", "", 1},
+		{"kling-v2-6", "reset_after_accept", "succeeded", "", 1},
+		{"seedance-2.0", "garbage", "succeeded", "", 1},
+		{"kling-v2-6", "garbage", "succeeded", "", 1},
+		{"seedance-2.0", "webhook_twice", "succeeded", "", 1},
+		{"seedance-2.0", "webhook_never", "succeeded", "", 1},
+		{"kling-v2-6", "webhook_never", "succeeded", "", 1},
+		{"seedance-2.0", "webhook_before_response", "succeeded", "", 1},
+		{"kling-v2-6", "webhook_before_response", "succeeded", "", 1},
+		{"kling-v2-6", "webhook_out_of_order", "succeeded", "", 1},
+		{"seedance-2.0", "webhook_out_of_order", "succeeded", "", 1},
+		{"seedance-2.0", "webhook_bad_signature", "succeeded", "", 1},
+		{"kling-v2-6", "webhook_bad_signature", "succeeded", "", 1},
+		{"seedance-2.0", "fail_halfway", "failed", "provider_rejected", 1},
+		{"seedance-2.0", "expired_result", "failed", "provider_rejected", 1},
+		{"kling-v2-6", "empty_result", "failed", "provider_rejected", 1},
+	} {
+		wg.Go(func() {
+			name := c.model + " " + c.fault
+			a := s.call(http.MethodPost, "/v1/videos", request(c.model, "x [fault:"+c.fault+"]"))
+			if a.status != http.StatusOK {
+				t.Errorf("%s: %s", name, a.raw)
+				return
+			}
+			v := s.await(60*time.Second, a.video.ID)
+			code := ""
+			if v.Error != nil {
+				code = v.Error.Code
+			}
+			if v.State != c.state || code != c.code {
+				t.Errorf("%s: %s %s, want %s %s", name, v.State, code, c.state, c.code)
+			}
+			if n := len(s.tasks(v.ID)); n != c.tasks {
+				t.Errorf("%s: the provider accepted %d tasks, want %d", name, n, c.tasks)
+			}
+			if want := map[bool]int64{true: v.Cost.QuoteMicros}[c.state == "succeeded"]; v.Cost.CapturedMicros != want {
+				t.Errorf("%s: captured %d, want %d", name, v.Cost.CapturedMicros, want)
+			}
+			spent <- v.Cost.CapturedMicros
+		})
+	}
+	wg.Wait()
+	close(spent)
+	left := int64(first)
+	for n := range spent {
+		left -= n
+	}
+	s.books(left, 0)
+}
+
+func TestLargeResultIsStreamed(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	a := s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x [size:120MB]"))
+	v := s.await(60*time.Second, a.video.ID)
+	if v.State != "succeeded" || v.Artifact.Bytes != 120<<20 {
+		t.Fatalf("%+v", v)
+	}
+}
+
+func TestRefusalsSayWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	s := setup(t, "REELWAY_DEV_CREDITS=1")
+	for name, c := range map[string]struct {
+		method, path string
+		body         any
+		header       []string
+		status       int
+		code         string
+		fields       string
+	}{
+		"wrong key":       {"GET", "/v1/models", nil, []string{"Authorization", "Bearer nope"}, 401, "unauthenticated", ""},
+		"no key":          {"GET", "/v1/models", nil, []string{"Authorization", ""}, 401, "unauthenticated", ""},
+		"wrong fields":    {"POST", "/v1/videos", `{"model":"kling-v2-6","duration":7,"aspect_ratio":"2:1"}`, nil, 400, "invalid_request", "prompt duration aspect_ratio"},
+		"unknown field":   {"POST", "/v1/videos", `{"prompt":"p","durations":7}`, nil, 400, "invalid_request", "durations"},
+		"unknown model":   {"POST", "/v1/videos", `{"prompt":"p","model":"m"}`, nil, 400, "invalid_request", "model"},
+		"tier":            {"POST", "/v1/videos", `{"prompt":"p","model":"kling-v2-6","resolution":"1080p"}`, nil, 400, "invalid_request", "resolution"},
+		"NUL":             {"POST", "/v1/videos", `{"prompt":"p\u0000"}`, nil, 400, "invalid_request", "prompt"},
+		"base64":          {"POST", "/v1/videos", `{"prompt":"p","image_url":"data:image/png;base64,AAAA"}`, nil, 413, "payload_too_large", "image_url"},
+		"large":           {"POST", "/v1/videos", `{"prompt":"` + strings.Repeat("x", 1<<20) + `"}`, nil, 413, "payload_too_large", ""},
+		"max cost":        {"POST", "/v1/videos", `{"prompt":"p","model":"seedance-2.0","max_cost":"0.1"}`, nil, 400, "invalid_request", "max_cost"},
+		"little credit":   {"POST", "/v1/videos", `{"prompt":"p","model":"seedance-2.0","duration":12}`, nil, 402, "insufficient_credits", ""},
+		"missing video":   {"GET", "/v1/videos/video_x", nil, nil, 404, "not_found", ""},
+		"strange id":      {"GET", "/v1/videos/a.b*c", nil, nil, 404, "not_found", ""},
+		"unknown route":   {"GET", "/v1/nothing", nil, nil, 404, "not_found", ""},
+		"bad limit":       {"GET", "/v1/videos?limit=0", nil, nil, 400, "invalid_request", "limit"},
+		"missing events":  {"GET", "/v1/videos/video_x/events", nil, nil, 404, "not_found", ""},
+		"forged callback": {"POST", "/v1/callbacks/kling/video_x?attempt=att_x&token=x", `{}`, nil, 401, "", ""},
+		"no provider":     {"POST", "/v1/callbacks/nobody/video_x?attempt=att_x&token=x", `{}`, nil, 404, "", ""},
+	} {
+		a := s.call(c.method, c.path, c.body, c.header...)
+		var fields []string
+		for _, f := range a.fault.Fields {
+			fields = append(fields, f.Name)
+		}
+		if a.status != c.status || c.code != "" && (a.fault.Code != c.code || a.fault.Message == "" || a.fault.RequestID == "") || strings.Join(fields, " ") != c.fields {
+			t.Errorf("%s: %d %s", name, a.status, a.raw)
+		}
+	}
+	s.books(1_000_000, 0)
+}
+
+func TestIdempotencyUnderConcurrentRetries(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	ids := make([]string, 100)
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() {
+			a := s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "same"), "Idempotency-Key", "order-1")
+			ids[i] = a.video.ID
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id != ids[0] || id == "" {
+			t.Fatalf("two jobs: %q and %q", id, ids[0])
+		}
+	}
+	if a := s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "another"), "Idempotency-Key", "order-1"); a.status != http.StatusConflict {
+		t.Errorf("another body: %d %s", a.status, a.raw)
+	}
+	s.await(30*time.Second, ids[0])
+	if n := len(s.tasks("")); n != 1 {
+		t.Errorf("the provider has %d tasks", n)
+	}
+	s.books(first-kling, 0)
+}
+
+func TestCreditRace(t *testing.T) {
+	t.Parallel()
+	s := setup(t, "REELWAY_DEV_CREDITS=7") // for exactly 10 at 0.65, and half of another
+	var mu sync.Mutex
+	count := map[int]int{}
+	var ids []string
+	var wg sync.WaitGroup
+	for range 1000 {
+		wg.Go(func() {
+			a := s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x"))
+			mu.Lock()
+			defer mu.Unlock()
+			if count[a.status]++; a.status == http.StatusOK {
+				ids = append(ids, a.video.ID)
+			}
+		})
+	}
+	wg.Wait()
+	if count[200] != 10 || count[402] != 990 {
+		t.Fatalf("answers by status: %v; want 10 accepted and 990 refused", count)
+	}
+	for _, id := range ids {
+		s.await(30*time.Second, id)
+	}
+	s.books(500_000, 0)
+}
+
+// A stream cut at any place and resumed tells the same story, once.
+func TestEventsResumeWithoutGapOrRepetition(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	a := s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x"))
+	var told []string
+	after := ""
+	for cuts := 0; ; cuts++ {
+		if cuts > 60 {
+			t.Fatal("the stream never ended")
+		}
+		events, last, final := sse(t, s, a.video.ID, after, 2)
+		told = append(told, events...)
+		if final {
+			break
+		}
+		if last != "" {
+			after = last
+		}
+	}
+	seen := map[string]bool{}
+	for _, e := range told {
+		if seen[e] {
+			t.Errorf("%q came twice in %v", e, told)
+		}
+		seen[e] = true
+	}
+	if got := told[len(told)-1]; got != "succeeded 100" {
+		t.Errorf("the last was %q", got)
+	}
+	if !seen["storing 99"] || !seen["running 0"] {
+		t.Errorf("a state is missing in %v", told)
+	}
+}
+
+// sse reads at most n events and cuts the connection.
+func sse(t *testing.T, s *stack, id, after string, n int) (events []string, last string, final bool) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, s.base+"/v1/videos/"+id+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	if after != "" {
+		req.Header.Set("Last-Event-ID", after)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	sc := bufio.NewScanner(resp.Body)
+	sc.Buffer(nil, 1<<20)
+	for len(events) < n && sc.Scan() {
+		if v, ok := strings.CutPrefix(sc.Text(), "id: "); ok {
+			last = v
+		}
+		data, ok := strings.CutPrefix(sc.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		var f struct{ Video videojson.Video }
+		if err := json.Unmarshal([]byte(data), &f); err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, fmt.Sprintf("%s %d", f.Video.State, f.Video.Progress))
+		final = final || f.Video.Status == "completed" || f.Video.Status == "failed"
+	}
+	return events, last, final
+}

@@ -1,0 +1,328 @@
+// Package test proves the promises end to end, through the public doors of the
+// whole stack: real Postgres, real JetStream, real HTTP. The simulator's own
+// count of accepted tasks is the independent witness.
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"reelway.dev/pkg/videojson"
+	"reelway.dev/services/simulator"
+)
+
+// binary is the reelway command, built once: a stack is a process that can be
+// killed.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "reelway-test-")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(dir, "reelway")
+	build := exec.Command("go", "build", "-race", "-o", binary, "./cmd/reelway")
+	build.Dir = "../services/reelway"
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// stack is a Reelway process beside a simulator that outlives it.
+type stack struct {
+	t        *testing.T
+	dir      string
+	env      []string
+	base     string
+	grpc     string
+	sim      *httptest.Server
+	log      *lockedBuffer
+	cmd      *exec.Cmd
+	exited   chan struct{}
+	ops      string
+	database string
+}
+
+const key = "rw_dev_for_tests_0123456789"
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// setup starts a stack whose renders take 400 ms; more settings may be given.
+func setup(t *testing.T, settings ...string) *stack {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "reelway-stack-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// PostgreSQL may run as another user, who must be able to enter.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cfg := simulator.Config{TimeScale: 1, Render: 400 * time.Millisecond, AtlasKey: "atlas", KlingAccess: "access", KlingSecret: "a-secret-key-for-kling-of-32-bytes",
+		WebhookSecret: "whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5"}
+	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(sim.Handler())
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s := &stack{t: t, dir: dir, sim: srv, log: &lockedBuffer{}}
+	http1, grpc1, ops := freePort(t), freePort(t), freePort(t)
+	s.base, s.grpc, s.ops = "http://"+http1, grpc1, "http://"+ops
+	s.env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir(),
+		"REELWAY_HTTP_ADDR=" + http1, "REELWAY_GRPC_ADDR=" + grpc1, "REELWAY_OPS_ADDR=" + ops, "REELWAY_DATA_DIR=" + dir + "/data",
+		"REELWAY_DEV_API_KEY=" + key, "REELWAY_ATLASCLOUD_URL=" + srv.URL + "/atlascloud", "REELWAY_ATLASCLOUD_KEY=atlas",
+		"REELWAY_KLING_URL=" + srv.URL + "/kling", "REELWAY_KLING_ACCESS_KEY=access", "REELWAY_KLING_SECRET_KEY=" + cfg.KlingSecret,
+		"REELWAY_KLING_WEBHOOK_SECRET=" + cfg.WebhookSecret, "REELWAY_ALLOW_PRIVATE_URLS=true",
+		"REELWAY_SUBMIT_TIMEOUT=2s", "REELWAY_WATCH_AFTER=2s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_SWEEP_INTERVAL=500ms", "REELWAY_SWEEP_AFTER=3s",
+		"REELWAY_ARCHIVE_PATIENCE=1s", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms"}, settings...)
+	s.start()
+	t.Cleanup(func() {
+		s.stop(syscall.SIGTERM)
+		srv.CloseClientConnections()
+		sim.Close()
+		srv.Close()
+		if t.Failed() {
+			t.Logf("log of the stack:\n%s", tail(s.log.String(), 6000))
+		}
+		_ = os.RemoveAll(dir)
+	})
+	return s
+}
+
+func tail(s string, n int) string { return s[max(len(s)-n, 0):] }
+
+func (s *stack) start() {
+	s.t.Helper()
+	s.cmd = exec.Command(binary, "up")
+	s.cmd.Env, s.cmd.Stderr, s.cmd.Stdout = s.env, s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	s.exited = exited
+	go func(cmd *exec.Cmd) { _ = cmd.Wait(); close(exited) }(s.cmd)
+	s.eventually(60*time.Second, "the stack is ready", func() bool {
+		select {
+		case <-exited:
+			s.t.Fatalf("the stack ended: %s", tail(s.log.String(), 4000))
+		default:
+		}
+		resp, err := http.Get(s.ops + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+func (s *stack) stop(sig syscall.Signal) {
+	s.t.Helper()
+	_ = s.cmd.Process.Signal(sig)
+	select {
+	case <-s.exited:
+	case <-time.After(40 * time.Second):
+		_ = s.cmd.Process.Kill()
+		<-s.exited
+		s.t.Errorf("the stack did not stop on %v", sig)
+	}
+}
+
+func (s *stack) eventually(limit time.Duration, what string, ok func() bool) {
+	s.t.Helper()
+	deadline := time.After(limit)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			s.t.Fatalf("not in time: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+type answer struct {
+	status int
+	header http.Header
+	video  videojson.Video
+	fault  videojson.Fault
+	raw    []byte
+}
+
+func (s *stack) call(method, path string, body any, header ...string) answer {
+	a, err := s.try(method, path, body, header...)
+	if err != nil {
+		s.t.Errorf("%s %s: %v", method, path, err)
+	}
+	return a
+}
+
+func (s *stack) try(method, path string, body any, header ...string) (answer, error) {
+	var rd io.Reader
+	switch b := body.(type) {
+	case nil:
+	case string:
+		rd = strings.NewReader(b)
+	default:
+		raw, err := json.Marshal(b)
+		if err != nil {
+			return answer{}, err
+		}
+		rd = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequest(method, s.base+path, rd)
+	if err != nil {
+		return answer{}, err
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Content-Type", "application/json")
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	a := answer{status: resp.StatusCode, header: resp.Header}
+	if a.raw, err = io.ReadAll(resp.Body); err != nil {
+		return a, err
+	}
+	var e struct{ Error videojson.Fault }
+	if resp.StatusCode >= 400 && json.Unmarshal(a.raw, &e) == nil {
+		a.fault = e.Error
+	} else {
+		_ = json.Unmarshal(a.raw, &a.video) // lists and quotes are read from raw
+	}
+	return a, nil
+}
+
+func request(model, prompt string) map[string]any {
+	return map[string]any{"model": model, "prompt": prompt, "duration": 5, "resolution": "720p", "aspect_ratio": "16:9"}
+}
+
+// await waits until a job is final.
+func (s *stack) await(limit time.Duration, id string) videojson.Video {
+	s.t.Helper()
+	var v videojson.Video
+	s.eventually(limit, id+" is final", func() bool {
+		a, err := s.try(http.MethodGet, "/v1/videos/"+id, nil)
+		v = a.video
+		return err == nil && (v.Status == "completed" || v.Status == "failed")
+	})
+	return v
+}
+
+// tasks is what the provider accepted for a job, by its own count.
+func (s *stack) tasks(job string) (out []simulator.Task) {
+	s.t.Helper()
+	resp, err := http.Get(s.sim.URL + "/admin/tasks")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var all struct{ Tasks []simulator.Task }
+	if err := json.NewDecoder(resp.Body).Decode(&all); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, t := range all.Tasks {
+		if job == "" || t.JobID == job {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// books checks the balance and every invariant, by SQL on the live database.
+func (s *stack) books(available, held int64) {
+	s.t.Helper()
+	a := s.call(http.MethodGet, "/v1/balance", nil)
+	var b struct {
+		Available int64 `json:"available_micros"`
+		Held      int64 `json:"held_micros"`
+	}
+	if err := json.Unmarshal(a.raw, &b); err != nil {
+		s.t.Fatal(err)
+	}
+	if available >= 0 && (b.Available != available || b.Held != held) {
+		s.t.Errorf("balance is %d available, %d held; want %d and %d", b.Available, b.Held, available, held)
+	}
+	ctx := context.Background()
+	matches, err := filepath.Glob(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
+	if err != nil || len(matches) != 1 {
+		s.t.Fatalf("no postmaster.pid: %v", err)
+	}
+	pid, err := os.ReadFile(matches[0])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	conn, err := pgx.Connect(ctx, "postgres://reelway@/reelway?host="+strings.Split(string(pid), "\n")[4])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	for name, sql := range map[string]string{
+		"postings that do not sum to zero":  `select count(*) from (select 1 from posting having coalesce(sum(amount_micros), 0) <> 0) x`,
+		"balances unlike their postings":    `select count(*) from book b where balance_micros <> (select coalesce(sum(amount_micros), 0) from posting where book_id = b.id)`,
+		"holds open on final jobs":          `select count(*) from hold h join job j on j.id = h.job_id where h.state = 'held' and j.completed_at is not null`,
+		"final jobs not settled once":       `select count(*) from job j where completed_at is not null and (select count(*) from transfer t where t.job_id = j.id and kind in ('capture', 'release')) <> 1`,
+		"charges without a video":           `select count(*) from job where captured_micros > 0 and (state <> 'succeeded' or artifact is null)`,
+		"provider tasks of two attempts":    `select count(*) from (select provider_task_id from attempt where provider_task_id is not null group by 1 having count(*) > 1) x`,
+		"live jobs with nothing to wait on": `select count(*) from job where completed_at is null and swept_at < now() - interval '5 minutes'`,
+	} {
+		var n int
+		if err := conn.QueryRow(ctx, sql).Scan(&n); err != nil {
+			s.t.Fatal(err)
+		}
+		if n > 0 {
+			s.t.Errorf("%d %s", n, name)
+		}
+	}
+}
