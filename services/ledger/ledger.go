@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	"reelway.dev/pkg/bus"
@@ -93,8 +91,6 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-sweep", Run: s.sweep},
 	}
 }
-
-func tracer() trace.Tracer { return otel.Tracer("reelway.dev/services/ledger") }
 
 func (s *Service) wake() {
 	select {
