@@ -50,17 +50,16 @@ func TestMain(m *testing.M) {
 
 // stack is a Reelway process beside a simulator that outlives it.
 type stack struct {
-	t        *testing.T
-	dir      string
-	env      []string
-	base     string
-	grpc     string
-	sim      *httptest.Server
-	log      *lockedBuffer
-	cmd      *exec.Cmd
-	exited   chan struct{}
-	ops      string
-	database string
+	t      *testing.T
+	dir    string
+	env    []string
+	base   string
+	grpc   string
+	sim    *httptest.Server
+	log    *lockedBuffer
+	cmd    *exec.Cmd
+	exited chan struct{}
+	ops    string
 }
 
 const key = "rw_dev_for_tests_0123456789"

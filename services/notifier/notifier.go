@@ -85,10 +85,8 @@ var errSlow = errors.New("watcher is too slow")
 // after its cursor or from a snapshot, until ctx is done, emit fails, or the
 // one job watched is final. Nothing is left out and nothing comes twice.
 func (s *Service) watch(ctx context.Context, p auth.Principal, videoID, after string, emit func(item) error) error {
-	var current *videov1.Video
 	if videoID != "" {
-		var err error
-		if current, err = s.read(ctx, p, videoID); err != nil {
+		if _, err := s.read(ctx, p, videoID); err != nil {
 			return err
 		}
 	}
@@ -122,7 +120,8 @@ func (s *Service) watch(ctx context.Context, p auth.Principal, videoID, after st
 		}
 	} else if videoID != "" {
 		// Read again: the first reading was before the hub listened.
-		if current, err = s.read(ctx, p, videoID); err != nil {
+		current, err := s.read(ctx, p, videoID)
+		if err != nil {
 			return err
 		}
 		done, err := tell(item{cursor: cursor(epoch, last), video: current, snapshot: true})
