@@ -97,6 +97,13 @@ func (n number) micros() (int64, error) {
 	return r.Num().Int64(), nil
 }
 
+// readError says that the body could not be read to its end.
+type readError struct{ err error }
+
+func (e *readError) Error() string { return e.err.Error() }
+
+func (e *readError) Unwrap() error { return e.err }
+
 func tooLarge() error {
 	return fault.New(fault.PayloadTooLarge, "the body is larger than 1 MiB; send images as https URLs (image_url), not as base64 or files")
 }
@@ -121,10 +128,13 @@ func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, erro
 		return nil, invalid([]fault.Field{{Name: "Content-Type", Message: "must be application/json or multipart/form-data"}})
 	}
 	var large *http.MaxBytesError
-	if errors.As(err, &large) {
+	var read *readError
+	switch {
+	case errors.As(err, &large):
 		return nil, tooLarge()
-	}
-	if err != nil {
+	case errors.As(err, &read):
+		return nil, invalid([]fault.Field{{Name: "body", Message: "ended before it was complete"}})
+	case err != nil:
 		return nil, err
 	}
 	return b.request()
@@ -135,7 +145,7 @@ func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, erro
 func decodeJSON(r io.Reader, b *body) error {
 	data, err := io.ReadAll(r)
 	if err != nil {
-		return err
+		return &readError{err}
 	}
 	if err := depth(data); err != nil {
 		return err
@@ -233,7 +243,7 @@ func decodeMultipart(mr *multipart.Reader, b *body) error {
 		}
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
-			return err
+			return &readError{err}
 		}
 		if err != nil {
 			return invalid([]fault.Field{{Name: "body", Message: "is not valid multipart"}})
@@ -244,7 +254,7 @@ func decodeMultipart(mr *multipart.Reader, b *body) error {
 		}
 		data, err := io.ReadAll(part)
 		if err != nil {
-			return err
+			return &readError{err}
 		}
 		value := string(data)
 		group, key, nested := strings.Cut(strings.TrimSuffix(name, "]"), "[")
