@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -24,11 +23,10 @@ import (
 
 // Config says where the bucket is.
 type Config struct {
-	URL     string        `env:"REELWAY_BUCKET_URL" desc:"file:///dir, s3://bucket?region=…, gs://bucket; empty is a folder in the data directory"`
-	URLLife time.Duration `env:"REELWAY_URL_LIFE" envDefault:"15m" desc:"how long a signed URL works"`
-	// PublicURL and Secret are for folders alone, which this process serves.
-	PublicURL string
-	Secret    []byte
+	URL       string        `env:"REELWAY_BUCKET_URL" desc:"file:///dir, s3://bucket?region=…, gs://bucket; empty is a folder in the data directory"`
+	URLLife   time.Duration `env:"REELWAY_URL_LIFE" envDefault:"15m" desc:"how long a signed URL works"`
+	PublicURL string        `env:"REELWAY_FILES_URL" desc:"for folders: how callers reach the service that serves it"`
+	Secret    string        `env:"REELWAY_FILES_SECRET" desc:"for folders: signs URLs, 32 characters or more"`
 }
 
 // FilesPath is where a folder's signed URLs are served.
@@ -62,7 +60,7 @@ func Open(ctx context.Context, cfg Config) (*Bucket, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make bucket folder: %w", err)
 	}
-	signer := fileblob.NewURLSignerHMAC(base, cfg.Secret)
+	signer := fileblob.NewURLSignerHMAC(base, []byte(cfg.Secret))
 	b, err := fileblob.OpenBucket(dir, &fileblob.Options{
 		URLSigner: signer,
 		NoTempDir: true, // written beside and renamed: a half-written file is never seen
@@ -117,7 +115,7 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 
 // Handler serves a folder's signed URLs; nil for S3 and GCS, which serve their
 // own. An altered or expired URL gets 403.
-func (b *Bucket) Handler(log *slog.Logger) http.Handler {
+func (b *Bucket) Handler() http.Handler {
 	if b.signer == nil {
 		return nil
 	}
@@ -140,6 +138,5 @@ func (b *Bucket) Handler(log *slog.Logger) http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Content-Disposition", `inline; filename="`+filepath.Base(filepath.Dir(key))+`.mp4"`)
 		http.ServeContent(w, r, "", rd.ModTime(), rd)
-		log.DebugContext(r.Context(), "file served", "bytes", rd.Size())
 	})
 }

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -42,11 +43,45 @@ func New(nc *nats.Conn) (*Bus, error) {
 	return &Bus{nc: nc, js: js}, nil
 }
 
+// Config is how services reach NATS.
+type Config struct {
+	URL      string `env:"REELWAY_NATS_URL" envDefault:"nats://127.0.0.1:4222" desc:"NATS with JetStream"`
+	Creds    string `env:"REELWAY_NATS_CREDS" desc:"path of a NATS credentials file"`
+	Replicas int    `env:"REELWAY_NATS_REPLICAS" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
+}
+
+// Connect reaches NATS, makes the topology and returns a Bus; close it with
+// the function returned. A connection lost later is made again for ever.
+func Connect(ctx context.Context, cfg Config, name string) (*Bus, func(), error) {
+	opts := []nats.Option{nats.Name(name), nats.MaxReconnects(-1), nats.ReconnectJitter(100*time.Millisecond, time.Second)}
+	if cfg.Creds != "" {
+		opts = append(opts, nats.UserCredentials(cfg.Creds))
+	}
+	nc, err := nats.Connect(cfg.URL, opts...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	b, err := New(nc)
+	if err == nil {
+		err = b.Ensure(ctx, cfg.Replicas)
+	}
+	if err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	return b, nc.Close, nil
+}
+
+// Ready reports, as a condition of readiness, whether NATS is connected.
+func (b *Bus) Ready(context.Context) error {
+	if !b.nc.IsConnected() {
+		return errors.New("NATS is not connected")
+	}
+	return nil
+}
+
 // JetStream is the context underneath, for readers with needs of their own.
 func (b *Bus) JetStream() jetstream.JetStream { return b.js }
-
-// Connected reports whether the connection is up now.
-func (b *Bus) Connected() bool { return b.nc.IsConnected() }
 
 func tracer() trace.Tracer { return otel.Tracer("reelway.dev/pkg/bus") }
 

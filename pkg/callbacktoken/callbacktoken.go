@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 )
@@ -17,6 +18,29 @@ import (
 type Tokens struct {
 	secrets [][]byte
 	base    string
+}
+
+// Config is what dispatcher and callback have to share.
+type Config struct {
+	URL      string `env:"REELWAY_CALLBACK_URL" desc:"how providers reach the callback service, https"`
+	Secret   string `env:"REELWAY_CALLBACK_SECRET" desc:"signs callback URLs, 32 characters or more"`
+	Previous string `env:"REELWAY_CALLBACK_SECRET_PREVIOUS" desc:"the secret before the last rotation, accepted still"`
+}
+
+// Open returns the Tokens of a configuration.
+func Open(cfg Config) (*Tokens, error) {
+	if cfg.URL == "" {
+		return nil, errors.New("REELWAY_CALLBACK_URL is not set")
+	}
+	secrets := [][]byte{[]byte(cfg.Secret)}
+	if cfg.Previous != "" {
+		secrets = append(secrets, []byte(cfg.Previous))
+	}
+	t, err := New(cfg.URL, secrets...)
+	if err != nil {
+		return nil, fmt.Errorf("REELWAY_CALLBACK_SECRET: %w", err)
+	}
+	return t, nil
 }
 
 // New returns Tokens for callbacks under base, for example

@@ -15,6 +15,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+// Config is how a service reaches its database.
+type Config struct {
+	URL      string `env:"REELWAY_DATABASE_URL" desc:"PostgreSQL, postgres://user@host/database"`
+	MaxConns int32  `env:"REELWAY_DATABASE_CONNECTIONS" envDefault:"16" desc:"connections of one replica"`
+}
+
 // Open returns a pool on url, traced with OpenTelemetry (statements without
 // their arguments). A connection to a server that has become read-only, a
 // demoted primary, is destroyed rather than reused. maxConns of 0 means 16.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"runtime/debug"
 	"time"
 
@@ -13,10 +14,14 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
 	"google.golang.org/protobuf/proto"
 
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/run"
 )
 
 // MaxMessage bounds a message in bytes, both ways.
@@ -49,6 +54,34 @@ func Dial(target string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("dial %s: %w", target, err)
 	}
 	return conn, nil
+}
+
+// Component serves srv on l, with health and reflection, until its stage ends:
+// then health says NOT_SERVING and calls have up to 5 s to finish.
+func Component(name string, srv *grpc.Server, l net.Listener) run.Component {
+	hs := health.NewServer()
+	healthpb.RegisterHealthServer(srv, hs)
+	reflection.Register(srv)
+	return run.Component{Name: name, Run: func(ctx context.Context) error {
+		errs := make(chan error, 1)
+		go func() { errs <- srv.Serve(l) }()
+		select {
+		case err := <-errs:
+			return err
+		case <-ctx.Done():
+		}
+		hs.Shutdown()
+		stop := time.AfterFunc(5*time.Second, srv.Stop)
+		defer stop.Stop()
+		srv.GracefulStop()
+		<-errs
+		return nil
+	}}
+}
+
+// LedgerConfig is how services reach the ledger.
+type LedgerConfig struct {
+	Addr string `env:"REELWAY_LEDGER_ADDR" envDefault:"127.0.0.1:9091" desc:"gRPC address of the ledger"`
 }
 
 func unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 )
 
 // Stages runs components and drains them in order: all of the first stage
@@ -61,6 +63,16 @@ func Listen(setting, addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s (change it by %s): %w", addr, setting, err)
 	}
 	return l, nil
+}
+
+// Traced gives each request of a public door a span named after its route.
+func Traced(h http.Handler) http.Handler {
+	return otelhttp.NewHandler(h, "http", otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
+		if r.Pattern != "" {
+			return r.Pattern
+		}
+		return r.Method
+	}))
 }
 
 // HTTP serves h on l until its stage ends: then it stops accepting, tells long

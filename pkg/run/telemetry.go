@@ -56,9 +56,16 @@ func Telemetry(ctx context.Context, service string, processors ...sdktrace.SpanP
 	}, nil
 }
 
-// Logger writes JSON lines with the ids of the trace at hand.
-func Logger(w io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(&traced{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})})
+// NewLogger writes JSON lines with the ids of the trace at hand, and becomes
+// the process's default. level is the setting's word.
+func NewLogger(w io.Writer, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("REELWAY_LOG_LEVEL: %q is not debug, info, warn or error", level)
+	}
+	log := slog.New(&traced{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})})
+	slog.SetDefault(log)
+	return log, nil
 }
 
 type traced struct{ slog.Handler }

@@ -17,8 +17,8 @@ import (
 
 // Config loosens the guard for development. The zero value is the strict one.
 type Config struct {
-	AllowHTTP    bool // plain http and any port
-	AllowPrivate bool // loopback and private addresses
+	AllowHTTP    bool `env:"REELWAY_ALLOW_HTTP_URLS" desc:"development: let image and result URLs be plain http on any port"`
+	AllowPrivate bool `env:"REELWAY_ALLOW_PRIVATE_URLS" desc:"development: let image and result URLs be private addresses"`
 	// Redirects is how many are followed, each checked again; a POST follows none.
 	Redirects int
 	// HeaderTimeout bounds the wait for the head of an answer; 0 means 30 s.

@@ -22,6 +22,7 @@ import (
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/provider"
+	"reelway.dev/pkg/run"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 )
 
@@ -82,13 +83,13 @@ func (s *Service) Handler() http.Handler {
 		w.WriteHeader(status)
 		_, _ = fmt.Fprintf(w, "{\"result\":%q}\n", reason)
 	})
-	return mux
+	return continueTrace(run.Traced(mux))
 }
 
-// ContinueTrace makes a callback part of its job's trace, which its URL names;
+// continueTrace makes a callback part of its job's trace, which its URL names;
 // a provider's own traceparent is not ours to follow. It goes around whatever
 // makes the server's span.
-func ContinueTrace(next http.Handler) http.Handler {
+func continueTrace(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Header.Del("Tracestate")
 		r.Header.Del("Traceparent")

@@ -9,6 +9,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/videojson"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
@@ -45,7 +46,7 @@ func (s *Service) Handler() http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fault.New(fault.NotFound, "there is no %s %s; the API is described in docs/api.md", r.Method, r.URL.Path))
 	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return run.Traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rid := r.Header.Get("X-Request-Id")
 		if !id.Safe(rid) {
 			rid = id.New(id.Request)
@@ -55,7 +56,7 @@ func (s *Service) Handler() http.Handler {
 		// A body that trickles in must not hold a connection for ever.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(15 * time.Second))
 		mux.ServeHTTP(w, r)
-	})
+	}))
 }
 
 func (s *Service) fail(w http.ResponseWriter, r *http.Request, err error) {

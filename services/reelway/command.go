@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -103,7 +102,7 @@ func (u *upCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	log, err := logger(os.Stderr, set.LogLevel)
+	log, err := run.NewLogger(os.Stderr, set.Process.LogLevel)
 	if err != nil {
 		return err
 	}
@@ -121,16 +120,6 @@ func (s *Stack) print(out io.Writer, dir string) {
   API key               %s
 Stop with Ctrl-C.
 `, s.HTTPURL, s.GRPCAddr, s.OpsURL, first(s.SimURL, "off: real keys are set"), dir, s.APIKey)
-}
-
-func logger(w io.Writer, level string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("REELWAY_LOG_LEVEL: %q is not debug, info, warn or error", level)
-	}
-	log := run.Logger(w, l)
-	slog.SetDefault(log)
-	return log, nil
 }
 
 type demoCmd struct {
@@ -157,7 +146,7 @@ func (d *demoCmd) Run(ctx context.Context, out io.Writer) error {
 		return fmt.Errorf("open log: %w", err)
 	}
 	defer func() { _ = file.Close() }()
-	log, err := logger(file, set.LogLevel)
+	log, err := run.NewLogger(file, set.Process.LogLevel)
 	if err != nil {
 		return err
 	}

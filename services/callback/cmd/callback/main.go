@@ -1,0 +1,48 @@
+// Command callback runs the callback service: HTTP on REELWAY_CALLBACK_ADDR.
+package main
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/callbacktoken"
+	"reelway.dev/pkg/provider/registry"
+	"reelway.dev/pkg/run"
+	"reelway.dev/services/callback"
+)
+
+type config struct {
+	Addr string `env:"REELWAY_CALLBACK_ADDR" envDefault:"127.0.0.1:8081" desc:"address for providers' webhooks"`
+}
+
+func main() {
+	cfg, nats, reg, tok := &config{}, &bus.Config{}, &registry.Config{}, &callbacktoken.Config{}
+	os.Exit(run.Main("callback", "takes providers' webhooks", os.Args[1:], func(ctx context.Context, h *run.Host) error {
+		l, err := h.Listen("REELWAY_CALLBACK_ADDR", cfg.Addr)
+		if err != nil {
+			return err
+		}
+		tokens, err := callbacktoken.Open(*tok)
+		if err != nil {
+			return err
+		}
+		providers, err := registry.Open(*reg)
+		if err != nil {
+			return err
+		}
+		b, shut, err := bus.Connect(ctx, *nats, "callback")
+		if err != nil {
+			return err
+		}
+		h.OnClose(shut)
+		h.Ready(b.Ready)
+		s, err := callback.New(callback.Deps{Bus: b, Parsers: providers.Parsers, Tokens: tokens, Logger: h.Log, Now: time.Now})
+		if err != nil {
+			return err
+		}
+		h.Add(run.Doors, run.HTTP("http", l, s.Handler()))
+		return nil
+	}, cfg, nats, reg, tok))
+}

@@ -1,0 +1,49 @@
+// Command dispatcher runs the dispatcher service.
+package main
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/callbacktoken"
+	"reelway.dev/pkg/catalog"
+	"reelway.dev/pkg/provider/registry"
+	"reelway.dev/pkg/rpc"
+	"reelway.dev/pkg/run"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	"reelway.dev/services/dispatcher"
+)
+
+func main() {
+	cfg, nats, led, reg, tok := &dispatcher.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &registry.Config{}, &callbacktoken.Config{}
+	os.Exit(run.Main("dispatcher", "submits queued jobs to providers and watches them", os.Args[1:], func(ctx context.Context, h *run.Host) error {
+		tokens, err := callbacktoken.Open(*tok)
+		if err != nil {
+			return err
+		}
+		providers, err := registry.Open(*reg)
+		if err != nil {
+			return err
+		}
+		b, shut, err := bus.Connect(ctx, *nats, "dispatcher")
+		if err != nil {
+			return err
+		}
+		h.OnClose(shut)
+		h.Ready(b.Ready)
+		conn, err := rpc.Dial(led.Addr)
+		if err != nil {
+			return err
+		}
+		h.OnClose(func() { _ = conn.Close() })
+		s, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters,
+			Model: catalog.Builtin().ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
+		if err != nil {
+			return err
+		}
+		h.Add(run.Consumers, s.Components()...)
+		return nil
+	}, cfg, nats, led, reg, tok))
+}

@@ -1,0 +1,70 @@
+// Command intake runs the intake service: REST on REELWAY_HTTP_ADDR, gRPC on
+// REELWAY_GRPC_ADDR. It serves a bucket folder's files too, where one is used.
+package main
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"time"
+
+	"reelway.dev/pkg/auth"
+	"reelway.dev/pkg/bucket"
+	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/catalog"
+	"reelway.dev/pkg/rpc"
+	"reelway.dev/pkg/run"
+	"reelway.dev/pkg/safehttp"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	"reelway.dev/services/intake"
+)
+
+type config struct {
+	Addr     string `env:"REELWAY_HTTP_ADDR" envDefault:"127.0.0.1:8080" desc:"address of REST"`
+	GRPCAddr string `env:"REELWAY_GRPC_ADDR" envDefault:"127.0.0.1:9090" desc:"address of gRPC"`
+}
+
+func main() {
+	door, cfg, nats, led, bkt, guard := &config{}, &intake.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &safehttp.Config{}
+	os.Exit(run.Main("intake", "takes requests: authenticates, validates, prices, submits", os.Args[1:], func(ctx context.Context, h *run.Host) error {
+		l, err := h.Listen("REELWAY_HTTP_ADDR", door.Addr)
+		if err != nil {
+			return err
+		}
+		gl, err := h.Listen("REELWAY_GRPC_ADDR", door.GRPCAddr)
+		if err != nil {
+			return err
+		}
+		files, err := bucket.Open(ctx, *bkt)
+		if err != nil {
+			return err
+		}
+		h.OnClose(func() { _ = files.Close() })
+		b, shut, err := bus.Connect(ctx, *nats, "intake")
+		if err != nil {
+			return err
+		}
+		h.OnClose(shut)
+		h.Ready(b.Ready)
+		conn, err := rpc.Dial(led.Addr)
+		if err != nil {
+			return err
+		}
+		h.OnClose(func() { _ = conn.Close() })
+		s, err := intake.New(*cfg, intake.Deps{Jobs: ledgerv1.NewJobServiceClient(conn), Ledger: ledgerv1.NewLedgerServiceClient(conn),
+			Auth: auth.New(ledgerv1.NewAccountServiceClient(conn), time.Now), Status: b, Files: files, Catalog: catalog.Builtin(),
+			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
+		if err != nil {
+			return err
+		}
+		mux := http.NewServeMux()
+		mux.Handle("/", s.Handler())
+		if f := files.Handler(); f != nil {
+			mux.Handle(bucket.FilesPath, f)
+		}
+		srv := rpc.NewServer()
+		s.Register(srv)
+		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
+		return nil
+	}, door, cfg, nats, led, bkt, guard))
+}

@@ -1,0 +1,47 @@
+// Command ledger runs the ledger service: gRPC on REELWAY_LEDGER_ADDR.
+package main
+
+import (
+	"context"
+	"os"
+
+	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/postgres"
+	"reelway.dev/pkg/rpc"
+	"reelway.dev/pkg/run"
+	"reelway.dev/services/ledger"
+)
+
+func main() {
+	cfg, nats, db, door := &ledger.Config{}, &bus.Config{}, &postgres.Config{}, &rpc.LedgerConfig{}
+	os.Exit(run.Main("ledger", "owns Postgres: jobs, attempts, holds, postings and the outbox", os.Args[1:], func(ctx context.Context, h *run.Host) error {
+		l, err := h.Listen("REELWAY_LEDGER_ADDR", door.Addr)
+		if err != nil {
+			return err
+		}
+		pool, err := postgres.Open(ctx, db.URL, db.MaxConns)
+		if err != nil {
+			return err
+		}
+		h.OnClose(pool.Close)
+		h.Ready(pool.Ping)
+		if err := postgres.Migrate(ctx, pool, ledger.Migrations()); err != nil {
+			return err
+		}
+		b, shut, err := bus.Connect(ctx, *nats, "ledger")
+		if err != nil {
+			return err
+		}
+		h.OnClose(shut)
+		h.Ready(b.Ready)
+		s, err := ledger.New(*cfg, ledger.Deps{Pool: pool, Bus: b, Logger: h.Log})
+		if err != nil {
+			return err
+		}
+		srv := rpc.NewServer()
+		s.Register(srv)
+		h.Add(run.Doors, rpc.Component("grpc", srv, l))
+		h.Add(run.Relays, s.Components()...)
+		return nil
+	}, cfg, nats, db, door))
+}
