@@ -314,6 +314,7 @@ func (s *stack) books(available, held int64) {
 		"final jobs not settled once":       `select count(*) from job j where completed_at is not null and (select count(*) from transfer t where t.job_id = j.id and kind in ('capture', 'release')) <> 1`,
 		"charges without a video":           `select count(*) from job where captured_micros > 0 and (state <> 'succeeded' or artifact is null)`,
 		"provider tasks of two attempts":    `select count(*) from (select provider_task_id from attempt where provider_task_id is not null group by 1 having count(*) > 1) x`,
+		"deadlocks":                         `select deadlocks::int from pg_stat_database where datname = current_database()`,
 		"live jobs with nothing to wait on": `select count(*) from job where completed_at is null and swept_at < now() - interval '5 minutes'`,
 	} {
 		var n int

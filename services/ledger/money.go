@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -30,8 +32,9 @@ type leg struct {
 var errShort = errors.New("balance is short")
 
 // move writes one balanced transfer and updates the balances of its books. The
-// legs are applied in the order given, a customer's own first, so that the
-// lock on a hot account is taken before any on the system's books. It returns
+// books are locked in the order of their ids (available, held, then the
+// system's), here and across the moves of a transaction, so that no two
+// transactions wait for each other. It returns
 // false when a transfer with this id exists already, and errShort when a book
 // cannot bear its leg; then the transaction must be rolled back.
 func move(ctx context.Context, tx pgx.Tx, id, kind, jobID string, legs ...leg) (bool, error) {
@@ -50,6 +53,7 @@ func move(ctx context.Context, tx pgx.Tx, id, kind, jobID string, legs ...leg) (
 	if tag.RowsAffected() == 0 {
 		return false, nil
 	}
+	slices.SortFunc(legs, func(a, b leg) int { return strings.Compare(a.book, b.book) })
 	for _, l := range legs {
 		if l.amount == 0 {
 			continue
@@ -98,15 +102,16 @@ func settleHold(ctx context.Context, tx pgx.Tx, jobID string, capture int64) err
 	if err != nil {
 		return fmt.Errorf("settle hold: %w", err)
 	}
-	if capture > 0 {
-		if _, err := move(ctx, tx, "capture:"+jobID, "capture", jobID,
-			leg{held(account), -capture}, leg{revenue, capture}); err != nil {
-			return err
-		}
-	}
+	// Available before held before revenue: the order of locks.
 	if rest := amount - capture; rest > 0 {
 		if _, err := move(ctx, tx, "release:"+jobID, "release", jobID,
 			leg{held(account), -rest}, leg{available(account), rest}); err != nil {
+			return err
+		}
+	}
+	if capture > 0 {
+		if _, err := move(ctx, tx, "capture:"+jobID, "capture", jobID,
+			leg{held(account), -capture}, leg{revenue, capture}); err != nil {
 			return err
 		}
 	}
