@@ -3,6 +3,7 @@ module reelway.dev/test
 go 1.26.0
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	reelway.dev/pkg v0.0.0

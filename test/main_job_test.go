@@ -2,6 +2,7 @@ package test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"reelway.dev/pkg/videojson"
 )
@@ -329,4 +332,120 @@ func sse(t *testing.T, s *stack, id, after string, n int) (events []string, last
 		final = final || f.Video.Status == "completed" || f.Video.Status == "failed"
 	}
 	return events, last, final
+}
+
+func TestSignedURLExpires(t *testing.T) {
+	t.Parallel()
+	s := setup(t, "REELWAY_URL_LIFE=1s")
+	a := s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x"))
+	v := s.await(30*time.Second, a.video.ID)
+	s.eventually(10*time.Second, "the URL has expired", func() bool {
+		resp, err := http.Get(v.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusForbidden
+	})
+	if again := s.call(http.MethodGet, "/v1/videos/"+v.ID+"/content", nil); again.status != http.StatusOK || int64(len(again.raw)) != v.Artifact.Bytes {
+		t.Errorf("a fresh link gives %d", again.status)
+	}
+}
+
+// A socket that watches all of an account is cut in the middle and resumes at
+// its cursor: each change of every job comes once.
+func TestWebSocketResumes(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	type told struct {
+		Type, Cursor string
+		Video        *videojson.Video
+		Error        *videojson.Error
+	}
+	open := func(after string) (*websocket.Conn, func() told) {
+		// As a browser does it: the key is in the subprotocol.
+		c, _, err := websocket.Dial(ctx, strings.Replace(s.base, "http", "ws", 1)+"/v1/stream", &websocket.DialOptions{Subprotocols: []string{"reelway.bearer." + key}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"type":"subscribe","all":true,"after":%q}`, after)); err != nil {
+			t.Fatal(err)
+		}
+		return c, func() told {
+			_, data, err := c.Read(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var f told
+			if err := json.Unmarshal(data, &f); err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}
+	}
+	// A first job gives a cursor from before the others began.
+	first := s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "x")).video
+	_, cursor, _ := sse(t, s, first.ID, "", 1)
+	s.await(30*time.Second, first.ID)
+	ids := map[string]bool{}
+	for range 4 {
+		ids[s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x")).video.ID] = true
+	}
+	seen, done := map[string]bool{}, 0
+	c, next := open(cursor)
+	for n := 0; done < len(ids); n++ {
+		if n%7 == 6 {
+			_ = c.CloseNow()
+			c, next = open(cursor)
+		}
+		f := next()
+		if f.Error != nil {
+			t.Fatal(f.Error.Message)
+		}
+		cursor = f.Cursor
+		if !ids[f.Video.ID] {
+			continue
+		}
+		k := fmt.Sprint(f.Video.ID, f.Video.State, f.Video.Progress)
+		if seen[k] {
+			t.Errorf("%s came twice", k)
+		}
+		seen[k] = true
+		if f.Video.Status == "completed" {
+			done++
+		}
+	}
+	_ = c.CloseNow()
+	for id := range ids {
+		for _, state := range []string{"queued0", "submitting0", "running0", "storing99", "succeeded100"} {
+			if !seen[id+state] {
+				t.Errorf("%s of %s is missing", state, id)
+			}
+		}
+	}
+	c, next = open("")
+	defer func() { _ = c.CloseNow() }()
+	if err := c.Write(ctx, websocket.MessageText, []byte(`{"type":"subscribe","videos":["video_of_another"]}`)); err != nil {
+		t.Fatal(err)
+	}
+	if f := next(); f.Error == nil || f.Error.Code != "not_found" {
+		t.Errorf("%+v", f)
+	}
+}
+
+// Faults set for the next calls of a provider, as an operator rehearses them.
+func TestFaultsByAdmin(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	resp, err := http.Post(s.sim.URL+"/admin/faults", "application/json", strings.NewReader(`{"provider":"kling","fault":"rate_limit","count":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	v := s.await(30*time.Second, s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "x")).video.ID)
+	if v.State != "succeeded" || len(v.Attempts) != 2 || v.Attempts[0].ErrorCode != "rate_limited" {
+		t.Errorf("%+v", v)
+	}
 }

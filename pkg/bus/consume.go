@@ -10,8 +10,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
@@ -164,12 +166,18 @@ func deliver[T any, P interface {
 	}()
 	var after *AfterError
 	var dead *TerminateError
+	result := "done"
+	defer func() {
+		processed().Add(ctx, 1, metric.WithAttributes(attribute.String("consumer", c.Name), attribute.String("result", result)))
+	}()
 	switch {
 	case err == nil:
 		err = msg.Ack()
 	case errors.As(err, &after):
+		result = "delayed"
 		err = msg.NakWithDelay(after.Delay)
 	case errors.As(err, &dead), deliveries >= uint64(c.MaxDeliver):
+		result = "dead"
 		span.SetStatus(codes.Error, err.Error())
 		slog.ErrorContext(ctx, "message is dead", "consumer", c.Name, "deliveries", deliveries, "error", err.Error())
 		if derr := b.bury(ctx, c, msg, deliveries, err); derr != nil {
@@ -178,6 +186,7 @@ func deliver[T any, P interface {
 			err = msg.Term()
 		}
 	default:
+		result = "redelivered"
 		span.SetStatus(codes.Error, err.Error())
 		slog.WarnContext(ctx, "message will be redelivered", "consumer", c.Name, "deliveries", deliveries, "error", err.Error())
 		err = msg.NakWithDelay(backoff(deliveries))
@@ -186,6 +195,14 @@ func deliver[T any, P interface {
 		// The message comes again after AckWait; handlers are idempotent.
 		slog.WarnContext(ctx, "acknowledge failed", "consumer", c.Name, "error", err.Error())
 	}
+}
+
+// processed counts messages by consumer and result.
+func processed() metric.Int64Counter {
+	// The name is valid, and the provider keeps one instrument for it.
+	c, _ := otel.Meter("reelway.dev/pkg/bus").Int64Counter("reelway.bus.messages", metric.WithUnit("{message}"),
+		metric.WithDescription("messages by consumer and result: done, delayed, redelivered, dead"))
+	return c
 }
 
 // bury copies a message to the dead letters before it is terminated.

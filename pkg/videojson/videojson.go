@@ -198,5 +198,7 @@ func Write(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the caller has gone; there is nobody to tell
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false) // a URL should read as one
+	_ = enc.Encode(v)        // the caller has gone; there is nobody to tell
 }

@@ -50,6 +50,7 @@ type Deps struct {
 type Service struct {
 	cfg   Config
 	d     Deps
+	m     metrics
 	gates map[string]*gate
 }
 
@@ -82,7 +83,11 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if d.Bus == nil || d.Jobs == nil || d.Model == nil || d.Tokens == nil || d.Logger == nil || d.Now == nil {
 		return nil, errors.New("dispatcher: Bus, Jobs, Model, Tokens, Logger and Now are required")
 	}
-	s := &Service{cfg: cfg, d: d, gates: map[string]*gate{}}
+	m, err := newMetrics()
+	if err != nil {
+		return nil, fmt.Errorf("make metrics: %w", err)
+	}
+	s := &Service{cfg: cfg, d: d, m: m, gates: map[string]*gate{}}
 	for name := range d.Providers {
 		s.gates[name] = &gate{limit: rate.NewLimiter(rate.Limit(cfg.Rate), max(int(cfg.Rate), 1))}
 	}
@@ -118,6 +123,10 @@ func (s *Service) submit(ctx context.Context, m *eventv1.SubmitJob) error {
 	if err := g.limit.Wait(ctx); err != nil {
 		return err
 	}
+	// The submit's time runs from before its intent is written: a process that
+	// was frozen in between must not send what another has found absent since.
+	call, cancel := context.WithTimeout(ctx, s.cfg.SubmitTimeout)
+	defer cancel()
 	b, err := s.d.Jobs.BeginAttempt(ctx, &ledgerv1.BeginAttemptRequest{JobId: m.GetJobId(), Provider: m.GetProvider()})
 	if err != nil {
 		if fault.FromStatus(err).Code == fault.NotFound {
@@ -136,23 +145,26 @@ func (s *Service) submit(ctx context.Context, m *eventv1.SubmitJob) error {
 	if err != nil {
 		return s.publish(ctx, refused(seen, fault.Wrap(err, fault.InvalidRequest, "the model is no longer offered")))
 	}
-	call, cancel := context.WithTimeout(ctx, s.cfg.SubmitTimeout)
+	started := s.d.Now()
 	taskID, err := adapter.Submit(call, t)
-	cancel()
 	seen.At = s.d.Now()
+	took := seen.At.Sub(started)
 	var refusal *provider.RefusedError
 	switch {
 	case err == nil:
+		s.m.submitted(ctx, seen.Provider, "accepted", took)
 		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: taskID}}}
 		return s.publish(ctx, fill(o, seen))
 	case errors.As(err, &refusal):
 		f := refusal.Fault
+		s.m.submitted(ctx, seen.Provider, string(f.Code), took)
 		if f.Code == fault.RateLimited {
 			g.pause(s.d.Now().Add(max(f.RetryAfter, time.Second))) // the whole provider slows down
 		}
 		s.d.Logger.WarnContext(ctx, "submit refused", "job_id", m.GetJobId(), "provider", m.GetProvider(), "code", f.Code, "provider_code", f.ProviderCode, "retry", f.Retryable)
 		return s.publish(ctx, refused(seen, f))
 	}
+	s.m.submitted(ctx, seen.Provider, "unknown", took)
 	s.d.Logger.WarnContext(ctx, "submit outcome unknown", "job_id", m.GetJobId(), "provider", m.GetProvider(), "error", err.Error())
 	o := &eventv1.Observation{Id: seen.AttemptID + "-unknown", Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{Reason: "no answer"}}}
 	if err := s.publish(ctx, fill(o, seen)); err != nil {
@@ -237,6 +249,7 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	cancel()
 	seen.At = s.d.Now()
 	if err == nil {
+		s.m.polled(ctx, seen.Provider, string(r.State))
 		if r.UnknownWord != "" {
 			s.d.Logger.ErrorContext(ctx, "unknown status word", "provider", m.GetProvider(), "job_id", m.GetJobId(), "word", r.UnknownWord)
 		}
@@ -250,6 +263,7 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		}
 	} else {
 		// A poll's failure says nothing of the task.
+		s.m.polled(ctx, seen.Provider, "error")
 		s.d.Logger.WarnContext(ctx, "poll failed", "job_id", m.GetJobId(), "provider", m.GetProvider(), "error", err.Error())
 	}
 	if seen.At.Sub(a.GetCreatedAt().AsTime()) > s.cfg.MaxRuntime {

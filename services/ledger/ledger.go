@@ -8,11 +8,16 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc"
 
 	"reelway.dev/pkg/bus"
@@ -60,6 +65,7 @@ type Service struct {
 	bus  *bus.Bus
 	log  *slog.Logger
 	kick chan struct{} // wakes the relay after a commit of ours
+	seen metric.Int64Counter
 }
 
 // New returns a ledger on a migrated database.
@@ -67,7 +73,14 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if d.Pool == nil || d.Bus == nil || d.Logger == nil {
 		return nil, errors.New("ledger: Pool, Bus and Logger are required")
 	}
-	return &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1)}, nil
+	s := &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1)}
+	meter := otel.Meter("reelway.dev/services/ledger")
+	var err1, err2 error
+	s.seen, err1 = meter.Int64Counter("reelway.ledger.observations", metric.WithUnit("{observation}"),
+		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
+	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
+		metric.WithInt64Callback(s.countJobs))
+	return s, errors.Join(err1, err2)
 }
 
 // Register puts the ledger's gRPC services on a server.
@@ -90,6 +103,23 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-progress", Run: s.estimate},
 		{Name: "ledger-sweep", Run: s.sweep},
 	}
+}
+
+// countJobs reads the live jobs, which have an index of their own.
+func (s *Service) countJobs(ctx context.Context, o metric.Int64Observer) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, "select state, count(*) from job where completed_at is null group by state")
+	if err != nil {
+		return fmt.Errorf("count jobs: %w", err)
+	}
+	var state string
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&state, &n}, func() error {
+		o.Observe(n, metric.WithAttributes(attribute.String("state", state)))
+		return nil
+	})
+	return err
 }
 
 func (s *Service) wake() {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -64,6 +66,7 @@ func (s *Service) Observe(ctx context.Context, o *eventv1.Observation) error {
 		return err
 	}
 	s.wake()
+	s.seen.Add(ctx, 1, metric.WithAttributes(attribute.String("fact", factName(o)), attribute.String("source", o.GetSource()), attribute.String("verdict", verdict)))
 	log := s.log.InfoContext
 	if verdict == "late" || verdict == "conflict" {
 		log = s.log.WarnContext

@@ -41,8 +41,9 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 	return postgres.InTx(ctx, s.pool, func(tx pgx.Tx) error {
 		// Database time throughout: replicas' clocks may differ.
 		rows, err := tx.Query(ctx, `select `+columns+` from job
-			where completed_at is null and swept_at < now() - $1::interval and submit_after < now() - $1::interval
-			order by swept_at limit $2 for update skip locked`, s.cfg.SweepAfter, sweepBatch)
+			where completed_at is null and submit_after < now() - $1::interval
+				and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
+			order by swept_at limit $3 for update skip locked`, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}

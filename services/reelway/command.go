@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -136,8 +135,6 @@ func (d *demoCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	// A render of three seconds needs no estimate of ninety.
-	set.Ledger.ProgressEvery, set.Ledger.TypicalRender = 100*time.Millisecond, set.Simulator.Render
 	if err := os.MkdirAll(set.DataDir, 0o711); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}

@@ -235,6 +235,9 @@ func (s *Stack) simulate(h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
+	// Its renders are short and of known length: so are the estimates.
+	set.Ledger.TypicalRender = time.Duration(float64(set.Simulator.Render) / set.Simulator.TimeScale)
+	set.Ledger.ProgressEvery = min(set.Ledger.ProgressEvery, max(set.Ledger.TypicalRender/20, 50*time.Millisecond))
 	h.Add(run.Last, run.HTTP("simulator", l, sim.Handler()))
 	h.Add(run.Last, sim.Components()...)
 	p := &set.Providers
