@@ -17,11 +17,17 @@ setup: ## Install PostgreSQL when it is absent
 setup-test: setup ## Install what the tests need besides: ffmpeg, as an independent judge of videos
 	@deploy/setup ffmpeg
 
-tools: $(BIN)/buf ## Build the pinned developer tools
+tools: $(BIN)/buf $(BIN)/golangci-lint ## Build the pinned developer tools
 
+# Each tool has a module of its own: none inherits another's requirements.
 $(BIN)/buf: tools/go.mod tools/go.sum
 	@mkdir -p $(BIN)
 	cd tools && GOBIN=$(CURDIR)/$(BIN) $(ALONE) go install tool
+	@touch $@
+
+$(BIN)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
+	@mkdir -p $(BIN)
+	cd tools/lint && GOBIN=$(CURDIR)/$(BIN) $(ALONE) go install tool
 	@touch $@
 
 build: ## Build the reelway command
@@ -37,10 +43,8 @@ up: setup build ## Run everything in the foreground until Ctrl-C
 test: setup-test ## Run every test with the race detector
 	go test -race -timeout 10m work
 
-lint: tools ## Vet, staticcheck, buf lint, formatting, and each module alone
-	@test -z "$$(gofmt -l $(MODULES))" || { echo "not formatted:"; gofmt -l $(MODULES); exit 1; }
-	go vet work
-	@for m in $(MODULES); do (cd $$m && $(CURDIR)/$(BIN)/staticcheck ./...) || exit 1; done
+lint: tools ## golangci-lint, buf lint, and each module alone
+	@for m in $(MODULES); do (cd $$m && $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 	$(BIN)/buf lint
 	@for m in $(MODULES); do (cd $$m && $(ALONE) go build ./... && $(ALONE) go mod tidy -diff) || exit 1; done
 

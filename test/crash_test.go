@@ -85,5 +85,5 @@ func crash(t *testing.T, wipe bool) {
 	if n := len(s.tasks("")); n > jobs {
 		t.Errorf("the provider accepted %d tasks for %d videos", n, jobs)
 	}
-	s.books(-1, 0)
+	s.books(-1)
 }

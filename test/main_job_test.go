@@ -59,7 +59,7 @@ func TestMainJob(t *testing.T) {
 			t.Errorf("the provider has %d tasks", n)
 		}
 	}
-	s.books(first-atlas-kling, 0)
+	s.books(first - atlas - kling)
 	for _, secret := range []string{"secret prompt", key, "a-secret-key-for-kling", "token=", "signature="} {
 		if strings.Contains(strings.ReplaceAll(s.log.String(), "API key               "+key, ""), secret) {
 			t.Errorf("the log holds %q", secret)
@@ -154,7 +154,7 @@ func TestFaults(t *testing.T) {
 	for n := range spent {
 		left -= n
 	}
-	s.books(left, 0)
+	s.books(left)
 }
 
 func TestLargeResultIsStreamed(t *testing.T) {
@@ -206,7 +206,7 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: %d %s", name, a.status, a.raw)
 		}
 	}
-	s.books(1_000_000, 0)
+	s.books(1_000_000)
 }
 
 func TestIdempotencyUnderConcurrentRetries(t *testing.T) {
@@ -233,7 +233,7 @@ func TestIdempotencyUnderConcurrentRetries(t *testing.T) {
 	if n := len(s.tasks("")); n != 1 {
 		t.Errorf("the provider has %d tasks", n)
 	}
-	s.books(first-kling, 0)
+	s.books(first - kling)
 }
 
 func TestCreditRace(t *testing.T) {
@@ -260,7 +260,7 @@ func TestCreditRace(t *testing.T) {
 	for _, id := range ids {
 		s.await(30*time.Second, id)
 	}
-	s.books(500_000, 0)
+	s.books(500_000)
 }
 
 // A stream cut at any place and resumed tells the same story, once.
@@ -366,9 +366,12 @@ func TestWebSocketResumes(t *testing.T) {
 	}
 	open := func(after string) (*websocket.Conn, func() told) {
 		// As a browser does it: the key is in the subprotocol.
-		c, _, err := websocket.Dial(ctx, strings.Replace(s.base, "http", "ws", 1)+"/v1/stream", &websocket.DialOptions{Subprotocols: []string{"reelway.bearer." + key}})
+		c, resp, err := websocket.Dial(ctx, strings.Replace(s.base, "http", "ws", 1)+"/v1/stream", &websocket.DialOptions{Subprotocols: []string{"reelway.bearer." + key}})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if resp.Body != nil {
+			_ = resp.Body.Close()
 		}
 		if err := c.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"type":"subscribe","all":true,"after":%q}`, after)); err != nil {
 			t.Fatal(err)

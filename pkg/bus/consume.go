@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,18 +56,197 @@ func backoff(deliveries uint64) time.Duration {
 	return min(d, 30*time.Second)
 }
 
-// Consume hands each message of c to handle, at most concurrency at a time,
-// until ctx is done; then it finishes what it holds and returns nil. It makes
-// the consumer, and the whole topology, again when they vanish: a wiped stream
-// is an inconvenience, not an end.
+// Consume hands each message of c to handle, at most workers at a time, until
+// ctx is done; then it finishes what it holds and returns nil. A message in
+// hand is kept from redelivery by heartbeats for up to c.Timeout, and none is
+// fetched before a worker is free: after a kill everything comes again within
+// AckWait. The consumer, and its stream, are made again when they vanish: a
+// wiped stream is an inconvenience, not an end.
 func Consume[T any, P interface {
 	*T
 	proto.Message
-}](ctx context.Context, b *Bus, c Consumer, concurrency int, handle func(ctx context.Context, m P) error) error {
+}](ctx context.Context, b *Bus, c Consumer, workers int, handle func(ctx context.Context, m P) error) error {
+	return b.keep(ctx, c, func(ctx context.Context, cons jetstream.Consumer) error {
+		failed, fail := context.WithCancelCause(ctx)
+		defer fail(nil)
+		var wg sync.WaitGroup
+		for range workers {
+			wg.Go(func() {
+				for failed.Err() == nil {
+					if err := next[T, P](failed, b, c, cons, handle); err != nil {
+						fail(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		return context.Cause(failed)
+	})
+}
+
+// fetchWait is how long a worker waits for a message before it asks again. It
+// bounds how long a lost consumer goes unnoticed.
+const fetchWait = 10 * time.Second
+
+func next[T any, P interface {
+	*T
+	proto.Message
+}](ctx context.Context, b *Bus, c Consumer, cons jetstream.Consumer, handle func(ctx context.Context, m P) error) error {
+	wait, cancel := context.WithTimeout(ctx, fetchWait)
+	defer cancel()
+	batch, err := cons.Fetch(1, jetstream.FetchContext(wait), jetstream.FetchHeartbeat(fetchWait/4))
+	if err != nil {
+		return fmt.Errorf("fetch of %s: %w", c.Name, err)
+	}
+	for msg := range batch.Messages() {
+		// Work in hand is finished, not cut, when the process drains.
+		work, done := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
+		stop := heartbeat(work, c, msg)
+		d := open[T, P](work, c, msg)
+		err := d.err
+		if err == nil {
+			err = guard(func() error { return handle(d.ctx, d.m) })
+		}
+		stop()
+		d.settle(b, c, err)
+		done()
+	}
+	if err := batch.Error(); err != nil && wait.Err() == nil && !errors.Is(err, nats.ErrTimeout) {
+		return fmt.Errorf("fetch of %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// heartbeat tells JetStream that msg is being worked on, until the returned
+// function is called.
+func heartbeat(ctx context.Context, c Consumer, msg jetstream.Msg) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		t := time.NewTicker(c.AckWait / 3)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				_ = msg.InProgress() // a lost one means a redelivery, which is harmless
+			}
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+// ConsumeBatch hands the messages of c to handle in the batches in which they
+// arrive, at most limit at a time, until ctx is done; it never waits to fill
+// one. handle returns one error for each message, in order, and has to return
+// within AckWait. Otherwise it behaves as Consume.
+func ConsumeBatch[T any, P interface {
+	*T
+	proto.Message
+}](ctx context.Context, b *Bus, c Consumer, limit int, handle func(ctx []context.Context, ms []P) []error) error {
+	return b.keep(ctx, c, func(ctx context.Context, cons jetstream.Consumer) error {
+		it, err := cons.Messages(jetstream.PullMaxMessages(2*limit), jetstream.PullHeartbeat(5*time.Second), jetstream.PullExpiry(15*time.Second))
+		if err != nil {
+			return fmt.Errorf("pull %s: %w", c.Name, err)
+		}
+		defer it.Stop()
+		arrived := make(chan jetstream.Msg)
+		failed := make(chan error, 1)
+		reading, stop := context.WithCancel(ctx)
+		var reader sync.WaitGroup
+		defer reader.Wait()
+		defer stop()
+		reader.Go(func() {
+			for {
+				msg, err := it.Next(jetstream.NextContext(reading))
+				if err != nil {
+					failed <- fmt.Errorf("next of %s: %w", c.Name, err)
+					return
+				}
+				select {
+				case arrived <- msg:
+				case <-reading.Done():
+					_ = msg.Nak() // at once to another replica
+					return
+				}
+			}
+		})
+		for {
+			var msgs []jetstream.Msg
+			select {
+			case <-ctx.Done():
+				return nil
+			case err := <-failed:
+				return err
+			case msg := <-arrived:
+				msgs = append(msgs, msg)
+			}
+		more:
+			for len(msgs) < limit {
+				select {
+				case msg := <-arrived:
+					msgs = append(msgs, msg)
+				default:
+					break more
+				}
+			}
+			work, done := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
+			settleBatch[T, P](work, b, c, msgs, handle)
+			done()
+		}
+	})
+}
+
+func settleBatch[T any, P interface {
+	*T
+	proto.Message
+}](ctx context.Context, b *Bus, c Consumer, msgs []jetstream.Msg, handle func(ctx []context.Context, ms []P) []error) {
+	var good []*delivery[T, P]
+	var ctxs []context.Context
+	var ms []P
+	for _, msg := range msgs {
+		d := open[T, P](ctx, c, msg)
+		if d.err != nil {
+			d.settle(b, c, d.err)
+			continue
+		}
+		good, ctxs, ms = append(good, d), append(ctxs, d.ctx), append(ms, d.m)
+	}
+	if len(good) == 0 {
+		return
+	}
+	var errs []error
+	if err := guard(func() error { errs = handle(ctxs, ms); return nil }); err != nil {
+		errs = slices.Repeat([]error{err}, len(good))
+	}
+	for i, d := range good {
+		d.settle(b, c, errs[i])
+	}
+}
+
+// guard turns a handler's panic into the end of its message.
+func guard(fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = Terminate(fmt.Errorf("handler panic: %v", r))
+		}
+	}()
+	return fn()
+}
+
+// keep runs fn on the consumer of c until ctx is done, and again, on a consumer
+// made anew, whenever fn fails.
+func (b *Bus) keep(ctx context.Context, c Consumer, fn func(context.Context, jetstream.Consumer) error) error {
 	for ctx.Err() == nil {
-		err := consumeOnce(ctx, b, c, concurrency, handle)
+		setup, cancel := context.WithTimeout(ctx, 10*time.Second)
+		cons, err := b.consumer(setup, c)
+		cancel()
+		if err == nil {
+			err = fn(ctx, cons)
+		}
 		if err == nil || ctx.Err() != nil {
-			return nil
+			continue
 		}
 		slog.WarnContext(ctx, "consumer restarts", "consumer", c.Name, "error", err.Error())
 		select {
@@ -100,101 +280,69 @@ func (b *Bus) replicas() int {
 	return 1
 }
 
-func consumeOnce[T any, P interface {
+// delivery is one message in hand.
+type delivery[T any, P interface {
 	*T
 	proto.Message
-}](ctx context.Context, b *Bus, c Consumer, concurrency int, handle func(ctx context.Context, m P) error) error {
-	setup, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	cons, err := b.consumer(setup, c)
-	if err != nil {
-		return err
-	}
-	it, err := cons.Messages(jetstream.PullMaxMessages(max(concurrency*2, 2)), jetstream.PullHeartbeat(5*time.Second), jetstream.PullExpiry(15*time.Second))
-	if err != nil {
-		return fmt.Errorf("pull %s: %w", c.Name, err)
-	}
-	stop := context.AfterFunc(ctx, it.Stop)
-	defer stop()
-	defer it.Stop()
-	slots := make(chan struct{}, concurrency)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for {
-		msg, err := it.Next()
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, jetstream.ErrMsgIteratorClosed) && ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("next of %s: %w", c.Name, err)
-		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			// Work in hand is finished, not cut, when the process drains.
-			work, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.AckWait)
-			defer cancel()
-			deliver[T, P](work, b, c, msg, handle)
-		})
-	}
+}] struct {
+	msg   jetstream.Msg
+	ctx   context.Context
+	span  trace.Span
+	count uint64
+	m     P
+	err   error // the message cannot be read
 }
 
-func deliver[T any, P interface {
+func open[T any, P interface {
 	*T
 	proto.Message
-}](ctx context.Context, b *Bus, c Consumer, msg jetstream.Msg, handle func(ctx context.Context, m P) error) {
+}](ctx context.Context, c Consumer, msg jetstream.Msg) *delivery[T, P] {
+	d := &delivery[T, P]{msg: msg, count: 1, m: P(new(T))}
 	ctx = propagation.TraceContext{}.Extract(ctx, headerCarrier(msg.Headers()))
-	ctx, span := tracer().Start(ctx, "process "+subjectRoot(msg.Subject()), trace.WithSpanKind(trace.SpanKindConsumer),
+	d.ctx, d.span = tracer().Start(ctx, "process "+subjectRoot(msg.Subject()), trace.WithSpanKind(trace.SpanKindConsumer),
 		trace.WithAttributes(attribute.String("messaging.system", "nats"), attribute.String("messaging.consumer.group.name", c.Name),
 			attribute.String("messaging.operation.name", "process")))
-	defer span.End()
-	deliveries := uint64(1)
 	if meta, err := msg.Metadata(); err == nil {
-		deliveries = meta.NumDelivered
+		d.count = meta.NumDelivered
 	}
-	m := P(new(T))
-	err := func() (err error) {
-		defer func() {
-			if r := recover(); r != nil {
-				err = Terminate(fmt.Errorf("handler panic: %v", r))
-			}
-		}()
-		if err := proto.Unmarshal(msg.Data(), m); err != nil {
-			return Terminate(fmt.Errorf("unmarshal %s: %w", msg.Headers().Get(HeaderType), err))
-		}
-		return handle(ctx, m)
-	}()
+	if err := proto.Unmarshal(msg.Data(), d.m); err != nil {
+		d.err = Terminate(fmt.Errorf("unmarshal %s: %w", msg.Headers().Get(HeaderType), err))
+	}
+	return d
+}
+
+// settle acknowledges, delays, redelivers or buries the message.
+func (d *delivery[T, P]) settle(b *Bus, c Consumer, err error) {
+	defer d.span.End()
 	var after *AfterError
 	var dead *TerminateError
 	result := "done"
-	defer func() {
-		processed().Add(ctx, 1, metric.WithAttributes(attribute.String("consumer", c.Name), attribute.String("result", result)))
-	}()
 	switch {
 	case err == nil:
-		err = msg.Ack()
+		err = d.msg.Ack()
 	case errors.As(err, &after):
 		result = "delayed"
-		err = msg.NakWithDelay(after.Delay)
-	case errors.As(err, &dead), deliveries >= uint64(c.MaxDeliver):
+		err = d.msg.NakWithDelay(after.Delay)
+	case errors.As(err, &dead), d.count >= uint64(c.MaxDeliver):
 		result = "dead"
-		span.SetStatus(codes.Error, err.Error())
-		slog.ErrorContext(ctx, "message is dead", "consumer", c.Name, "deliveries", deliveries, "error", err.Error())
-		if derr := b.bury(ctx, c, msg, deliveries, err); derr != nil {
-			err = msg.NakWithDelay(backoff(deliveries))
+		d.span.SetStatus(codes.Error, err.Error())
+		slog.ErrorContext(d.ctx, "message is dead", "consumer", c.Name, "deliveries", d.count, "error", err.Error())
+		if derr := b.bury(d.ctx, c, d.msg, d.count, err); derr != nil {
+			err = d.msg.NakWithDelay(backoff(d.count))
 		} else {
-			err = msg.Term()
+			err = d.msg.Term()
 		}
 	default:
 		result = "redelivered"
-		span.SetStatus(codes.Error, err.Error())
-		slog.WarnContext(ctx, "message will be redelivered", "consumer", c.Name, "deliveries", deliveries, "error", err.Error())
-		err = msg.NakWithDelay(backoff(deliveries))
+		d.span.SetStatus(codes.Error, err.Error())
+		slog.WarnContext(d.ctx, "message will be redelivered", "consumer", c.Name, "deliveries", d.count, "error", err.Error())
+		err = d.msg.NakWithDelay(backoff(d.count))
 	}
 	if err != nil {
 		// The message comes again after AckWait; handlers are idempotent.
-		slog.WarnContext(ctx, "acknowledge failed", "consumer", c.Name, "error", err.Error())
+		slog.WarnContext(d.ctx, "acknowledge failed", "consumer", c.Name, "error", err.Error())
 	}
+	processed().Add(d.ctx, 1, metric.WithAttributes(attribute.String("consumer", c.Name), attribute.String("result", result)))
 }
 
 // processed counts messages by consumer and result.

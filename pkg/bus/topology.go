@@ -57,32 +57,37 @@ func streams(replicas int) []jetstream.StreamConfig {
 	}
 }
 
-// Consumer is a durable consumer as data: who reads what, how long a message
-// may be worked on, and how often it is tried before it is dead.
+// Consumer is a durable consumer as data: who reads what, how soon a message of
+// a dead worker comes again (AckWait), how long a live one may work on it
+// (Timeout), and how often it is tried before it is dead.
 type Consumer struct {
 	Stream     string
 	Name       string
 	Filter     string
 	AckWait    time.Duration
+	Timeout    time.Duration
 	MaxDeliver int
 }
+
+// ackWait is every consumer's: work in hand is kept by heartbeats.
+const ackWait = 20 * time.Second
 
 // Observations and storing events have one consumer each; submits and polls
 // have one per provider, so that each provider's lag scales and fails alone.
 var (
-	ObservationConsumer = Consumer{Stream: StreamObservations, Name: "ledger", Filter: "observed.>", AckWait: 30 * time.Second, MaxDeliver: 20}
-	ArchiveConsumer     = Consumer{Stream: StreamEvents, Name: "archiver", Filter: "job.*.*.storing", AckWait: time.Minute, MaxDeliver: 20}
-	ProjectionConsumer  = Consumer{Stream: StreamEvents, Name: "projection", Filter: "job.>", AckWait: 30 * time.Second, MaxDeliver: 20}
+	ObservationConsumer = Consumer{Stream: StreamObservations, Name: "ledger", Filter: "observed.>", AckWait: ackWait, Timeout: 30 * time.Second, MaxDeliver: 20}
+	ArchiveConsumer     = Consumer{Stream: StreamEvents, Name: "archiver", Filter: "job.*.*.storing", AckWait: ackWait, Timeout: time.Minute, MaxDeliver: 20}
+	ProjectionConsumer  = Consumer{Stream: StreamEvents, Name: "projection", Filter: "job.>", AckWait: ackWait, Timeout: 30 * time.Second, MaxDeliver: 20}
 )
 
 // SubmitConsumer reads the submit commands of one provider.
 func SubmitConsumer(provider string) Consumer {
-	return Consumer{Stream: StreamJobs, Name: "dispatcher-" + token(provider), Filter: SubmitSubject(provider), AckWait: 3 * time.Minute, MaxDeliver: 1000}
+	return Consumer{Stream: StreamJobs, Name: "dispatcher-" + token(provider), Filter: SubmitSubject(provider), AckWait: ackWait, Timeout: 3 * time.Minute, MaxDeliver: 1000}
 }
 
 // PollConsumer reads the polls that are due of one provider.
 func PollConsumer(provider string) Consumer {
-	return Consumer{Stream: StreamWatchdog, Name: "watchdog-" + token(provider), Filter: "watchdog.due." + token(provider), AckWait: time.Minute, MaxDeliver: 1000}
+	return Consumer{Stream: StreamWatchdog, Name: "watchdog-" + token(provider), Filter: "watchdog.due." + token(provider), AckWait: ackWait, Timeout: time.Minute, MaxDeliver: 1000}
 }
 
 // SubmitSubject is where submit commands of a provider are published.

@@ -10,7 +10,8 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"sort"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -157,6 +158,17 @@ func traversable(dir string) error {
 	return nil
 }
 
+var digits = regexp.MustCompile(`\d+`)
+
+// major is the version in a path of PostgreSQL's binaries, 0 without one.
+func major(path string) int {
+	n, err := strconv.Atoi(digits.FindString(path))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func binaries() (string, error) {
 	if dir := os.Getenv("REELWAY_POSTGRES_BIN"); dir != "" {
 		return dir, nil
@@ -167,8 +179,7 @@ func binaries() (string, error) {
 		found = append(found, m...)
 	}
 	if len(found) > 0 {
-		sort.Strings(found)
-		return filepath.Dir(found[len(found)-1]), nil
+		return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return major(a) - major(b) })), nil
 	}
 	path, err := exec.LookPath("pg_ctl")
 	if err != nil {

@@ -4,6 +4,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -74,8 +75,7 @@ func Component(name string, srv *grpc.Server, l net.Listener) run.Component {
 		stop := time.AfterFunc(5*time.Second, srv.Stop)
 		defer stop.Stop()
 		srv.GracefulStop()
-		<-errs
-		return nil
+		return <-errs // nil after a graceful stop
 	}}
 }
 
@@ -126,7 +126,8 @@ func validate(req any) error {
 		return nil
 	}
 	e := fault.New(fault.InvalidRequest, "the request is not valid")
-	if v, ok := err.(*protovalidate.ValidationError); ok {
+	var v *protovalidate.ValidationError
+	if errors.As(err, &v) {
 		for _, x := range v.Violations {
 			e.Fields = append(e.Fields, fault.Field{Name: protovalidate.FieldPathString(x.Proto.GetField()), Message: x.Proto.GetMessage()})
 		}

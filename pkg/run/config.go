@@ -68,9 +68,26 @@ func Load(environ []string, also []string, configs ...any) error {
 		}
 	}
 	for _, c := range configs {
-		if err := env.ParseWithOptions(c, env.Options{Environment: values}); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, named(reflect.TypeOf(c).Elem(), env.ParseWithOptions(c, env.Options{Environment: values}))...)
 	}
 	return errors.Join(errs...)
+}
+
+// named turns the parser's errors, which name fields, into ones that name
+// variables.
+func named(t reflect.Type, err error) (out []error) {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return []error{err} // nil too: Join leaves it out
+	}
+	for _, e := range all.Errors {
+		var p env.ParseError
+		if errors.As(e, &p) {
+			if f, ok := t.FieldByName(p.Name); ok {
+				e = fmt.Errorf("%s: %w", f.Tag.Get("env"), p.Err)
+			}
+		}
+		out = append(out, e)
+	}
+	return out
 }

@@ -138,6 +138,19 @@ func Serve(ctx context.Context, cfg Config, service string, log *slog.Logger, bu
 	return Stages(ctx, log, append([][]Component{{unready}}, h.stages[:]...)...)
 }
 
+func help(out io.Writer, service, about string, configs ...any) int {
+	_, err := fmt.Fprintf(out, "%s: %s\n\nSettings (environment; NAME_FILE reads a value from a file):\n", service, about)
+	for _, s := range Settings(configs...) {
+		if err == nil {
+			_, err = fmt.Fprintf(out, "  %-40s %-26s %s\n", s.Name, s.Default, s.Description)
+		}
+	}
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
 // Main is a service's whole main: --help, settings, logs, signals, Serve. It
 // returns the exit code: 0 stopped, 1 failed, 2 wrong usage. configs are
 // pointers to the structs that build reads.
@@ -145,16 +158,11 @@ func Main(service, about string, args []string, build func(context.Context, *Hos
 	cfg := &Config{}
 	configs = append(configs, cfg)
 	if len(args) > 0 {
-		help := args[0] == "--help" || args[0] == "-h"
-		if !help {
+		if args[0] != "--help" && args[0] != "-h" {
 			fmt.Fprintf(os.Stderr, "%s takes no arguments, only settings; --help lists them\n", service)
 			return 2
 		}
-		fmt.Printf("%s: %s\n\nSettings (environment; NAME_FILE reads a value from a file):\n", service, about)
-		for _, s := range Settings(configs...) {
-			fmt.Printf("  %-40s %-26s %s\n", s.Name, s.Default, s.Description)
-		}
-		return 0
+		return help(os.Stdout, service, about, configs...)
 	}
 	if err := Load(os.Environ(), nil, configs...); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", service, err)

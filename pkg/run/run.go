@@ -58,7 +58,7 @@ func Stages(ctx context.Context, log *slog.Logger, stages ...[]Component) error 
 // Listen opens a TCP listener; a port in use is named, with the setting that
 // changes it.
 func Listen(setting, addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s (change it by %s): %w", addr, setting, err)
 	}
@@ -94,7 +94,9 @@ func HTTP(name string, l net.Listener, h http.Handler) Component {
 		deadline, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer done()
 		err := srv.Shutdown(deadline)
-		<-errs
+		if served := <-errs; !errors.Is(served, http.ErrServerClosed) {
+			err = errors.Join(err, served)
+		}
 		return err
 	}}
 }

@@ -10,7 +10,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -67,7 +66,7 @@ func Standard(keys [][]byte, h http.Header, body []byte, now time.Time) error {
 // StandardMAC is the HMAC of a Standard Webhooks message.
 func StandardMAC(key []byte, id, stamp string, body []byte) []byte {
 	m := hmac.New(sha256.New, key)
-	fmt.Fprintf(m, "%s.%s.", id, stamp)
+	m.Write([]byte(id + "." + stamp + "."))
 	m.Write(body)
 	return m.Sum(nil)
 }

@@ -59,7 +59,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 func (s *Service) Components() []run.Component {
 	return []run.Component{{Name: "archiver", Run: func(ctx context.Context) error {
 		c := bus.ArchiveConsumer
-		c.AckWait = s.cfg.Timeout + time.Minute // a copy is not given to another replica while it lasts
+		c.Timeout = s.cfg.Timeout + time.Minute
 		return bus.Consume(ctx, s.d.Bus, c, s.cfg.Workers, s.archive)
 	}}}
 }

@@ -114,6 +114,8 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request) (status int, r
 	if !s.d.Tokens.Verify(name, job, attempt, r.URL.Query().Get("token")) {
 		return http.StatusUnauthorized, "bad_token"
 	}
+	// A body that trickles in must not hold a connection for ever.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(15 * time.Second))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {

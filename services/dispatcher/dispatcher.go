@@ -100,7 +100,7 @@ func (s *Service) Components() []run.Component {
 	var out []run.Component
 	for name := range s.d.Providers {
 		submit := bus.SubmitConsumer(name)
-		submit.AckWait = s.cfg.SubmitTimeout + 15*time.Second
+		submit.Timeout = s.cfg.SubmitTimeout + 15*time.Second
 		out = append(out,
 			run.Component{Name: "dispatcher-submit-" + name, Run: func(ctx context.Context) error {
 				return bus.Consume(ctx, s.d.Bus, submit, s.cfg.Concurrency, s.submit)
@@ -176,6 +176,10 @@ func (s *Service) submit(ctx context.Context, m *eventv1.SubmitJob) error {
 	return nil // webhook or deadline will tell; the sweep keeps it alive
 }
 
+// absenceMargin is how long after the longest submit a provider's "no such
+// task" counts as proof: what it read late is visible by then.
+const absenceMargin = 5 * time.Second
+
 // lookFor settles an attempt whose submission has no known outcome. It never
 // submits: only a provider's proof that the task does not exist frees the job
 // for another attempt.
@@ -187,8 +191,10 @@ func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt
 	if a.GetSettled() || a.GetProviderTaskId() != "" {
 		return nil
 	}
-	// While the first submit may still be under way, absence proves nothing.
-	if wait := s.cfg.SubmitTimeout + 5*time.Second - s.d.Now().Sub(a.GetCreatedAt().AsTime()); a.GetState() == "intended" && wait > 0 {
+	// While the submit may still be under way, here or inside the provider,
+	// absence proves nothing.
+	wait := s.cfg.SubmitTimeout + absenceMargin - s.d.Now().Sub(a.GetCreatedAt().AsTime())
+	if a.GetState() == "intended" && wait > 0 {
 		return bus.After(wait, errors.New("an attempt is under way"))
 	}
 	seen := provider.Seen{JobID: a.GetJobId(), AttemptID: attempt, Provider: a.GetProvider(), Source: "lookup", At: s.d.Now()}
@@ -207,6 +213,9 @@ func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt
 	r, found, err := finder.Find(ctx, t)
 	if err != nil {
 		return fmt.Errorf("look for task: %w", err)
+	}
+	if !found && wait > 0 {
+		return bus.After(min(wait, s.cfg.PollInterval), errors.New("not found yet"))
 	}
 	if !found {
 		f := fault.New(fault.ProviderUnavailable, "%s did not take the task", a.GetProvider())

@@ -1,10 +1,12 @@
 package intake
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"mime"
 	"mime/multipart"
@@ -108,81 +110,115 @@ func tooLarge() error {
 	return fault.New(fault.PayloadTooLarge, "the body is larger than 1 MiB; send images as https URLs (image_url), not as base64 or files")
 }
 
-// decode reads a create or quote request, JSON or multipart.
-func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, error) {
+// decode reads a create or quote request, JSON or multipart. The fields that it
+// names are wrong; the request holds what could be read of the others, so that
+// every fault can be named at once.
+func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, []fault.Field, error) {
 	if r.ContentLength > MaxBody {
-		return nil, tooLarge()
+		return nil, nil, tooLarge()
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil && r.Header.Get("Content-Type") != "" {
-		return nil, invalid([]fault.Field{{Name: "Content-Type", Message: "cannot be read"}})
+		return nil, nil, invalid([]fault.Field{{Name: "Content-Type", Message: "cannot be read"}})
 	}
 	var b body
+	var bad []fault.Field
 	switch kind {
 	case "application/json", "":
-		err = decodeJSON(r.Body, &b)
+		bad, err = decodeJSON(r.Body, &b)
 	case "multipart/form-data":
-		err = decodeMultipart(multipart.NewReader(r.Body, params["boundary"]), &b)
+		bad, err = decodeMultipart(multipart.NewReader(r.Body, params["boundary"]), &b)
 	default:
-		return nil, invalid([]fault.Field{{Name: "Content-Type", Message: "must be application/json or multipart/form-data"}})
+		return nil, nil, invalid([]fault.Field{{Name: "Content-Type", Message: "must be application/json or multipart/form-data"}})
 	}
 	var large *http.MaxBytesError
 	var read *readError
 	switch {
 	case errors.As(err, &large):
-		return nil, tooLarge()
+		return nil, nil, tooLarge()
 	case errors.As(err, &read):
-		return nil, invalid([]fault.Field{{Name: "body", Message: "ended before it was complete"}})
+		return nil, nil, invalid([]fault.Field{{Name: "body", Message: "ended before it was complete"}})
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	}
-	return b.request()
+	req, worse := b.request()
+	return req, append(bad, worse...), nil
 }
 
 // decodeJSON is strict: unknown, repeated and differently cased names, invalid
-// UTF-8 and deep nesting are refused, each by name.
-func decodeJSON(r io.Reader, b *body) error {
+// UTF-8 and deep nesting are refused. A body that is no JSON object is an
+// error; members that are wrong are all named.
+func decodeJSON(r io.Reader, b *body) (bad []fault.Field, err error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
-		return &readError{err}
+		return nil, &readError{err}
 	}
 	if err := depth(data); err != nil {
-		return err
+		return nil, err
 	}
-	err = jsonv2.Unmarshal(data, b, jsonv2.RejectUnknownMembers(true))
-	if err == nil {
-		return nil
+	var members map[string]jsontext.Value
+	if err := jsonv2.Unmarshal(data, &members); err != nil || members == nil {
+		return nil, invalid([]fault.Field{syntax(err)})
 	}
-	field := "body"
-	message := "is not valid JSON"
-	var sem *jsonv2.SemanticError
+	v := reflect.ValueOf(b).Elem()
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("json")
+		raw, ok := members[name]
+		delete(members, name)
+		if !ok {
+			continue
+		}
+		if err := jsonv2.Unmarshal(raw, v.Field(i).Addr().Interface(), jsonv2.RejectUnknownMembers(true)); err != nil {
+			v.Field(i).SetZero()
+			bad = append(bad, member(name, err))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		message := "is not a field of this request"
+		if near := known(name); near != "" {
+			message += "; did you mean " + near + "?"
+		}
+		bad = append(bad, fault.Field{Name: name, Message: message})
+	}
+	return bad, nil
+}
+
+// syntax says why a body is no JSON object.
+func syntax(err error) fault.Field {
 	var syn *jsontext.SyntacticError
 	switch {
-	case errors.As(err, &sem):
-		field = strings.ReplaceAll(strings.TrimPrefix(string(sem.JSONPointer), "/"), "/", ".")
-		switch {
-		case errors.Is(err, jsonv2.ErrUnknownName):
-			message = "is not a field of this request"
-			if name := known(field); name != "" {
-				message += "; did you mean " + name + "?"
-			}
-		case sem.Err != nil && sem.GoType == reflect.TypeFor[number]():
-			message = sem.Err.Error()
-		case sem.GoType != nil:
-			message = "must be " + describe(sem.GoType)
-		}
-		if field == "" {
-			field, message = "body", "must be a JSON object"
-		}
-	case errors.As(err, &syn):
-		if errors.Is(err, jsontext.ErrDuplicateName) {
-			field, message = strings.TrimPrefix(string(syn.JSONPointer), "/"), "is there twice"
-		} else {
-			message = fmt.Sprintf("is not valid JSON at byte %d", syn.ByteOffset)
-		}
+	case !errors.As(err, &syn):
+		return fault.Field{Name: "body", Message: "must be a JSON object"}
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return fault.Field{Name: pointer(syn.JSONPointer), Message: "is there twice"}
 	}
-	return invalid([]fault.Field{{Name: field, Message: message}})
+	return fault.Field{Name: "body", Message: fmt.Sprintf("is not valid JSON at byte %d", syn.ByteOffset)}
+}
+
+// member says what is wrong with one field's value.
+func member(name string, err error) fault.Field {
+	f := fault.Field{Name: name, Message: "is not valid"}
+	var sem *jsonv2.SemanticError
+	if !errors.As(err, &sem) {
+		return f
+	}
+	if p := pointer(sem.JSONPointer); p != "" {
+		f.Name += "." + p
+	}
+	switch {
+	case errors.Is(err, jsonv2.ErrUnknownName):
+		f.Message = "is not a field of this request"
+	case sem.Err != nil && sem.GoType == reflect.TypeFor[number]():
+		f.Message = sem.Err.Error()
+	case sem.GoType != nil:
+		f.Message = "must be " + describe(sem.GoType)
+	}
+	return f
+}
+
+func pointer(p jsontext.Pointer) string {
+	return strings.ReplaceAll(strings.TrimPrefix(string(p), "/"), "/", ".")
 }
 
 func describe(t reflect.Type) string {
@@ -233,7 +269,7 @@ func depth(data []byte) error {
 
 // decodeMultipart reads the form that OpenAI's SDKs send, by way of the same
 // strict JSON: one set of rules.
-func decodeMultipart(mr *multipart.Reader, b *body) error {
+func decodeMultipart(mr *multipart.Reader, b *body) ([]fault.Field, error) {
 	fields := map[string]any{}
 	var bad []fault.Field
 	for {
@@ -243,18 +279,18 @@ func decodeMultipart(mr *multipart.Reader, b *body) error {
 		}
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
-			return &readError{err}
+			return nil, &readError{err}
 		}
 		if err != nil {
-			return invalid([]fault.Field{{Name: "body", Message: "is not valid multipart"}})
+			return nil, invalid([]fault.Field{{Name: "body", Message: "is not valid multipart"}})
 		}
 		name := part.FormName()
 		if part.FileName() != "" {
-			return fault.New(fault.PayloadTooLarge, "%s: files are not taken; upload it and send its https URL as image_url", name)
+			return nil, fault.New(fault.PayloadTooLarge, "%s: files are not taken; upload it and send its https URL as image_url", name)
 		}
 		data, err := io.ReadAll(part)
 		if err != nil {
-			return &readError{err}
+			return nil, &readError{err}
 		}
 		value := string(data)
 		group, key, nested := strings.Cut(strings.TrimSuffix(name, "]"), "[")
@@ -282,19 +318,16 @@ func decodeMultipart(mr *multipart.Reader, b *body) error {
 			fields[name] = value
 		}
 	}
-	if len(bad) > 0 {
-		return invalid(bad)
-	}
 	raw, err := json.Marshal(fields)
 	if err != nil {
-		return invalid([]fault.Field{{Name: "body", Message: "cannot be read"}})
+		return nil, invalid([]fault.Field{{Name: "body", Message: "cannot be read"}})
 	}
-	return decodeJSON(strings.NewReader(string(raw)), b)
+	worse, err := decodeJSON(bytes.NewReader(raw), b)
+	return append(bad, worse...), err
 }
 
-// request joins the two ways of saying the same.
-func (b *body) request() (*videov1.VideoRequest, error) {
-	var bad []fault.Field
+// request joins the two ways of saying the same, and names what is wrong.
+func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 	wrong := func(name, message string) { bad = append(bad, fault.Field{Name: name, Message: message}) }
 	seconds, err := b.Seconds.seconds()
 	if err != nil {
@@ -339,12 +372,9 @@ func (b *body) request() (*videov1.VideoRequest, error) {
 			wrong(u.name, "has more than 4096 characters")
 		}
 	}
-	if len(bad) > 0 {
-		return nil, invalid(bad)
-	}
 	return &videov1.VideoRequest{
 		Model: b.Model, Prompt: b.Prompt, NegativePrompt: b.NegativePrompt, DurationSeconds: max(seconds, duration), Resolution: b.Resolution,
 		AspectRatio: b.AspectRatio, Size: b.Size, Platform: b.Platform, ImageUrl: image, EndImageUrl: b.EndImageURL, Seed: b.Seed,
 		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros,
-	}, nil
+	}, bad
 }

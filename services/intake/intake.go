@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,8 +80,16 @@ func (s *Service) cap(tier string) string {
 	return s.cfg.CapDevelopment
 }
 
+// invalid names every wrong field once: a value that could not be read is not
+// said to be missing as well.
 func invalid(fields []fault.Field) error {
 	var parts []string
+	seen := map[string]bool{}
+	fields = slices.DeleteFunc(slices.Clone(fields), func(f fault.Field) bool {
+		again := seen[f.Name]
+		seen[f.Name] = true
+		return again
+	})
 	for _, f := range fields {
 		parts = append(parts, f.Name+": "+f.Message)
 	}
@@ -89,15 +98,17 @@ func invalid(fields []fault.Field) error {
 	return e
 }
 
-// quote resolves and prices a request without any side effect.
-func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest) (catalog.Model, *videov1.QuoteVideoResponse, error) {
+// quote resolves and prices a request without any side effect. bad is what was
+// found wrong with it before; every fault is named at once.
+func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (catalog.Model, *videov1.QuoteVideoResponse, error) {
 	m, ok := s.d.Catalog.Model(r.GetModel())
-	var bad []fault.Field
 	var params *videov1.VideoParams
 	if !ok {
 		bad = append(bad, fault.Field{Name: "model", Message: fmt.Sprintf("%q is not known; GET /v1/models lists the models", r.GetModel())})
 	} else {
-		params, bad = m.Resolve(r, s.cap(p.Tier))
+		var worse []fault.Field
+		params, worse = m.Resolve(r, s.cap(p.Tier))
+		bad = append(bad, worse...)
 	}
 	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}} {
 		if u.url == "" {
@@ -132,11 +143,11 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest) (catalog.Mode
 	return m, &videov1.QuoteVideoResponse{Params: params, Lines: lines, TotalMicros: total}, nil
 }
 
-func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, key string) (*videov1.Video, error) {
+func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, key string, bad ...fault.Field) (*videov1.Video, error) {
 	if len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
 		return nil, invalid([]fault.Field{{Name: "Idempotency-Key", Message: "must be at most 255 printable ASCII characters"}})
 	}
-	m, q, err := s.quote(p, r)
+	m, q, err := s.quote(p, r, bad...)
 	if err != nil {
 		return nil, err
 	}

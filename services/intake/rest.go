@@ -96,11 +96,11 @@ func (s *Service) write(w http.ResponseWriter, r *http.Request, v *videov1.Video
 }
 
 func (s *Service) postVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	req, err := decode(w, r)
+	req, bad, err := decode(w, r)
 	if err != nil {
 		return err
 	}
-	v, err := s.create(r.Context(), p, req, r.Header.Get("Idempotency-Key"))
+	v, err := s.create(r.Context(), p, req, r.Header.Get("Idempotency-Key"), bad...)
 	return s.write(w, r, v, err)
 }
 
@@ -127,7 +127,7 @@ func (s *Service) listVideos(w http.ResponseWriter, r *http.Request, p auth.Prin
 	req := &videov1.ListVideosRequest{After: q.Get("after"), User: q.Get("user")}
 	var bad []fault.Field
 	if v := q.Get("limit"); v != "" {
-		n, err := strconv.Atoi(v)
+		n, err := strconv.ParseInt(v, 10, 32)
 		if err != nil || n < 1 || n > 100 {
 			bad = append(bad, fault.Field{Name: "limit", Message: "must be 1 to 100"})
 		}
@@ -197,11 +197,11 @@ func (s *Service) content(w http.ResponseWriter, r *http.Request, p auth.Princip
 }
 
 func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	req, err := decode(w, r)
+	req, bad, err := decode(w, r)
 	if err != nil {
 		return err
 	}
-	_, q, err := s.quote(p, req)
+	_, q, err := s.quote(p, req, bad...)
 	if err != nil {
 		return err
 	}

@@ -116,7 +116,7 @@ func (g *moneyServer) TopUp(ctx context.Context, r *ledgerv1.TopUpRequest) (*led
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	err := postgres.InTx(ctx, g.s.pool, func(tx pgx.Tx) error {
-		_, err := move(ctx, tx, "topup:"+r.GetAccountId()+":"+r.GetIdempotencyKey(), "top_up", "",
+		err := move(ctx, tx, "topup:"+r.GetAccountId()+":"+r.GetIdempotencyKey(), "top_up", "",
 			leg{available(r.GetAccountId()), r.GetAmountMicros()}, leg{funding, -r.GetAmountMicros()})
 		if errors.Is(err, errShort) {
 			return fault.New(fault.NotFound, "no such account")

@@ -199,6 +199,11 @@ func (g *jobServer) CancelJob(ctx context.Context, r *ledgerv1.CancelJobRequest)
 	if err != nil {
 		return nil, err
 	}
+	// Who has canceled reads a canceled job from now on. The projection does
+	// the same when this fails.
+	if err := g.s.bus.PutStatus(ctx, v); err != nil {
+		g.s.log.WarnContext(ctx, "status not written", "job_id", j.ID, "error", err.Error())
+	}
 	return &ledgerv1.CancelJobResponse{Video: v}, nil
 }
 
@@ -235,11 +240,16 @@ func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRe
 			resp.OpenAttemptId = *j.AttemptID
 			return nil
 		}
-		if j.State != job.Queued || j.Provider != r.GetProvider() || time.Until(j.SubmitAfter) > 0 {
+		// The database's clock, as everywhere: replicas' clocks may differ.
+		var now time.Time
+		if err := tx.QueryRow(ctx, "select now()").Scan(&now); err != nil {
+			return fmt.Errorf("read clock: %w", err)
+		}
+		if j.State != job.Queued || j.Provider != r.GetProvider() || j.SubmitAfter.After(now) {
 			return nil
 		}
 		attempt := id.New(id.Attempt)
-		deadline := time.Now().Add(g.s.cfg.MaxRuntime).UTC()
+		deadline := now.Add(g.s.cfg.MaxRuntime).UTC()
 		j.AttemptCount++
 		j.AttemptID, j.DeadlineAt = &attempt, &deadline
 		if _, err := tx.Exec(ctx, `insert into attempt (id, job_id, number, provider, state) values ($1, $2, $3, $4, 'intended')`,

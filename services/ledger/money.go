@@ -34,24 +34,24 @@ var errShort = errors.New("balance is short")
 // move writes one balanced transfer and updates the balances of its books. The
 // books are locked in the order of their ids (available, held, then the
 // system's), here and across the moves of a transaction, so that no two
-// transactions wait for each other. It returns
-// false when a transfer with this id exists already, and errShort when a book
-// cannot bear its leg; then the transaction must be rolled back.
-func move(ctx context.Context, tx pgx.Tx, id, kind, jobID string, legs ...leg) (bool, error) {
+// transactions wait for each other. A transfer
+// whose id exists already is left as it is. errShort says that a book cannot
+// bear its leg; then the transaction must be rolled back.
+func move(ctx context.Context, tx pgx.Tx, id, kind, jobID string, legs ...leg) error {
 	var sum int64
 	for _, l := range legs {
 		sum += l.amount
 	}
 	if sum != 0 {
-		return false, fmt.Errorf("transfer %s does not balance by %d", id, sum)
+		return fmt.Errorf("transfer %s does not balance by %d", id, sum)
 	}
 	tag, err := tx.Exec(ctx, `insert into transfer (id, kind, job_id) values ($1, $2, nullif($3, ''))
 		on conflict (id) do nothing`, id, kind, jobID)
 	if err != nil {
-		return false, fmt.Errorf("insert transfer: %w", err)
+		return fmt.Errorf("insert transfer: %w", err)
 	}
 	if tag.RowsAffected() == 0 {
-		return false, nil
+		return nil
 	}
 	slices.SortFunc(legs, func(a, b leg) int { return strings.Compare(a.book, b.book) })
 	for _, l := range legs {
@@ -61,22 +61,22 @@ func move(ctx context.Context, tx pgx.Tx, id, kind, jobID string, legs ...leg) (
 		tag, err := tx.Exec(ctx, `update book set balance_micros = balance_micros + $2
 			where id = $1 and (account_id is null or balance_micros + $2 >= 0)`, l.book, l.amount)
 		if err != nil {
-			return false, fmt.Errorf("update book: %w", err)
+			return fmt.Errorf("update book: %w", err)
 		}
 		if tag.RowsAffected() == 0 {
-			return false, errShort
+			return errShort
 		}
 		if _, err := tx.Exec(ctx, `insert into posting (transfer_id, book_id, amount_micros) values ($1, $2, $3)`,
 			id, l.book, l.amount); err != nil {
-			return false, fmt.Errorf("insert posting: %w", err)
+			return fmt.Errorf("insert posting: %w", err)
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // placeHold moves a quote from available to held.
 func placeHold(ctx context.Context, tx pgx.Tx, account, jobID string, amount int64) error {
-	if _, err := move(ctx, tx, "hold:"+jobID, "hold", jobID,
+	if err := move(ctx, tx, "hold:"+jobID, "hold", jobID,
 		leg{available(account), -amount}, leg{held(account), amount}); err != nil {
 		return err
 	}
@@ -104,13 +104,13 @@ func settleHold(ctx context.Context, tx pgx.Tx, jobID string, capture int64) err
 	}
 	// Available before held before revenue: the order of locks.
 	if rest := amount - capture; rest > 0 {
-		if _, err := move(ctx, tx, "release:"+jobID, "release", jobID,
+		if err := move(ctx, tx, "release:"+jobID, "release", jobID,
 			leg{held(account), -rest}, leg{available(account), rest}); err != nil {
 			return err
 		}
 	}
 	if capture > 0 {
-		if _, err := move(ctx, tx, "capture:"+jobID, "capture", jobID,
+		if err := move(ctx, tx, "capture:"+jobID, "capture", jobID,
 			leg{held(account), -capture}, leg{revenue, capture}); err != nil {
 			return err
 		}

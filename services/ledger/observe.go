@@ -31,7 +31,7 @@ func (s *Service) Observe(ctx context.Context, o *eventv1.Observation) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	if p := o.GetProgressed(); p != nil {
-		if done, err := s.progress(ctx, o, p); done || err != nil {
+		if done, err := s.progress(ctx, o, p); done {
 			return err
 		}
 	}
@@ -90,9 +90,9 @@ func (s *Service) Observe(ctx context.Context, o *eventv1.Observation) error {
 // progress handles the frequent case without Postgres: a running job's
 // percentage is transient. done is false when the job must be looked at.
 func (s *Service) progress(ctx context.Context, o *eventv1.Observation, p *eventv1.Progressed) (done bool, err error) {
-	v, ok, err := s.bus.Status(ctx, o.GetJobId())
-	if err != nil || !ok || v.GetState() != videov1.VideoState_VIDEO_STATE_RUNNING {
-		return false, nil
+	v, ok, serr := s.bus.Status(ctx, o.GetJobId())
+	if serr != nil || !ok || v.GetState() != videov1.VideoState_VIDEO_STATE_RUNNING {
+		return false, nil //nolint:nilerr // Postgres knows
 	}
 	if n := len(v.GetAttempts()); n == 0 || v.GetAttempts()[n-1].GetId() != o.GetAttemptId() || p.GetProgress() <= v.GetProgress() {
 		return true, nil // an older attempt's, or nothing new
@@ -215,8 +215,7 @@ func (s *Service) apply(ctx context.Context, tx pgx.Tx, j *record, o *eventv1.Ob
 	case in == job.RefuseRetry:
 		return "applied", j.command(ctx, tx, fmt.Sprintf("%s-submit-%d", j.ID, j.AttemptCount+1), delay)
 	case j.State == job.NeedsReview:
-		_, err := move(ctx, tx, "suspense:"+o.GetAttemptId(), "suspense", j.ID, leg{suspense, j.Quote}, leg{providerCost, -j.Quote})
-		return "applied", err
+		return "applied", move(ctx, tx, "suspense:"+o.GetAttemptId(), "suspense", j.ID, leg{suspense, j.Quote}, leg{providerCost, -j.Quote})
 	}
 	return "applied", nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -107,7 +108,7 @@ func watch(t *testing.T, s *reelway.Stack, id string) *videov1.Video {
 	var last *videov1.Video
 	for {
 		m, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return last
 		}
 		if err != nil {
@@ -120,7 +121,7 @@ func watch(t *testing.T, s *reelway.Stack, id string) *videov1.Video {
 	}
 }
 
-// Not parallel: the recorder is the process's.
+//nolint:paralleltest // the span recorder is the process's
 func TestOneTraceAJobAndSameDataAfterRestart(t *testing.T) {
 	dir := dataDir(t)
 	rec := tracetest.NewSpanRecorder()
@@ -168,6 +169,7 @@ func TestOneTraceAJobAndSameDataAfterRestart(t *testing.T) {
 	}
 }
 
+//nolint:paralleltest // the telemetry is the process's
 func TestGRPC(t *testing.T) {
 	s, stop := start(t, dataDir(t))
 	defer stop()
@@ -231,7 +233,7 @@ func TestBadSettingsAreNamed(t *testing.T) {
 	if err == nil {
 		t.Fatal("all were taken")
 	}
-	for _, want := range []string{"REELWAY_HTP_ADDR: no such setting", "MaxAttempts", "REELWAY_DEV_API_KEY_FILE"} {
+	for _, want := range []string{"REELWAY_HTP_ADDR: no such setting", "REELWAY_MAX_ATTEMPTS: ", "REELWAY_DEV_API_KEY_FILE"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)
 		}

@@ -35,7 +35,7 @@ func (s *Service) atlasSubmit(w http.ResponseWriter, r *http.Request) {
 	t.width, t.height = pixels(in.Resolution, in.AspectRatio)
 	f := words(in.Prompt)
 	job := jobOf(in.WebhookURL)
-	s.before(w, r, t.Provider, f)
+	s.before(r, t.Provider, f)
 	switch {
 	case s.callsLeft(t.Provider, job, f, "rate_limit"):
 		w.Header().Set("Retry-After", "1")

@@ -76,7 +76,7 @@ func (s *Service) klingSubmit(w http.ResponseWriter, r *http.Request) {
 	t.width, t.height = pixels(map[string]string{"pro": "1080p"}[in.Mode], in.AspectRatio)
 	f := words(in.Prompt)
 	job := jobOf(in.CallbackURL)
-	s.before(w, r, t.Provider, f)
+	s.before(r, t.Provider, f)
 	if _, taken := s.find(in.ExternalID); taken && in.ExternalID != "" {
 		klingAnswer(w, http.StatusBadRequest, 1201, "external_task_id is taken", nil)
 		return

@@ -181,9 +181,8 @@ func (s *Service) callsLeft(provider, job string, words map[string]int, name str
 	return true
 }
 
-// before plays the faults that strike before a task exists; true when the
-// request has been dealt with.
-func (s *Service) before(w http.ResponseWriter, r *http.Request, provider string, f map[string]int) bool {
+// before plays the faults that strike before a task exists.
+func (s *Service) before(r *http.Request, provider string, f map[string]int) {
 	switch {
 	case s.take(provider, f, "hang"):
 		select {
@@ -194,7 +193,6 @@ func (s *Service) before(w http.ResponseWriter, r *http.Request, provider string
 	case s.take(provider, f, "reset_before_accept"):
 		panic(http.ErrAbortHandler)
 	}
-	return false
 }
 
 // after plays the faults that strike when the task exists but the answer has

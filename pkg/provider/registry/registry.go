@@ -3,7 +3,9 @@ package registry
 
 import (
 	"fmt"
+	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
@@ -23,7 +25,7 @@ type Config struct {
 	KlingURL       string `env:"REELWAY_KLING_URL" envDefault:"https://api-singapore.klingai.com" desc:"Kling's API"`
 	KlingAccessKey string `env:"REELWAY_KLING_ACCESS_KEY" desc:"access key at Kling; the provider is off without one, and simulated in the all-in-one"`
 	KlingSecretKey string `env:"REELWAY_KLING_SECRET_KEY" desc:"secret key at Kling"`
-	KlingWebhook   string `env:"REELWAY_KLING_WEBHOOK_SECRET" desc:"whsec_ secret of Kling's console; without it callbacks are hints that trigger a poll"`
+	KlingWebhook   string `env:"REELWAY_KLING_WEBHOOK_SECRET" desc:"whsec_ secret of Kling's console, two separated by a comma during a rotation; without it callbacks are hints that trigger a poll"`
 }
 
 // Providers are the open adapters, by name.
@@ -42,11 +44,13 @@ func Open(cfg Config) (Providers, error) {
 	if cfg.KlingAccessKey != "" {
 		k := kling.Config{BaseURL: cfg.KlingURL, AccessKey: cfg.KlingAccessKey, SecretKey: cfg.KlingSecretKey, Client: client(), Now: time.Now}
 		if cfg.KlingWebhook != "" {
-			key, err := webhooksig.StandardKey(cfg.KlingWebhook)
-			if err != nil {
-				return p, fmt.Errorf("REELWAY_KLING_WEBHOOK_SECRET: %w", err)
+			for secret := range strings.SplitSeq(cfg.KlingWebhook, ",") {
+				key, err := webhooksig.StandardKey(strings.TrimSpace(secret))
+				if err != nil {
+					return p, fmt.Errorf("REELWAY_KLING_WEBHOOK_SECRET: %w", err)
+				}
+				k.WebhookKeys = append(k.WebhookKeys, key)
 			}
-			k.WebhookKeys = [][]byte{key}
 		}
 		a := kling.New(k)
 		p.Adapters[kling.Name], p.Parsers[kling.Name] = a, a
@@ -57,7 +61,8 @@ func Open(cfg Config) (Providers, error) {
 // client is one provider's own. Operators choose these addresses, so they are
 // not guarded; our trace ids stay at home.
 func client() *http.Client {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConnsPerHost = 64
+	t := &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64,
+		IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext}
 	return &http.Client{Transport: otelhttp.NewTransport(t, otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator()))}
 }
