@@ -18,8 +18,9 @@ import (
 func main() {
 	rounds := flag.Int("rounds", 3, "interleaved rounds; the median counts")
 	length := flag.Duration("length", 2*time.Second, "length of one measurement")
+	only := flag.String("only", "", "opens or observations; all when empty")
 	flag.Parse()
-	if err := measureAll(context.Background(), *rounds, *length); err != nil {
+	if err := measureAll(context.Background(), *only, *rounds, *length); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -103,14 +104,18 @@ func compare(ctx context.Context, title string, subjects []subject, rounds int, 
 	return out, nil
 }
 
-func measureAll(ctx context.Context, rounds int, length time.Duration) error {
+func measureAll(ctx context.Context, only string, rounds int, length time.Duration) error {
 	s, err := newStand(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	if err := opens(ctx, s, rounds, length); err != nil {
-		return err
+	for name, part := range map[string]func(context.Context, *stand, int, time.Duration) error{"opens": opens, "observations": observations} {
+		if only == "" || only == name {
+			if err := part(ctx, s, rounds, length); err != nil {
+				return err
+			}
+		}
 	}
-	return observations(ctx, s, rounds, length)
+	return nil
 }

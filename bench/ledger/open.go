@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -58,7 +59,9 @@ type noop struct {
 }
 
 // Work implements river.Worker.
-func (noop) Work(context.Context, *river.Job[renderArgs]) error { return nil }
+func (noop) Work(context.Context, *river.Job[renderArgs]) error { worked.Add(1); return nil }
+
+var worked atomic.Int64
 
 func newRiver(ctx context.Context, pool *pgxpool.Pool, workers int) (*river.Client[pgx.Tx], error) {
 	m, err := rivermigrate.New(riverpgxv5.New(pool), nil)
@@ -72,6 +75,8 @@ func newRiver(ctx context.Context, pool *pgxpool.Pool, workers int) (*river.Clie
 	if workers > 0 {
 		cfg.Workers = river.NewWorkers()
 		river.AddWorker(cfg.Workers, noop{})
+		// As fast as River fetches: its defaults favour small machines.
+		cfg.FetchCooldown = time.Millisecond
 		cfg.Queues = map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: workers}}
 	}
 	c, err := river.NewClient(riverpgxv5.New(pool), cfg)

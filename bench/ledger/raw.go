@@ -26,7 +26,7 @@ func rawRows(n int) (jobs, keys []string, params, events [][]byte, err error) {
 		if err != nil {
 			return nil, nil, nil, nil, fmt.Errorf("marshal event: %w", err)
 		}
-		jobs, keys, params, events = append(jobs, j), append(keys, "hold:"+j), append(params, p), append(events, ev)
+		jobs, keys, params, events = append(jobs, j), append(keys, j+"/hold"), append(params, p), append(events, ev)
 	}
 	return jobs, keys, params, events, nil
 }

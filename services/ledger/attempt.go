@@ -45,25 +45,33 @@ func (a *attempt) proto() (*videov1.Attempt, error) {
 	return p, nil
 }
 
+const attemptsSQL = `select id, job_id, number, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at
+	from attempt where job_id = any($1) order by job_id, number`
+
 // loadAttempts fills the attempts of jobs, oldest first.
 func loadAttempts(ctx context.Context, q querier, jobs map[string]*record) error {
-	rows, err := q.Query(ctx, `select id, job_id, number, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at
-		from attempt where job_id = any($1) order by job_id, number`, slices.Collect(maps.Keys(jobs)))
+	rows, err := q.Query(ctx, attemptsSQL, slices.Collect(maps.Keys(jobs)))
+	if err == nil {
+		err = collectAttempts(rows, jobs)
+	}
 	if err != nil {
 		return fmt.Errorf("read attempts: %w", err)
 	}
+	return nil
+}
+
+func collectAttempts(rows pgx.Rows, jobs map[string]*record) error {
 	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*attempt, error) {
 		var a attempt
 		err := r.Scan(&a.ID, &a.JobID, &a.Number, &a.Provider, &a.State, &a.TaskID, &a.Error, &a.CreatedAt, &a.EndedAt)
 		return &a, err
 	})
-	if err != nil {
-		return fmt.Errorf("read attempts: %w", err)
-	}
 	for _, a := range all {
-		jobs[a.JobID].Attempts = append(jobs[a.JobID].Attempts, a)
+		if j := jobs[a.JobID]; j != nil {
+			j.Attempts = append(j.Attempts, a)
+		}
 	}
-	return nil
+	return err
 }
 
 // current is the attempt that the job waits on; nil without one.

@@ -52,7 +52,7 @@ func (s *Service) onAccount(ctx context.Context, account string, fn func(ctx con
 func (g *moneyServer) TopUp(ctx context.Context, r *ledgerv1.TopUpRequest) (*ledgerv1.TopUpResponse, error) {
 	resp := &ledgerv1.TopUpResponse{}
 	err := g.s.onAccount(ctx, r.GetAccountId(), func(ctx context.Context, u *unit, b *balance) error {
-		err := u.once(ctx, b, posting{key: "topup:" + b.account + ":" + r.GetIdempotencyKey(), kind: "top_up", from: funding, to: available, amount: r.GetAmountMicros()})
+		err := u.once(ctx, b, posting{key: b.account + "/top_up/" + r.GetIdempotencyKey(), kind: "top_up", from: funding, to: available, amount: r.GetAmountMicros()})
 		resp.AvailableMicros = b.of[available]
 		return err
 	})

@@ -117,9 +117,6 @@ func (g *jobServer) CancelJob(ctx context.Context, r *ledgerv1.CancelJobRequest)
 		if j.State == job.Canceled {
 			return nil
 		}
-		if err := u.lockBalances(ctx, map[string]bool{j.Account: true}); err != nil {
-			return err
-		}
 		ok, err := u.advance(ctx, j, job.Cancel)
 		if err == nil && !ok {
 			if j.State.Terminal() {

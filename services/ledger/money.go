@@ -73,19 +73,19 @@ func (u *unit) post(b *balance, p posting) error {
 
 // hold moves a job's quote from available to held.
 func (u *unit) hold(b *balance, j *record) error {
-	return u.post(b, posting{key: "hold:" + j.ID, kind: "hold", job: j.ID, from: available, to: held, amount: j.Quote})
+	return u.post(b, posting{key: j.ID + "/hold", kind: "hold", job: j.ID, from: available, to: held, amount: j.Quote})
 }
 
 // settle ends a job's hold: captured micros go to revenue, the rest back to the
 // customer. The job's state, changed with it, keeps it from happening twice.
 func (u *unit) settle(b *balance, j *record) error {
 	if j.Captured > 0 {
-		if err := u.post(b, posting{key: "capture:" + j.ID, kind: "capture", job: j.ID, from: held, to: revenue, amount: j.Captured}); err != nil {
+		if err := u.post(b, posting{key: j.ID + "/capture", kind: "capture", job: j.ID, from: held, to: revenue, amount: j.Captured}); err != nil {
 			return fmt.Errorf("capture of %s: %w", j.ID, err)
 		}
 	}
 	if rest := j.Quote - j.Captured; rest > 0 {
-		if err := u.post(b, posting{key: "release:" + j.ID, kind: "release", job: j.ID, from: held, to: available, amount: rest}); err != nil {
+		if err := u.post(b, posting{key: j.ID + "/release", kind: "release", job: j.ID, from: held, to: available, amount: rest}); err != nil {
 			return fmt.Errorf("release of %s: %w", j.ID, err)
 		}
 	}

@@ -125,20 +125,27 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 			tasks = append(tasks, t)
 		}
 	}
-	jobs, err := u.lockJobs(ctx, ids)
+	known, owners := map[string]bool{}, map[[2]string]string{}
+	jobs, err := u.lockJobs(ctx, ids, func(b *pgx.Batch) {
+		// Under the jobs' locks: the same fact cannot be on its way elsewhere.
+		b.Queue("select id from observation where id = any($1)", facts).Query(func(rows pgx.Rows) error {
+			var fact string
+			_, err := pgx.ForEachRow(rows, []any{&fact}, func() error { known[fact] = true; return nil })
+			return err
+		})
+		if len(tasks) == 0 {
+			return
+		}
+		b.Queue("select provider, provider_task_id, id from attempt where provider_task_id = any($1)", tasks).Query(func(rows pgx.Rows) error {
+			var provider, task, attempt string
+			_, err := pgx.ForEachRow(rows, []any{&provider, &task, &attempt}, func() error {
+				owners[[2]string{provider, task}] = attempt
+				return nil
+			})
+			return err
+		})
+	})
 	if err != nil {
-		return err
-	}
-	// Under the jobs' locks: the same fact cannot be on its way elsewhere.
-	known, err := u.strings(ctx, "select id from observation where id = any($1)", facts)
-	if err != nil {
-		return fmt.Errorf("read observations: %w", err)
-	}
-	owners, err := u.taskOwners(ctx, tasks)
-	if err != nil {
-		return err
-	}
-	if err := u.lockBalances(ctx, s.settling(seen, jobs)); err != nil {
 		return err
 	}
 	for i := range seen {
@@ -157,55 +164,6 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 		u.seen = append(u.seen, *x)
 	}
 	return nil
-}
-
-// settling are the accounts whose money an observation of the group may move.
-func (s *Service) settling(seen []sighting, jobs map[string]*record) map[string]bool {
-	out := map[string]bool{}
-	for _, x := range seen {
-		switch x.o.GetFact().(type) {
-		case *eventv1.Observation_Accepted, *eventv1.Observation_Progressed, *eventv1.Observation_Unknown, *eventv1.Observation_Rendered:
-		default:
-			if j := jobs[x.o.GetJobId()]; j != nil {
-				out[j.Account] = true
-			}
-		}
-	}
-	return out
-}
-
-func (u *unit) strings(ctx context.Context, sql string, args ...any) (map[string]bool, error) {
-	rows, err := u.tx.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, err
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	out := make(map[string]bool, len(all))
-	for _, x := range all {
-		out[x] = true
-	}
-	return out, err
-}
-
-// taskOwners says which attempts have providers' tasks already.
-func (u *unit) taskOwners(ctx context.Context, tasks []string) (map[[2]string]string, error) {
-	out := map[[2]string]string{}
-	if len(tasks) == 0 {
-		return out, nil
-	}
-	rows, err := u.tx.Query(ctx, "select provider, provider_task_id, id from attempt where provider_task_id = any($1)", tasks)
-	if err != nil {
-		return nil, fmt.Errorf("read tasks: %w", err)
-	}
-	var provider, task, attempt string
-	_, err = pgx.ForEachRow(rows, []any{&provider, &task, &attempt}, func() error {
-		out[[2]string{provider, task}] = attempt
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read tasks: %w", err)
-	}
-	return out, nil
 }
 
 // progress handles the frequent case without Postgres: a running job's
@@ -365,7 +323,9 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	case m.in == job.RefuseRetry:
 		return u.command(x.ctx, j, fmt.Sprintf("%s-submit-%d", j.ID, j.AttemptCount+1), delay)
 	case j.State == job.NeedsReview:
-		return u.post(u.balances[j.Account], posting{key: "suspense:" + a.ID, kind: "suspense", job: j.ID, from: providerCost, to: suspense, amount: j.Quote})
+		u.later(j.Account, func(b *balance) error {
+			return u.post(b, posting{key: j.ID + "/suspense/" + a.ID, kind: "suspense", job: j.ID, from: providerCost, to: suspense, amount: j.Quote})
+		})
 	}
 	return nil
 }

@@ -46,10 +46,14 @@ const columns = `id, account_id, provider, end_user, api_key_id, state, version,
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
-	err := r.Scan(&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
+	return &j, r.Scan(j.fields()...)
+}
+
+// fields are where columns are read to.
+func (j *record) fields() []any {
+	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
-		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted)
-	return &j, err
+		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted}
 }
 
 type querier interface {
@@ -157,8 +161,8 @@ func (u *unit) change(j *record) {
 }
 
 // advance moves a locked job by an input, if the table allows it; false when
-// not. When the new state is final its hold is settled, for which the account's
-// balance has to be locked, and the event is announced.
+// not. When the new state is final its hold is settled, last of all; the event is
+// announced.
 func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, error) {
 	to, ok := job.Next(j.State, in)
 	if !ok {
@@ -171,13 +175,7 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 		}
 	}
 	if to.Terminal() {
-		b := u.balances[j.Account]
-		if b == nil {
-			return false, fmt.Errorf("settle %s: the balance of %s is not locked", j.ID, j.Account)
-		}
-		if err := u.settle(b, j); err != nil {
-			return false, err
-		}
+		u.later(j.Account, func(b *balance) error { return u.settle(b, j) })
 		j.CompletedAt = &u.now
 	}
 	j.State = to

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -38,31 +37,24 @@ const sweepBatch = 500
 
 func (s *Service) sweepOnce(ctx context.Context) error {
 	return s.write(ctx, func(ctx context.Context, u *unit) error {
-		rows, err := u.tx.Query(ctx, `select `+columns+` from job
-			where completed_at is null and submit_after < now() - $1::interval
+		rows, err := u.tx.Query(ctx, "select now(), "+columns+` from job where completed_at is null and submit_after < now() - $1::interval
 				and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
 			order by swept_at limit $3 for update skip locked`, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}
-		jobs, err := pgx.CollectRows(rows, scan)
+		jobs, err := u.collect(rows)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}
-		silent, waited := map[string]*record{}, map[string]bool{}
+		silent := map[string]*record{}
 		for _, j := range jobs {
 			silent[j.ID] = j
-			if s.waitedTooLong(u, j) {
-				waited[j.Account] = true
-			}
 		}
 		if len(jobs) == 0 {
 			return nil
 		}
 		if err := loadAttempts(ctx, u.tx, silent); err != nil {
-			return err
-		}
-		if err := u.lockBalances(ctx, waited); err != nil {
 			return err
 		}
 		for _, j := range jobs {

@@ -21,7 +21,7 @@ import (
 // other.
 type unit struct {
 	tx  pgx.Tx
-	now time.Time // the database's clock: replicas' clocks may differ
+	now time.Time // the database's clock, known after the first lock: replicas' clocks may differ
 
 	balances map[string]*balance
 	opened   []*record
@@ -32,6 +32,7 @@ type unit struct {
 	messages []outgoing
 	seen     []sighting
 	freed    []idempotencyKey
+	deferred []deferral
 }
 
 // outgoing is a message for the outbox.
@@ -46,9 +47,6 @@ type outgoing struct {
 func (s *Service) write(ctx context.Context, fn func(ctx context.Context, u *unit) error) error {
 	return postgres.InTx(ctx, s.pool, func(tx pgx.Tx) error {
 		u := &unit{tx: tx, balances: map[string]*balance{}}
-		if err := tx.QueryRow(ctx, "select now()").Scan(&u.now); err != nil {
-			return fmt.Errorf("read clock: %w", err)
-		}
 		if err := fn(ctx, u); err != nil {
 			return err
 		}
@@ -56,56 +54,67 @@ func (s *Service) write(ctx context.Context, fn func(ctx context.Context, u *uni
 	})
 }
 
-// lockJobs reads jobs for update, by id, with their attempts.
-func (u *unit) lockJobs(ctx context.Context, ids []string) (map[string]*record, error) {
-	rows, err := u.tx.Query(ctx, "select "+columns+" from job where id = any($1) order by id for update", ids)
-	if err != nil {
+// lockJobs reads jobs for update, by id, with their attempts, and whatever else
+// is asked in the same journey to the database.
+func (u *unit) lockJobs(ctx context.Context, ids []string, also ...func(b *pgx.Batch)) (map[string]*record, error) {
+	out := make(map[string]*record, len(ids))
+	b := &pgx.Batch{}
+	b.Queue("select now(), "+columns+" from job where id = any($1) order by id for update", ids).Query(func(rows pgx.Rows) error {
+		jobs, err := u.collect(rows)
+		for _, j := range jobs {
+			out[j.ID] = j
+		}
+		return err
+	})
+	b.Queue(attemptsSQL, ids).Query(func(rows pgx.Rows) error { return collectAttempts(rows, out) })
+	for _, f := range also {
+		f(b)
+	}
+	if err := u.tx.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("lock jobs: %w", err)
 	}
-	jobs, err := pgx.CollectRows(rows, scan)
-	if err != nil {
-		return nil, fmt.Errorf("lock jobs: %w", err)
-	}
-	out := make(map[string]*record, len(jobs))
-	for _, j := range jobs {
-		out[j.ID] = j
-	}
-	return out, loadAttempts(ctx, u.tx, out)
+	return out, nil
 }
 
-// lockBalances reads the balances of accounts for update. Those read before
-// stay as they are; an account without one is absent.
-func (u *unit) lockBalances(ctx context.Context, accounts map[string]bool) error {
-	for a := range u.balances {
-		delete(accounts, a)
-	}
-	if len(accounts) == 0 {
-		return nil
-	}
-	rows, err := u.tx.Query(ctx, `select account_id, available_micros, held_micros, revenue_micros, funding_micros, promotional_micros,
-			write_off_micros, provider_cost_micros, suspense_micros
-		from balance where account_id = any($1) order by account_id for update`, slices.Sorted(maps.Keys(accounts)))
-	if err != nil {
-		return fmt.Errorf("lock balances: %w", err)
-	}
-	var id string
-	amounts := make([]int64, len(books))
-	into := []any{&id}
-	for i := range amounts {
-		into = append(into, &amounts[i])
-	}
-	_, err = pgx.ForEachRow(rows, into, func() error {
-		b := &balance{account: id, of: make(map[book]int64, len(books))}
-		for i, k := range books {
-			b.of[k] = amounts[i]
-		}
-		u.balances[id] = b
-		return nil
+// collect reads jobs that follow the clock.
+func (u *unit) collect(rows pgx.Rows) ([]*record, error) {
+	return pgx.CollectRows(rows, func(r pgx.CollectableRow) (*record, error) {
+		var j record
+		return &j, r.Scan(append([]any{&u.now}, j.fields()...)...)
 	})
-	if err != nil {
-		return fmt.Errorf("lock balances: %w", err)
-	}
-	return nil
+}
+
+// lockBalances reads the balances of accounts for update; an account without
+// one is absent.
+func (u *unit) lockBalances(ctx context.Context, accounts map[string]bool) error {
+	b := &pgx.Batch{}
+	u.queueBalances(b, accounts)
+	return u.send(ctx, b)
+}
+
+func (u *unit) queueBalances(b *pgx.Batch, accounts map[string]bool) {
+	b.Queue(`select now(), account_id, available_micros, held_micros, revenue_micros, funding_micros, promotional_micros,
+			write_off_micros, provider_cost_micros, suspense_micros
+		from balance where account_id = any($1) order by account_id for update`, slices.Sorted(maps.Keys(accounts))).Query(func(rows pgx.Rows) error {
+		var id string
+		amounts := make([]int64, len(books))
+		into := []any{&u.now, &id}
+		for i := range amounts {
+			into = append(into, &amounts[i])
+		}
+		_, err := pgx.ForEachRow(rows, into, func() error {
+			if u.balances[id] != nil {
+				return nil // locked before, and perhaps changed since
+			}
+			bal := &balance{account: id, of: make(map[book]int64, len(books))}
+			for i, k := range books {
+				bal.of[k] = amounts[i]
+			}
+			u.balances[id] = bal
+			return nil
+		})
+		return err
+	})
 }
 
 // tell puts a message into the outbox. It continues the trace of ctx.
@@ -131,17 +140,54 @@ func column[R, V any](t *table, rows []R, value func(R) V) {
 	t.columns = append(t.columns, vs)
 }
 
-// flush sends every statement at once.
+// later does something with an account's money after all else is written, so
+// that the balance, which everybody wants, is locked for as short as can be.
+// What is left for later cannot be refused any more: it is for settling.
+func (u *unit) later(account string, fn func(b *balance) error) {
+	u.deferred = append(u.deferred, deferral{account, fn})
+}
+
+type deferral struct {
+	account string
+	fn      func(b *balance) error
+}
+
+// flush sends every statement at once, or in two parts when balances are to be
+// locked between them.
 func (u *unit) flush(ctx context.Context) error {
 	b := &pgx.Batch{}
 	u.writeFreed(b)
 	u.writeOpened(b)
 	u.writeAttempts(b)
 	u.writeChanged(b)
-	u.writePostings(b)
-	u.writeBalances(b)
 	u.writeSeen(b)
 	u.writeMessages(b)
+	if len(u.deferred) > 0 {
+		accounts := map[string]bool{}
+		for _, d := range u.deferred {
+			accounts[d.account] = true
+		}
+		u.queueBalances(b, accounts)
+		if err := u.send(ctx, b); err != nil {
+			return err
+		}
+		for _, d := range u.deferred {
+			bal := u.balances[d.account]
+			if bal == nil {
+				return fmt.Errorf("account %s has no balance", d.account)
+			}
+			if err := d.fn(bal); err != nil {
+				return err
+			}
+		}
+		b = &pgx.Batch{}
+	}
+	u.writePostings(b)
+	u.writeBalances(b)
+	return u.send(ctx, b)
+}
+
+func (u *unit) send(ctx context.Context, b *pgx.Batch) error {
 	if b.Len() == 0 {
 		return nil
 	}

@@ -28,7 +28,7 @@ var invariants = []struct{ name, sql string }{
 		where account_id = b.account_id and completed_at is null), 0)`},
 	{"every job was held once and settled once, exactly", `select j.id from job j
 		left join lateral (select sum(amount_micros) filter (where kind = 'hold') h, sum(amount_micros) filter (where kind = 'capture') c,
-			sum(amount_micros) filter (where kind = 'release') r from posting p where p.job_id = j.id) x on true
+			sum(amount_micros) filter (where kind = 'release') r from posting p where p.key >= j.id || '/' and p.key < j.id || '0') x on true
 		where coalesce(h, 0) <> quote_micros or coalesce(c, 0) <> captured_micros
 			or coalesce(r, 0) <> case when completed_at is null then 0 else quote_micros - captured_micros end`},
 	{"no posting names a job that is not there", `select key from posting p where job_id is not null and not exists (select from job j where j.id = p.job_id)`},

@@ -40,8 +40,9 @@ create table balance (
 -- A movement from one book of an account to another: balanced by its form. Its
 -- key is made of what caused it, so that it happens once.
 create table posting (
-    id               bigint generated always as identity primary key,
-    key              text not null unique,           -- 'hold:video_…', 'topup:acct_…:key'
+    id               bigint generated always as identity,
+    -- A job's movements begin with its id, and so lie together: 'video_…/hold'.
+    key              text collate "C" not null unique,
     kind             text not null check (kind in ('top_up', 'grant', 'grant_expiry', 'hold', 'capture', 'release',
                          'refund', 'adjustment', 'write_off', 'suspense', 'suspense_settled')),
     account_id       text not null,
@@ -55,10 +56,9 @@ create table posting (
     actor            text not null default '',
     reason           text not null default '',
     request_hash     bytea,
-    created_at       timestamptz not null default clock_timestamp()
+    created_at       timestamptz not null default clock_timestamp(),
+    primary key (account_id, id)                     -- a statement reads one account in order
 );
-create index posting_by_account on posting (account_id, id);
-create index posting_by_job on posting (job_id) where job_id is not null;
 
 create function refuse_change() returns trigger language plpgsql as $$
 begin
@@ -69,7 +69,7 @@ create trigger posting_is_append_only before update or delete on posting for eac
 -- A month of jobs is a partition: ids are UUIDv7 and so sort by time. The
 -- partitions are made by the ledger, months ahead.
 create table job (
-    id              text primary key,
+    id              text collate "C" primary key,
     state           text not null check (state in ('queued', 'submitting', 'running', 'storing',
                         'succeeded', 'failed', 'canceled', 'expired', 'needs_review')),
     account_id      text not null,
@@ -107,7 +107,9 @@ create table job (
 ) partition by range (id);
 create index job_by_account on job (account_id, id desc) where deleted_at is null;
 -- The sweep reads live jobs only; finished ones, which are nearly all, stay out.
-create index job_live on job (state, swept_at) where completed_at is null;
+-- It holds nothing that a step of a job changes but its end: the steps between
+-- are updates in place (HOT), without a touch of any index.
+create index job_live on job (id) where completed_at is null;
 -- Rows are changed some five times and then hardly ever again: room for the
 -- changes beside them, and a vacuum that follows the month's growth.
 create table job_other partition of job default with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02);
@@ -146,8 +148,8 @@ create table idempotency (
 );
 
 create table attempt (
-    id               text primary key,
-    job_id           text not null,
+    id               text collate "C" primary key,
+    job_id           text collate "C" not null,
     number           int not null,
     provider         text not null,
     state            text not null check (state in ('intended', 'accepted', 'refused', 'uncertain', 'succeeded', 'failed', 'canceled')),
@@ -164,8 +166,8 @@ create index attempt_recent on attempt (provider, created_at desc) where state =
 
 -- What observers said, each fact once, and what became of it.
 create table observation (
-    id          text primary key,
-    job_id      text not null,
+    id          text collate "C" primary key,
+    job_id      text collate "C" not null,
     attempt_id  text not null,
     source      text not null,
     fact        text not null,
