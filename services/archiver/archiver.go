@@ -61,8 +61,34 @@ func (s *Service) Components() []run.Component {
 		c := bus.ArchiveConsumer
 		c.Timeout = s.cfg.Timeout + time.Minute
 		return bus.Consume(ctx, s.d.Bus, c, s.cfg.Workers, s.archive)
+	}}, {Name: "archiver-delete", Run: func(ctx context.Context) error {
+		return bus.Consume(ctx, s.d.Bus, bus.DeleteConsumer, deleters, s.delete)
 	}}}
 }
+
+// deleters is how many files one replica deletes at the same time.
+const deleters = 4
+
+// delete removes a stored result and reports it gone; one that is gone already
+// is reported again. Only results are deleted, whatever the command says.
+func (s *Service) delete(ctx context.Context, c *eventv1.DeleteArtifact) error {
+	if !strings.HasPrefix(c.GetKey(), results) || strings.Contains(c.GetKey(), "..") {
+		return bus.Terminate(fmt.Errorf("delete result: the key of %s is not a result's", c.GetJobId()))
+	}
+	if err := s.d.Bucket.Delete(ctx, c.GetKey()); err != nil {
+		return err
+	}
+	o := &eventv1.Observation{JobId: c.GetJobId(), AttemptId: c.GetAttemptId(), Provider: c.GetProvider(), Id: c.GetAttemptId() + "-deleted",
+		Source: "archiver", ObservedAt: timestamppb.Now(), Fact: &eventv1.Observation_ArtifactDeleted{ArtifactDeleted: &eventv1.ArtifactDeleted{Key: c.GetKey()}}}
+	if err := s.d.Bus.PublishObservation(ctx, o); err != nil {
+		return err
+	}
+	s.d.Logger.InfoContext(ctx, "result deleted", "job_id", c.GetJobId())
+	return nil
+}
+
+// results is where they lie in the bucket.
+const results = "videos/"
 
 // lostError says that asking again will not bring the result.
 type lostError struct{ reason string }
@@ -125,7 +151,7 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, url strin
 	if ct := resp.Header.Get("Content-Type"); string(head[4:8]) != "ftyp" || strings.HasPrefix(ct, "text/") {
 		return nil, &lostError{"it is not an MP4 video"}
 	}
-	key := "videos/" + v.GetAccountId() + "/" + v.GetId() + "/" + attempt + ".mp4"
+	key := results + v.GetAccountId() + "/" + v.GetId() + "/" + attempt + ".mp4"
 	wctx, abandon := context.WithCancel(ctx)
 	defer abandon()
 	w, err := s.d.Bucket.Writer(wctx, key, "video/mp4")

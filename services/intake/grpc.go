@@ -15,18 +15,28 @@ type videoServer struct {
 	s *Service
 }
 
-// Register puts VideoService on a server built by pkg/rpc, which validates
-// requests and maps faults.
+type usageServer struct {
+	videov1.UnimplementedUsageServiceServer
+	s *Service
+}
+
+// Register puts VideoService and UsageService on a server built by pkg/rpc,
+// which validates requests and maps faults.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	videov1.RegisterVideoServiceServer(r, &videoServer{s: s})
+	videov1.RegisterUsageServiceServer(r, &usageServer{s: s})
 }
 
 func (g *videoServer) who(ctx context.Context, scope string) (auth.Principal, error) {
+	return g.s.who(ctx, scope)
+}
+
+func (s *Service) who(ctx context.Context, scope string) (auth.Principal, error) {
 	key := ""
 	if v := metadata.ValueFromIncomingContext(ctx, "authorization"); len(v) > 0 {
 		key = auth.Bearer(v[0])
 	}
-	p, err := g.s.d.Auth.Authenticate(ctx, key)
+	p, err := s.d.Auth.Authenticate(ctx, key)
 	if err != nil {
 		return p, err
 	}
@@ -97,4 +107,13 @@ func (g *videoServer) ListModels(ctx context.Context, _ *videov1.ListModelsReque
 		return nil, err
 	}
 	return g.s.models(), nil
+}
+
+// QueryUsage implements UsageService.
+func (g *usageServer) QueryUsage(ctx context.Context, r *videov1.QueryUsageRequest) (*videov1.QueryUsageResponse, error) {
+	p, err := g.s.who(ctx, auth.BillingRead)
+	if err != nil {
+		return nil, err
+	}
+	return g.s.usage(ctx, p, r)
 }

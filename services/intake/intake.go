@@ -37,16 +37,16 @@ type StatusReader interface {
 	Status(ctx context.Context, jobID string) (*videov1.Video, bool, error)
 }
 
-// Files signs and deletes stored results; bucket.Bucket is one.
+// Files signs stored results; bucket.Bucket is one.
 type Files interface {
 	SignedURL(ctx context.Context, key string) (string, time.Time, error)
-	Delete(ctx context.Context, key string) error
 }
 
 // Deps are intake's neighbours.
 type Deps struct {
 	Jobs     ledgerv1.JobServiceClient
 	Ledger   ledgerv1.LedgerServiceClient
+	Usage    ledgerv1.UsageServiceClient
 	Auth     *auth.Authenticator
 	Status   StatusReader
 	Files    Files
@@ -64,7 +64,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Auth == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Auth == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil
@@ -204,16 +204,13 @@ func (s *Service) cancel(ctx context.Context, p auth.Principal, videoID string) 
 	return r.GetVideo(), nil
 }
 
+// remove deletes a finished video: the ledger hides it and has its file deleted.
 func (s *Service) remove(ctx context.Context, p auth.Principal, videoID string) error {
-	v, err := s.get(ctx, p, videoID)
-	if err != nil {
-		return err
+	if !id.Safe(videoID) {
+		return missing()
 	}
 	if _, err := s.d.Jobs.DeleteJob(ctx, &ledgerv1.DeleteJobRequest{AccountId: p.AccountID, JobId: videoID}); err != nil {
 		return fault.FromStatus(err)
-	}
-	if k := v.GetArtifact().GetKey(); k != "" {
-		return s.d.Files.Delete(ctx, k)
 	}
 	return nil
 }

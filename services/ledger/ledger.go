@@ -39,17 +39,21 @@ func Migrations() fs.FS {
 
 // Config is what an operator may set.
 type Config struct {
-	MaxAttempts   int           `env:"REELWAY_MAX_ATTEMPTS" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
-	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
-	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
-	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
-	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
-	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
-	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
-	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
-	Workers       int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
-	Group         int           `env:"REELWAY_LEDGER_GROUP" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
-	Waiting       int           `env:"REELWAY_LEDGER_WAITING" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
+	MaxAttempts        int           `env:"REELWAY_MAX_ATTEMPTS" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
+	MaxRuntime         time.Duration `env:"REELWAY_MAX_RUNTIME" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
+	QueueLife          time.Duration `env:"REELWAY_QUEUE_LIFE" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
+	SweepInterval      time.Duration `env:"REELWAY_SWEEP_INTERVAL" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
+	SweepAfter         time.Duration `env:"REELWAY_SWEEP_AFTER" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
+	WatchAfter         time.Duration `env:"REELWAY_WATCH_AFTER" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
+	ProgressEvery      time.Duration `env:"REELWAY_PROGRESS_EVERY" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
+	TypicalRender      time.Duration `env:"REELWAY_TYPICAL_RENDER" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
+	Workers            int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
+	Group              int           `env:"REELWAY_LEDGER_GROUP" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
+	RetainPrompts      time.Duration `env:"REELWAY_RETAIN_PROMPTS" envDefault:"0" desc:"how long after its end a job keeps prompt, addresses, metadata and error texts, such as 720h; 0 keeps them for ever"`
+	RetainVideos       time.Duration `env:"REELWAY_RETAIN_VIDEOS" envDefault:"0" desc:"how long after its end a job keeps its video in the bucket; 0 keeps it for ever"`
+	RetainObservations time.Duration `env:"REELWAY_RETAIN_OBSERVATIONS" envDefault:"0" desc:"how long after its end a job keeps what was observed of it and its Idempotency-Key, which may be used anew then; 0 keeps them for ever"`
+	RetainInterval     time.Duration `env:"REELWAY_RETAIN_INTERVAL" envDefault:"1m" desc:"how often the ledger looks for jobs past these ages"`
+	Waiting            int           `env:"REELWAY_LEDGER_WAITING" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
 }
 
 // Deps are the ledger's neighbours.
@@ -76,6 +80,12 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if d.Pool == nil || d.Bus == nil || d.Logger == nil {
 		return nil, errors.New("ledger: Pool, Bus and Logger are required")
 	}
+	if min(cfg.RetainPrompts, cfg.RetainVideos, cfg.RetainObservations) < 0 {
+		return nil, errors.New("ledger: REELWAY_RETAIN_PROMPTS, _VIDEOS and _OBSERVATIONS must not be below 0; 0 keeps for ever")
+	}
+	if cfg.RetainInterval <= 0 {
+		return nil, errors.New("ledger: REELWAY_RETAIN_INTERVAL must be above 0")
+	}
 	s := &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1)}
 	s.opens = newBatcher(cfg.Waiting, cfg.Group, s.open)
 	meter := otel.Meter("reelway.dev/services/ledger")
@@ -92,6 +102,8 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterJobServiceServer(r, &jobServer{s: s})
 	ledgerv1.RegisterAccountServiceServer(r, &accountServer{s: s})
 	ledgerv1.RegisterLedgerServiceServer(r, &moneyServer{s: s})
+	ledgerv1.RegisterUsageServiceServer(r, &usageServer{s: s})
+	ledgerv1.RegisterPrivacyServiceServer(r, &privacyServer{s: s})
 }
 
 // Components are the ledger's background parts.
@@ -104,6 +116,7 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-progress", Run: s.estimate},
 		{Name: "ledger-sweep", Run: s.sweep},
 		{Name: "ledger-partitions", Run: s.partition},
+		{Name: "ledger-retention", Run: s.retain},
 	}
 	for range s.cfg.Workers {
 		out = append(out, run.Component{Name: "ledger-opens", Run: s.opens.work},

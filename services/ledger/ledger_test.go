@@ -46,7 +46,7 @@ func setup(t *testing.T, credits int64) *bundle {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := natstest.Bus(t)
 	s, err := ledger.New(ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
-		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 2, Group: 64, Waiting: 4096},
+		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, RetainInterval: 50 * time.Millisecond, Workers: 2, Group: 64, Waiting: 4096},
 		ledger.Deps{Pool: pgtest.New(t, ledger.Migrations()), Bus: b, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -116,6 +116,11 @@ func (s *Service) observed(x sighting) error {
 	return nil
 }
 
+const (
+	knownFactsSQL = "select id from observation where id = any($1)"
+	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider_task_id = any($1)"
+)
+
 // apply judges a group in its order and gathers what follows.
 func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 	var ids, facts, tasks []string
@@ -128,7 +133,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 	known, owners := map[string]bool{}, map[[2]string]string{}
 	jobs, err := u.lockJobs(ctx, ids, func(b *pgx.Batch) {
 		// Under the jobs' locks: the same fact cannot be on its way elsewhere.
-		b.Queue("select id from observation where id = any($1)", facts).Query(func(rows pgx.Rows) error {
+		b.Queue(knownFactsSQL, facts).Query(func(rows pgx.Rows) error {
 			var fact string
 			_, err := pgx.ForEachRow(rows, []any{&fact}, func() error { known[fact] = true; return nil })
 			return err
@@ -136,7 +141,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 		if len(tasks) == 0 {
 			return
 		}
-		b.Queue("select provider, provider_task_id, id from attempt where provider_task_id = any($1)", tasks).Query(func(rows pgx.Rows) error {
+		b.Queue(taskOwnersSQL, tasks).Query(func(rows pgx.Rows) error {
 			var provider, task, attempt string
 			_, err := pgx.ForEachRow(rows, []any{&provider, &task, &attempt}, func() error {
 				owners[[2]string{provider, task}] = attempt
@@ -204,6 +209,10 @@ func factName(o *eventv1.Observation) string {
 // judge draws the conclusion from one observation of a locked job.
 func (s *Service) judge(u *unit, x *sighting, owners map[[2]string]string) (string, error) {
 	j, o := x.job, x.o
+	if d := o.GetArtifactDeleted(); d != nil {
+		u.cleared = append(u.cleared, d.GetKey())
+		return applied, nil
+	}
 	a := j.current()
 	if a == nil || a.ID != o.GetAttemptId() || j.State.Terminal() {
 		if o.GetRendered() != nil || o.GetAccepted() != nil {

@@ -41,7 +41,13 @@ func (s *Service) relay(ctx context.Context) error {
 	}
 }
 
-const relayBatch = 512
+const (
+	relayBatch = 512
+	dueSQL     = `select publish_after, id, message_id, subject, type, data, traceparent from outbox
+		where publish_after <= clock_timestamp() order by publish_after, id limit $1`
+	sentSQL = `delete from outbox o using unnest($1::timestamptz[], $2::bigint[]) as x (at, id)
+		where o.publish_after = x.at and o.id = x.id`
+)
 
 // relayOnce publishes one batch and returns how many messages went out.
 func (s *Service) relayOnce(ctx context.Context) (n int, err error) {
@@ -54,8 +60,7 @@ func (s *Service) relayOnce(ctx context.Context) (n int, err error) {
 		if err := tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(7233510)").Scan(&mine); err != nil || !mine {
 			return err
 		}
-		rows, err := tx.Query(ctx, `select publish_after, id, message_id, subject, type, data, traceparent from outbox
-			where publish_after <= clock_timestamp() order by publish_after, id limit $1`, relayBatch)
+		rows, err := tx.Query(ctx, dueSQL, relayBatch)
 		if err != nil {
 			return err
 		}
@@ -79,8 +84,7 @@ func (s *Service) relayOnce(ctx context.Context) (n int, err error) {
 		if n, err = s.bus.PublishAll(ctx, due); n == 0 {
 			return err
 		}
-		_, err = tx.Exec(ctx, "delete from outbox o using unnest($1::timestamptz[], $2::bigint[]) as x (at, id) where o.publish_after = x.at and o.id = x.id",
-			at[:n], ids[:n])
+		_, err = tx.Exec(ctx, sentSQL, at[:n], ids[:n])
 		return err
 	})
 	if err != nil {

@@ -52,7 +52,8 @@ func main() {
 		}
 		h.OnClose(func() { _ = conn.Close() })
 		s, err := intake.New(*cfg, intake.Deps{Jobs: ledgerv1.NewJobServiceClient(conn), Ledger: ledgerv1.NewLedgerServiceClient(conn),
-			Auth: auth.New(ledgerv1.NewAccountServiceClient(conn), time.Now), Status: b, Files: files, Catalog: catalog.Builtin(),
+			Usage: ledgerv1.NewUsageServiceClient(conn),
+			Auth:  auth.New(ledgerv1.NewAccountServiceClient(conn), time.Now), Status: b, Files: files, Catalog: catalog.Builtin(),
 			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 		if err != nil {
 			return err
