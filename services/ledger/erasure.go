@@ -112,7 +112,7 @@ func (s *Service) eraseSome(ctx context.Context, r *ledgerv1.EraseUserRequest, t
 				videos++
 			}
 		}
-		_, err = u.tx.Exec(ctx, "delete from idempotency where job_id = any($1)", ids)
+		_, err = u.tx.Exec(ctx, forgetKeysSQL, ids)
 		return err
 	})
 	return jobs, videos, err

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
@@ -38,16 +39,24 @@ type bundle struct {
 	jobs  ledgerv1.JobServiceClient
 	accts ledgerv1.AccountServiceClient
 	money ledgerv1.LedgerServiceClient
+	usage ledgerv1.UsageServiceClient
+	erase ledgerv1.PrivacyServiceClient
+	pool  *pgxpool.Pool
 	acct  string
 }
 
-func setup(t *testing.T, credits int64) *bundle {
+func setup(t *testing.T, credits int64, settings ...func(*ledger.Config)) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	b := natstest.Bus(t)
-	s, err := ledger.New(ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
-		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, RetainInterval: 50 * time.Millisecond, Workers: 2, Group: 64, Waiting: 4096},
-		ledger.Deps{Pool: pgtest.New(t, ledger.Migrations()), Bus: b, Logger: slog.New(slog.DiscardHandler)})
+	cfg := ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
+		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour,
+		RetainInterval: 50 * time.Millisecond, Workers: 2, Group: 64, Waiting: 4096}
+	for _, set := range settings {
+		set(&cfg)
+	}
+	pool := pgtest.New(t, ledger.Migrations())
+	s, err := ledger.New(cfg, ledger.Deps{Pool: pool, Bus: b, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +78,8 @@ func setup(t *testing.T, credits int64) *bundle {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(); cancel(); srv.Stop(); wg.Wait() })
-	x := &bundle{bus: b, jobs: ledgerv1.NewJobServiceClient(conn), accts: ledgerv1.NewAccountServiceClient(conn), money: ledgerv1.NewLedgerServiceClient(conn)}
+	x := &bundle{bus: b, jobs: ledgerv1.NewJobServiceClient(conn), accts: ledgerv1.NewAccountServiceClient(conn), money: ledgerv1.NewLedgerServiceClient(conn),
+		usage: ledgerv1.NewUsageServiceClient(conn), erase: ledgerv1.NewPrivacyServiceClient(conn), pool: pool}
 	a, err := x.accts.CreateAccount(ctx, &ledgerv1.CreateAccountRequest{Name: "test"})
 	if err != nil {
 		t.Fatal(err)

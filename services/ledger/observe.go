@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -118,16 +119,19 @@ func (s *Service) observed(x sighting) error {
 
 const (
 	knownFactsSQL = "select id from observation where id = any($1)"
-	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider_task_id = any($1)"
+	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider = any($1) and provider_task_id = any($2)"
 )
 
 // apply judges a group in its order and gathers what follows.
 func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
-	var ids, facts, tasks []string
+	var ids, facts, tasks, providers []string
 	for _, x := range seen {
 		ids, facts = append(ids, x.o.GetJobId()), append(facts, x.o.GetId())
 		if t := taskID(x.o); t != "" {
 			tasks = append(tasks, t)
+			if !slices.Contains(providers, x.o.GetProvider()) {
+				providers = append(providers, x.o.GetProvider())
+			}
 		}
 	}
 	known, owners := map[string]bool{}, map[[2]string]string{}
@@ -141,7 +145,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 		if len(tasks) == 0 {
 			return
 		}
-		b.Queue(taskOwnersSQL, tasks).Query(func(rows pgx.Rows) error {
+		b.Queue(taskOwnersSQL, providers, tasks).Query(func(rows pgx.Rows) error {
 			var provider, task, attempt string
 			_, err := pgx.ForEachRow(rows, []any{&provider, &task, &attempt}, func() error {
 				owners[[2]string{provider, task}] = attempt

@@ -88,6 +88,11 @@ func usageQuery(account string, q *videov1.QueryUsageRequest) (sql string, args 
 			bad = append(bad, fault.Field{Name: "after", Message: err.Error()})
 		}
 	}
+	for _, f := range []struct{ name, text string }{{"model", q.GetModel()}, {"provider", q.GetProvider()}, {"api_key", q.GetApiKeyId()}, {"user", q.GetUser()}} {
+		if strings.ContainsRune(f.text, 0) {
+			bad = append(bad, fault.Field{Name: f.name, Message: "must not hold a NUL character"})
+		}
+	}
 	if len(bad) > 0 {
 		return "", nil, wrong(bad)
 	}

@@ -179,12 +179,17 @@ func removeAll(ctx context.Context, u *unit, ids []string) error {
 	return nil
 }
 
+const (
+	forgetFactsSQL = "delete from observation where job_id = any($1)"
+	forgetKeysSQL  = `delete from idempotency where job_id collate "C" = any($1)`
+)
+
 // forgetAll removes observations and idempotency keys: a repetition that comes
 // later than this is taken for something new.
 func forgetAll(ctx context.Context, u *unit, ids []string) error {
 	b := &pgx.Batch{}
-	b.Queue("delete from observation where job_id = any($1)", ids)
-	b.Queue("delete from idempotency where job_id = any($1)", ids)
+	b.Queue(forgetFactsSQL, ids)
+	b.Queue(forgetKeysSQL, ids)
 	return u.send(ctx, b)
 }
 
