@@ -3,16 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"reelway.dev/bench/stand"
-	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
-	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
 // observations measures the last observation of jobs: state, capture, posting
@@ -26,48 +22,9 @@ func observations(ctx context.Context, s *stand.Stand, rounds int, length time.D
 		return err
 	}
 	const jobs = 600_000
-	if err := b.Store(ctx, jobs); err != nil {
-		return err
-	}
-	rows, err := b.Pool.Query(ctx, "select id, attempt_id from job where state = 'storing'")
+	group, err := b.Finisher(ctx, jobs)
 	if err != nil {
-		return fmt.Errorf("read jobs: %w", err)
-	}
-	type pair struct{ job, attempt string }
-	var all []pair
-	for rows.Next() {
-		var p pair
-		if err := rows.Scan(&p.job, &p.attempt); err != nil {
-			return fmt.Errorf("read jobs: %w", err)
-		}
-		all = append(all, p)
-	}
-	if _, err := b.Pool.Exec(ctx, "vacuum analyze"); err != nil {
-		return fmt.Errorf("vacuum: %w", err)
-	}
-	var next atomic.Int64
-	group := func(n int) func(context.Context, int) (int, error) {
-		return func(ctx context.Context, _ int) (int, error) {
-			ctxs := make([]context.Context, n)
-			os := make([]*eventv1.Observation, n)
-			for i := range n {
-				k := next.Add(1) - 1
-				if k >= jobs {
-					return 0, fmt.Errorf("more than %d observations: make more jobs", jobs)
-				}
-				p := all[k]
-				ctxs[i] = ctx
-				os[i] = &eventv1.Observation{Id: p.attempt + "-archived", JobId: p.job, AttemptId: p.attempt, Provider: "kling", Source: "archiver", ObservedAt: timestamppb.Now(),
-					Fact: &eventv1.Observation_Archived{Archived: &eventv1.Archived{Artifact: &videov1.Artifact{Key: "videos/" + p.job, ContentType: "video/mp4",
-						SizeBytes: 1 << 20, Sha256: "0000000000000000000000000000000000000000000000000000000000000000", Width: 1280, Height: 720, DurationMs: 5000}}}}
-			}
-			for _, err := range b.Svc.Observe(ctxs, os) {
-				if err != nil {
-					return 0, err
-				}
-			}
-			return n, nil
-		}
+		return err
 	}
 	rp, err := s.Database(ctx, "river_work", 32)
 	if err != nil {
