@@ -47,7 +47,7 @@ func New(nc *nats.Conn) (*Bus, error) {
 type Config struct {
 	URL      string `env:"REELWAY_NATS_URL" envDefault:"nats://127.0.0.1:4222" desc:"NATS with JetStream"`
 	Creds    string `env:"REELWAY_NATS_CREDS" desc:"path of a NATS credentials file"`
-	Replicas int    `env:"REELWAY_NATS_REPLICAS" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
+	Replicas int    `env:"REELWAY_NATS_REPLICAS" min:"1" max:"5" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
 }
 
 // Connect reaches NATS, makes the topology and returns a Bus; close it with
@@ -135,6 +135,9 @@ func (b *Bus) publish(ctx context.Context, m Message, extra nats.Header) error {
 	return nil
 }
 
+// ErrTooLarge says that the bus will never take a message of this size.
+var ErrTooLarge = errors.New("message is larger than the bus takes")
+
 // PublishAll sends messages in their order without waiting between them, and
 // returns how many of the first ones JetStream has acknowledged; with fewer
 // than all, the error says why. Messages after the first failure may have
@@ -145,6 +148,9 @@ func (b *Bus) PublishAll(ctx context.Context, ms []Message) (int, error) {
 	for _, m := range ms {
 		msg, span := m.prepare(ctx, nil)
 		ack, err := b.js.PublishMsgAsync(msg, jetstream.WithStallWait(5*time.Second))
+		if errors.Is(err, nats.ErrMaxPayload) {
+			err = ErrTooLarge
+		}
 		if err != nil {
 			span.SetStatus(codes.Error, err.Error())
 			failed = fmt.Errorf("publish %s: %w", subjectRoot(m.Subject), err)

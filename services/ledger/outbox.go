@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -76,7 +77,16 @@ func (s *Service) relayOnce(ctx context.Context) (n int, err error) {
 		}
 		// What was not sent stays for the next pass; what was, is a duplicate
 		// to JetStream should this transaction fail.
-		if n, err = s.bus.PublishAll(ctx, due); n == 0 {
+		n, err = s.bus.PublishAll(ctx, due)
+		if n < len(due) && errors.Is(err, bus.ErrTooLarge) {
+			// One message that can never go out must not hold up all others.
+			s.log.ErrorContext(ctx, "message parked: the bus does not take it", "message_id", due[n].ID, "subject", due[n].Subject, "error", err.Error())
+			if _, perr := tx.Exec(ctx, `insert into outbox_parked (id, message_id, subject, type, data, reason) values ($1, $2, $3, $4, $5, $6)`,
+				ids[n], due[n].ID, due[n].Subject, due[n].Type, due[n].Data, err.Error()); perr != nil {
+				return perr
+			}
+			n++
+		} else if n == 0 {
 			return err
 		}
 		_, err = tx.Exec(ctx, "delete from outbox o using unnest($1::timestamptz[], $2::bigint[]) as x (at, id) where o.publish_after = x.at and o.id = x.id",

@@ -52,9 +52,9 @@ type Config struct {
 	DatabaseURL  string `env:"REELWAY_DATABASE_URL" desc:"a PostgreSQL to use instead of a private one"`
 	NATSURL      string `env:"REELWAY_NATS_URL" desc:"a NATS with JetStream to use instead of the embedded one"`
 	DevAPIKey    string `env:"REELWAY_DEV_API_KEY" desc:"the development API key; made and kept in the data directory when empty"`
-	PublicURL    string `env:"REELWAY_PUBLIC_URL" desc:"how callers reach the HTTP address; http://ADDR when empty"`
-	CallbackURL  string `env:"REELWAY_CALLBACK_URL" desc:"how providers reach the HTTP address; as REELWAY_PUBLIC_URL when empty"`
-	DevCredits   int64  `env:"REELWAY_DEV_CREDITS" envDefault:"100" desc:"credits that the development account is given once"`
+	PublicURL    string `env:"REELWAY_PUBLIC_URL" url:"true" desc:"how callers reach the HTTP address; http://ADDR when empty"`
+	CallbackURL  string `env:"REELWAY_CALLBACK_URL" url:"true" desc:"how providers reach the HTTP address; as REELWAY_PUBLIC_URL when empty"`
+	DevCredits   int64  `env:"REELWAY_DEV_CREDITS" min:"0" max:"1000000000" envDefault:"100" desc:"credits that the development account is given once"`
 	AllowPrivate bool   `env:"REELWAY_ALLOW_PRIVATE_URLS" desc:"let image and result URLs be http and private; on by itself with the simulator"`
 }
 
@@ -256,6 +256,7 @@ func database(ctx context.Context, h *run.Host, url, dir string) (*pgxpool.Pool,
 		if err != nil {
 			return nil, fmt.Errorf("start private PostgreSQL: %w", err)
 		}
+		h.Add(run.Last, run.Component{Name: "private-postgres", Run: p.Watch})
 		h.OnClose(func() {
 			if err := p.Stop(context.WithoutCancel(ctx)); err != nil {
 				h.Log.Error("private PostgreSQL did not stop", "error", err.Error())
