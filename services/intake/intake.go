@@ -20,7 +20,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
-	"reelway.dev/pkg/videojson"
+	"reelway.dev/pkg/money"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -153,7 +153,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	}
 	if limit := r.GetMaxCostMicros(); limit > 0 && q.GetTotalMicros() > limit {
 		return nil, invalid([]fault.Field{{Name: "max_cost", Message: fmt.Sprintf("this video costs %s credits, more than the %s allowed",
-			videojson.Credits(q.GetTotalMicros()), videojson.Credits(limit))}})
+			money.Format(q.GetTotalMicros()), money.Format(limit))}})
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
 	if err != nil {
