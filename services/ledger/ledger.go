@@ -48,6 +48,7 @@ type Config struct {
 	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
 	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
 	Workers       int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"8" desc:"observations applied at the same time by one replica"`
+	AdminAPIKey   string        `env:"REELWAY_ADMIN_API_KEY" desc:"a key of scope admin for the operator's account, made at the start; one made before stays until it is revoked"`
 }
 
 // Deps are the ledger's neighbours.
@@ -65,6 +66,7 @@ type Service struct {
 	bus  *bus.Bus
 	log  *slog.Logger
 	kick chan struct{} // wakes the relay after a commit of ours
+	used usedKeys
 	seen metric.Int64Counter
 }
 
@@ -102,6 +104,7 @@ func (s *Service) Components() []run.Component {
 		}},
 		{Name: "ledger-progress", Run: s.estimate},
 		{Name: "ledger-sweep", Run: s.sweep},
+		{Name: "ledger-key-use", Run: s.noteUse},
 	}
 }
 
