@@ -69,7 +69,8 @@ type Authenticator struct {
 
 	mu     sync.Mutex
 	known  map[[32]byte]entry
-	change uint64 // grows with every Forget
+	change uint64                                // grows with every Forget
+	held   map[string]map[chan struct{}]struct{} // by account: what Forget wakes
 }
 
 type entry struct {
@@ -84,7 +85,7 @@ const (
 
 // New returns an Authenticator on the ledger's accounts.
 func New(ledger Ledger, now func() time.Time) *Authenticator {
-	return &Authenticator{ledger: ledger, now: now, known: map[[32]byte]entry{}}
+	return &Authenticator{ledger: ledger, now: now, known: map[[32]byte]entry{}, held: map[string]map[chan struct{}]struct{}{}}
 }
 
 // Components make a forget what the ledger says was changed, at once.
@@ -94,7 +95,8 @@ func (a *Authenticator) Components(b *bus.Bus) []run.Component {
 	}}}
 }
 
-// Forget drops what is remembered of an account's keys. An answer that is on
+// Forget drops what is remembered of an account's keys, and has those that are
+// held asked for again. An answer that is on
 // its way meanwhile, and may be older than the change, is not remembered.
 func (a *Authenticator) Forget(account string) {
 	a.mu.Lock()
@@ -103,6 +105,12 @@ func (a *Authenticator) Forget(account string) {
 	for hash, e := range a.known {
 		if e.p.AccountID == account {
 			delete(a.known, hash)
+		}
+	}
+	for wake := range a.held[account] {
+		select {
+		case wake <- struct{}{}:
+		default: // it has yet to look at the last change
 		}
 	}
 }

@@ -3,8 +3,10 @@ package auth_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -23,6 +25,12 @@ type ledger struct {
 }
 
 const secret = "rw_key"
+
+func (l *ledger) revoke() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.revoked = true
+}
 
 func (l *ledger) Authenticate(_ context.Context, r *ledgerv1.AuthenticateRequest, _ ...grpc.CallOption) (*ledgerv1.AuthenticateResponse, error) {
 	l.mu.Lock()
@@ -52,7 +60,7 @@ func TestAnAnswerIsRememberedForLessThanASecond(t *testing.T) {
 	if l.asked != 1 {
 		t.Errorf("asked %d times, want 1", l.asked)
 	}
-	l.revoked = true
+	l.revoke()
 	now = now.Add(799 * time.Millisecond)
 	if _, err := a.Authenticate(t.Context(), secret); err != nil {
 		t.Error(err)
@@ -70,7 +78,7 @@ func TestForgetDropsOneAccount(t *testing.T) {
 	if _, err := a.Authenticate(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
-	l.revoked = true
+	l.revoke()
 	a.Forget("acct_other")
 	if _, err := a.Authenticate(t.Context(), secret); err != nil {
 		t.Errorf("another account's change: %v", err)
@@ -94,6 +102,66 @@ func TestAnAnswerOvertakenByAChangeIsNotRemembered(t *testing.T) {
 	if _, err := a.Authenticate(t.Context(), secret); err == nil {
 		t.Error("an answer older than the change was remembered")
 	}
+}
+
+// held waits until what is held ends, and returns why.
+func held(ctx context.Context, t *testing.T) error {
+	t.Helper()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(20 * time.Second):
+		t.Fatal("still held")
+		return nil
+	}
+}
+
+func TestHoldEndsWithTheKey(t *testing.T) {
+	t.Parallel()
+	for name, told := range map[string]bool{"told": true, "not told": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := &ledger{}
+				a := auth.New(l, time.Now)
+				p, err := a.Authenticate(t.Context(), secret)
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				ctx, free := a.Hold(t.Context(), p, secret)
+				defer free()
+				a.Forget("acct_1") // a change that leaves the key alive
+				a.Forget("acct_2")
+				synctest.Wait()
+				if ctx.Err() != nil {
+					t.Fatal(context.Cause(ctx))
+				}
+				l.revoke()
+				if told {
+					a.Forget("acct_1")
+				}
+				if err := held(ctx, t); fault.From(err).Code != fault.Unauthenticated {
+					t.Error(err)
+				}
+				if took := time.Since(began); told && took != 0 || took > 10*time.Second {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
+	}
+}
+
+func TestHoldIsFreed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // which fails when a goroutine stays
+		a := auth.New(&ledger{}, time.Now)
+		ctx, free := a.Hold(t.Context(), auth.Principal{AccountID: "acct_1"}, secret)
+		free()
+		if err := held(ctx, t); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
 }
 
 func TestPrincipal(t *testing.T) {

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,8 +32,8 @@ type deed struct {
 var nothing = deed{}
 
 // administer runs one administrative action. What act changes and the entry in
-// the audit log commit together; act may run more than once. After the commit
-// every authenticator forgets the account's keys. An action that did nothing
+// the audit log commit together; act may run more than once. After the commit of
+// a change every authenticator forgets the account's keys. An action that did nothing
 // leaves no entry.
 func (s *Service) administer(ctx context.Context, act func(ctx context.Context, tx pgx.Tx) (deed, error)) error {
 	ctx, cancel := detached(ctx)
@@ -44,7 +45,8 @@ func (s *Service) administer(ctx context.Context, act func(ctx context.Context, 
 		}
 		return enter(ctx, tx, d)
 	})
-	if err != nil || d.action == "" {
+	// What is new is remembered by nobody.
+	if err != nil || d.action == "" || strings.HasSuffix(d.action, ".create") {
 		return err
 	}
 	if err := s.bus.Broadcast(ctx, bus.AccessChangedSubject, &eventv1.AccessChanged{AccountId: d.account}); err != nil {

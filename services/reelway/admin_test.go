@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
@@ -90,15 +91,15 @@ func as(t *testing.T, key string) context.Context {
 	return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+key)
 }
 
-func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) {
+func withinASecond(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(limit)
+	deadline := time.After(time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline:
-			t.Fatalf("not within %v: %s", limit, what)
+			t.Fatalf("not within a second: %s", what)
 		case <-tick.C:
 		}
 	}
@@ -153,9 +154,9 @@ func TestOperatorsCommands(t *testing.T) {
 		t.Errorf("before the override: %v", err)
 	}
 	sh.table([]string{"accounts", "set", made.Account, "--cap", "1080p", "--reason", "trade fair"}, "1080p: trade fair")
-	eventually(t, time.Second, "the override is honoured", func() bool { return quote() == nil })
+	withinASecond(t, "the override is honoured", func() bool { return quote() == nil })
 	sh.table([]string{"accounts", "set", made.Account, "--cap", "tier", "--reason", "the fair is over"}, "as its tier")
-	eventually(t, time.Second, "the tier decides again", func() bool { return code(quote()) == fault.InvalidRequest })
+	withinASecond(t, "the tier decides again", func() bool { return code(quote()) == fault.InvalidRequest })
 
 	// Suspension: nothing new, but reading and canceling go on.
 	create := func() (*videov1.CreateVideoResponse, error) {
@@ -166,7 +167,7 @@ func TestOperatorsCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	sh.table([]string{"accounts", "suspend", made.Account, "--reason", "unpaid since May"}, "suspended", "unpaid since May")
-	eventually(t, time.Second, "submits are refused", func() bool { _, err := create(); return code(err) == fault.PermissionDenied })
+	withinASecond(t, "submits are refused", func() bool { _, err := create(); return code(err) == fault.PermissionDenied })
 	if _, err := create(); !strings.Contains(err.Error(), "the account is suspended: unpaid since May") {
 		t.Error(err)
 	}
@@ -184,7 +185,7 @@ func TestOperatorsCommands(t *testing.T) {
 		t.Errorf("REST: %+v", resp)
 	}
 	sh.table([]string{"accounts", "resume", made.Account, "--reason", "paid"}, "status     active")
-	eventually(t, time.Second, "submits are taken", func() bool { _, err := create(); return err == nil })
+	withinASecond(t, "submits are taken", func() bool { _, err := create(); return err == nil })
 
 	// Rotation: both keys work, then the old one is revoked.
 	var list struct {
@@ -208,7 +209,7 @@ func TestOperatorsCommands(t *testing.T) {
 		t.Error("both keys have to work during the overlap")
 	}
 	sh.table([]string{"keys", "revoke", old}, "revoked ")
-	eventually(t, time.Second, "the revoked key is out", func() bool { return !works(k.Key) })
+	withinASecond(t, "the revoked key is out", func() bool { return !works(k.Key) })
 	if !works(next.Key) {
 		t.Error("the successor went with the old key")
 	}
@@ -311,9 +312,64 @@ func TestTheAdminDoor(t *testing.T) {
 	if _, err := d.accounts.SuspendAccount(ctx, &ledgerv1.SuspendAccountRequest{AccountId: a.GetAccountId(), Reason: "left us"}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Second, "its admin key is refused", func() bool {
+	withinASecond(t, "its admin key is refused", func() bool {
 		return code(call(d.accounts.ListAccounts(as(t, k.GetApiKey()), &ledgerv1.ListAccountsRequest{}))) == fault.PermissionDenied
 	})
+}
+
+// Streams that were opened by a key end with it, and say why.
+//
+//nolint:paralleltest // the telemetry is the process's
+func TestOpenStreamsEndWithTheirKey(t *testing.T) {
+	st, stop := start(t, dataDir(t))
+	defer stop()
+	d := dial(t, st)
+	k, err := d.accounts.CreateAPIKey(as(t, st.AdminKey), &ledgerv1.CreateAPIKeyRequest{AccountId: st.AccountID, Scopes: []string{"videos:read"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(key string) (*websocket.Conn, error) {
+		conn, resp, err := websocket.Dial(t.Context(), strings.Replace(st.HTTPURL, "http", "ws", 1)+"/v1/stream",
+			&websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + key}}})
+		if resp != nil && resp.Body != nil {
+			_ = resp.Body.Close()
+		}
+		return conn, err
+	}
+	conn, err := open(k.GetApiKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.CloseNow() }()
+	other, err := open(st.APIKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.CloseNow() }()
+	for _, c := range []*websocket.Conn{conn, other} {
+		if err := c.Write(t.Context(), websocket.MessageText, []byte(`{"type":"subscribe","all":true}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := d.accounts.RevokeAPIKey(as(t, st.AdminKey), &ledgerv1.RevokeAPIKeyRequest{KeyId: k.GetKeyId()}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, data, err := conn.Read(ctx)
+	if err != nil || !strings.Contains(string(data), `"unauthenticated"`) {
+		t.Fatalf("%s %v", data, err)
+	}
+	if _, _, err := conn.Read(ctx); websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
+		t.Errorf("the socket ended with %v", err)
+	}
+	// The account's other key goes on.
+	id := post(t, st, http.Header{})
+	long, stopReading := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stopReading()
+	if _, data, err := other.Read(long); err != nil || !strings.Contains(string(data), id) {
+		t.Errorf("%s %v", data, err)
+	}
 }
 
 func call[T any](_ T, err error) error { return err }
