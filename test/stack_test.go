@@ -320,10 +320,13 @@ func (s *stack) books(available int64) {
 	}
 	defer func() { _ = conn.Close(ctx) }()
 	for name, sql := range map[string]string{
-		"postings that do not sum to zero":  `select count(*) from (select 1 from posting having coalesce(sum(amount_micros), 0) <> 0) x`,
-		"balances unlike their postings":    `select count(*) from book b where balance_micros <> (select coalesce(sum(amount_micros), 0) from posting where book_id = b.id)`,
-		"holds open on final jobs":          `select count(*) from hold h join job j on j.id = h.job_id where h.state = 'held' and j.completed_at is not null`,
-		"final jobs not settled once":       `select count(*) from job j where completed_at is not null and (select count(*) from transfer t where t.job_id = j.id and kind in ('capture', 'release')) <> 1`,
+		"books that together hold something": `select count(*) from balance where available_micros + held_micros + revenue_micros + funding_micros
+			+ promotional_micros + write_off_micros + provider_cost_micros + suspense_micros <> 0`,
+		"balances unlike their postings": `select count(*) from balance b where
+			available_micros <> (select coalesce(sum(case 'available' when destination then amount_micros when source then -amount_micros end), 0) from posting p where p.account_id = b.account_id)
+			or held_micros <> (select coalesce(sum(case 'held' when destination then amount_micros when source then -amount_micros end), 0) from posting p where p.account_id = b.account_id)`,
+		"holds open on final jobs":          `select count(*) from job where hold_state = 'held' and completed_at is not null`,
+		"final jobs not settled once":       `select count(*) from job j where completed_at is not null and (select count(*) from posting p where p.key >= j.id || '/' and p.key < j.id || '0' and kind in ('capture', 'release')) <> 1`,
 		"charges without a video":           `select count(*) from job where captured_micros > 0 and (state <> 'succeeded' or artifact is null)`,
 		"provider tasks of two attempts":    `select count(*) from (select provider_task_id from attempt where provider_task_id is not null group by 1 having count(*) > 1) x`,
 		"deadlocks":                         `select deadlocks::int from pg_stat_database where datname = current_database()`,

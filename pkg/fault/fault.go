@@ -26,6 +26,7 @@ const (
 	PayloadTooLarge        Code = "payload_too_large"        // 413
 	ContentPolicy          Code = "content_policy"           // 422, final
 	RateLimited            Code = "rate_limited"             // 429
+	Unavailable            Code = "unavailable"              // 503, a part of Reelway itself
 	Internal               Code = "internal"                 // 500
 	ProviderRejected       Code = "provider_rejected"        // 502, final
 	ProviderUnavailable    Code = "provider_unavailable"     // 503
@@ -57,7 +58,7 @@ type Error struct {
 func New(code Code, format string, args ...any) *Error {
 	e := &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 	switch code {
-	case RateLimited, ProviderUnavailable, Timeout, Internal:
+	case RateLimited, Unavailable, ProviderUnavailable, Timeout, Internal:
 		e.Retryable = true
 	}
 	return e
@@ -137,7 +138,7 @@ func (c Code) HTTPStatus() int {
 		return 429
 	case ProviderRejected:
 		return 502
-	case ProviderUnavailable:
+	case Unavailable, ProviderUnavailable:
 		return 503
 	case ProviderOutcomeUnknown, Timeout:
 		return 504

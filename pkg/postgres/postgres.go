@@ -36,6 +36,9 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	cfg.MaxConnLifetime = time.Hour
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	cfg.ConnConfig.RuntimeParams["application_name"] = "reelway"
+	// A plan made while a table was empty reads it from end to end, and is kept
+	// while the table fills. Every query here has its index.
+	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
 	cfg.ConnConfig.Tracer = otelpgx.NewTracer()
 	cfg.AfterRelease = func(c *pgx.Conn) bool {
 		return c.PgConn().ParameterStatus("default_transaction_read_only") != "on"

@@ -89,7 +89,8 @@ func StartPrivate(ctx context.Context, dir string, fast bool) (*Private, error) 
 			return nil, fmt.Errorf("hand socket directory to postgres: %w", err)
 		}
 	}
-	opts := "-c listen_addresses='' -c unix_socket_directories='" + sock + "' -c max_connections=200 -c timezone=UTC"
+	opts := "-c listen_addresses='' -c unix_socket_directories='" + sock + "' -c max_connections=200 -c timezone=UTC" +
+		" -c shared_buffers=512MB -c max_wal_size=4GB -c checkpoint_timeout=15min -c wal_compression=on"
 	if fast {
 		opts += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 	}

@@ -51,7 +51,7 @@ func setup(t *testing.T, credits int64) *bundle {
 	b := natstest.Bus(t)
 	pool := pgtest.New(t, ledger.Migrations())
 	s, err := ledger.New(ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
-		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 8},
+		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 2, Group: 64, Waiting: 4096},
 		ledger.Deps{Pool: pool, Bus: b, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -1849,8 +1849,8 @@ type AuditEntry struct {
 	// or somebody at the ledger's internal door.
 	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	// account.create, account.update, account.suspend, account.resume,
-	// account.top_up, end_user.create, api_key.create, api_key.rotate,
-	// api_key.revoke
+	// end_user.create, api_key.create, api_key.rotate, api_key.revoke; and
+	// account. with the kind of posting where money was moved: account.top_up
 	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
 	// The account that it concerns.
 	AccountId string `protobuf:"bytes,5,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
