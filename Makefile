@@ -63,6 +63,7 @@ tidy: ## Tidy every module alone
 fuzz: ## Fuzz each target for 30 seconds
 	cd services/intake && go test -fuzz=FuzzDecode -fuzztime=30s .
 	cd services/archiver && go test -fuzz=FuzzProbe -fuzztime=30s .
+	cd pkg/money && go test -fuzz=FuzzParse -fuzztime=30s .
 	cd pkg/provider/atlascloud && go test -fuzz=FuzzParseWebhook -fuzztime=30s .
 	cd pkg/provider/kling && go test -fuzz=FuzzParseWebhook -fuzztime=30s .
 
