@@ -1,0 +1,94 @@
+package simulator_test
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"reelway.dev/pkg/provider"
+	"reelway.dev/pkg/provider/atlascloud"
+	"reelway.dev/pkg/provider/kling"
+	"reelway.dev/pkg/provider/providertest"
+	"reelway.dev/pkg/provider/replicate"
+	"reelway.dev/pkg/webhooksig"
+	"reelway.dev/services/simulator"
+)
+
+const (
+	key           = "simulated-key"
+	webhookSecret = "whsec_c2ltdWxhdGVkLXdlYmhvb2stc2VjcmV0LWtleQ=="
+)
+
+// simulate starts a simulator whose renders go on only when a test says so.
+func simulate(t *testing.T, name string, change ...func(*simulator.Config)) providertest.Harness {
+	t.Helper()
+	cfg := simulator.Config{TimeScale: 1, Render: 100 * time.Hour, AtlasKey: key, KlingAccess: key, KlingSecret: "a-secret-key-for-kling-of-32-bytes", WebhookSecret: webhookSecret, Key: key}
+	for _, c := range change {
+		c(&cfg)
+	}
+	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(sim.Handler())
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	t.Cleanup(func() { srv.CloseClientConnections(); sim.Close(); srv.Close() })
+	return providertest.Harness{
+		Name: name, BaseURL: srv.URL + "/" + name, Simulator: providertest.Admin{URL: srv.URL},
+		Task: provider.Task{Duration: 5, Resolution: "720p", AspectRatio: "16:9", Width: 1280, Height: 720},
+	}
+}
+
+// client is one adapter's own, so that its connections are.
+func client(t *testing.T) *http.Client {
+	t.Helper()
+	tr := &http.Transport{}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func account(t *testing.T, url string) provider.Account {
+	t.Helper()
+	return provider.Account{BaseURL: url, APIKey: key, Client: client(t), Now: time.Now}
+}
+
+func hookKeys(t *testing.T) [][]byte {
+	t.Helper()
+	k, err := webhooksig.StandardKey(webhookSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return [][]byte{k}
+}
+
+func TestAtlasCloud(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, atlascloud.Name)
+	h.Task.Model, h.Webhooks, h.DefiniteServerError = "bytedance/seedance-2.0/text-to-video", providertest.Signed, true
+	h.New = func(url string) provider.Adapter {
+		return atlascloud.New(atlascloud.Config{BaseURL: url, APIKey: key, Client: client(t), Now: time.Now})
+	}
+	providertest.Run(t, h)
+}
+
+func TestKling(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, kling.Name)
+	h.Task.Model, h.Webhooks, h.PauseAtLeast = "kling-v2-6", providertest.Signed, time.Second
+	h.New = func(url string) provider.Adapter {
+		return kling.New(kling.Config{BaseURL: url, AccessKey: key, SecretKey: "a-secret-key-for-kling-of-32-bytes", WebhookKeys: hookKeys(t), Client: client(t), Now: time.Now})
+	}
+	providertest.Run(t, h)
+}
+
+func TestReplicate(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, replicate.Name)
+	h.Task.Model, h.Webhooks = "bytedance/seedance-1-pro", providertest.Signed
+	h.New = func(url string) provider.Adapter {
+		return replicate.New(replicate.Config{Account: account(t, url), WebhookKeys: hookKeys(t)})
+	}
+	providertest.Run(t, h)
+}
