@@ -2,6 +2,7 @@ package providertest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,33 +11,36 @@ import (
 	"strings"
 	"testing"
 
-	"gopkg.in/yaml.v3"
-
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 )
 
 // recording is one answer of a provider and what an adapter makes of it.
 type recording struct {
-	Name   string            `yaml:"name"`
-	Status int               `yaml:"status"` // 200 when left out
-	Header map[string]string `yaml:"header"`
-	Body   string            `yaml:"body"`
-	Task   struct {
-		Model string `yaml:"model"`
-		Image string `yaml:"image"`
-	} `yaml:"task"`
-	Want string `yaml:"want"`
+	Name   string
+	Status int // 200 when left out
+	Header map[string]string
+	Body   json.RawMessage // a string stands for a body that is no JSON
+	Task   struct{ Model, Image string }
+	Want   string
 }
 
-// Recorded plays the answers of testdata/submit.yaml and testdata/poll.yaml to
+func (r recording) body() []byte {
+	var text string
+	if json.Unmarshal(r.Body, &text) == nil {
+		return []byte(text)
+	}
+	return r.Body
+}
+
+// Recorded plays the answers of testdata/submit.json and testdata/poll.json to
 // the adapter. In the first, want is "accepted ID", "unknown", or a fault code,
 // the provider's own code in brackets, "retry" and the wait. In the second it
 // is the state and the result, the fault, or the unknown word; or "error", which
 // says nothing of the task. taskID is the one that is polled.
 func Recorded(t *testing.T, open func(url string) provider.Adapter, task provider.Task, taskID string) {
 	t.Helper()
-	play(t, "testdata/submit.yaml", open, task, func(ctx context.Context, a provider.Adapter, task provider.Task) string {
+	play(t, "testdata/submit.json", open, task, func(ctx context.Context, a provider.Adapter, task provider.Task) string {
 		id, err := a.Submit(ctx, task)
 		var refused *provider.RefusedError
 		switch {
@@ -47,7 +51,7 @@ func Recorded(t *testing.T, open func(url string) provider.Adapter, task provide
 		}
 		return "unknown"
 	})
-	play(t, "testdata/poll.yaml", open, task, func(ctx context.Context, a provider.Adapter, task provider.Task) string {
+	play(t, "testdata/poll.json", open, task, func(ctx context.Context, a provider.Adapter, task provider.Task) string {
 		r, err := a.Poll(ctx, taskID, task)
 		if err != nil {
 			return "error"
@@ -74,7 +78,7 @@ func play(t *testing.T, file string, open func(url string) provider.Adapter, tas
 		t.Fatal(err)
 	}
 	var rows []recording
-	if err := yaml.Unmarshal(data, &rows); err != nil || len(rows) == 0 {
+	if err := json.Unmarshal(data, &rows); err != nil || len(rows) == 0 {
 		t.Fatalf("%s: %d rows, %v", file, len(rows), err)
 	}
 	for _, row := range rows {
@@ -85,7 +89,7 @@ func play(t *testing.T, file string, open func(url string) provider.Adapter, tas
 			if row.Status > 0 {
 				w.WriteHeader(row.Status)
 			}
-			_, _ = w.Write([]byte(row.Body))
+			_, _ = w.Write(row.body())
 		}))
 		mine := task
 		if row.Task.Model != "" {
