@@ -9,9 +9,13 @@ import (
 
 	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/atlascloud"
+	"reelway.dev/pkg/provider/byteplus"
+	"reelway.dev/pkg/provider/fal"
 	"reelway.dev/pkg/provider/kling"
+	"reelway.dev/pkg/provider/luma"
 	"reelway.dev/pkg/provider/providertest"
 	"reelway.dev/pkg/provider/replicate"
+	"reelway.dev/pkg/provider/runway"
 	"reelway.dev/pkg/webhooksig"
 	"reelway.dev/services/simulator"
 )
@@ -90,5 +94,46 @@ func TestReplicate(t *testing.T) {
 	h.New = func(url string) provider.Adapter {
 		return replicate.New(replicate.Config{Account: account(t, url), WebhookKeys: hookKeys(t)})
 	}
+	providertest.Run(t, h)
+}
+
+func TestFal(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, fal.Name)
+	h.Task.Model, h.Task.Duration, h.Webhooks = "fal-ai/veo3.1/fast", 8, providertest.Signed
+	h.New = func(url string) provider.Adapter {
+		return fal.New(fal.Config{Account: account(t, url), KeysURL: url + "/nowhere", KeysFallback: url + "/.well-known/jwks.json"})
+	}
+	providertest.Run(t, h)
+}
+
+func TestRunway(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, runway.Name)
+	h.Task.Model = "gen4.5"
+	h.New = func(url string) provider.Adapter { return runway.New(runway.Config{Account: account(t, url)}) }
+	providertest.Run(t, h)
+}
+
+func TestLuma(t *testing.T) {
+	t.Parallel()
+	for _, model := range []string{"ray-2", "ray-3.2"} { // Dream Machine, and the Agents API
+		t.Run(model, func(t *testing.T) {
+			t.Parallel()
+			h := simulate(t, luma.Name)
+			h.Task.Model, h.Webhooks = model, providertest.Hints
+			h.New = func(url string) provider.Adapter {
+				return luma.New(luma.Config{Account: account(t, url), AgentsURL: url, AgentsCallbacks: true})
+			}
+			providertest.Run(t, h)
+		})
+	}
+}
+
+func TestBytePlus(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, byteplus.Name)
+	h.Task.Model, h.Webhooks = "seedance-1-5-pro-251215", providertest.Hints
+	h.New = func(url string) provider.Adapter { return byteplus.New(byteplus.Config{Account: account(t, url)}) }
 	providertest.Run(t, h)
 }

@@ -141,6 +141,13 @@ func (s *Service) find(key string) (Task, bool) {
 	return *t, true
 }
 
+// remove forgets a task for the provider's own API; /admin still lists it.
+func (s *Service) remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tasks, id)
+}
+
 func (t *Task) result(host string) string {
 	switch {
 	case t.faults["expired_result"] > 0:

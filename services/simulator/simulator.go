@@ -122,7 +122,7 @@ func (s *Service) Close() {
 
 // dialects are the simulated providers.
 func dialects() []*dialect {
-	return []*dialect{atlasCloud(), kling(), replicate()}
+	return []*dialect{atlasCloud(), kling(), replicate(), fal(), runway(), luma(), byteplus()}
 }
 
 // Handler serves every simulated provider below its name, the media and /admin.
