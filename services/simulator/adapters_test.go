@@ -79,12 +79,33 @@ func TestAtlasCloud(t *testing.T) {
 
 func TestKling(t *testing.T) {
 	t.Parallel()
-	h := simulate(t, kling.Name)
-	h.Task.Model, h.Webhooks, h.PauseAtLeast = "kling-v2-6", providertest.Signed, time.Second
-	h.New = func(url string) provider.Adapter {
-		return kling.New(kling.Config{BaseURL: url, AccessKey: key, SecretKey: "a-secret-key-for-kling-of-32-bytes", WebhookKeys: hookKeys(t), Client: client(t), Now: time.Now})
+	for _, c := range []struct {
+		name, model, apiKey string
+		webhooks            providertest.Webhooks
+	}{
+		{"old generation", "kling-v2-6", "", providertest.Signed},
+		{"new generation", "kling-3.0-turbo", key, providertest.Signed},
+		{"unsigned", "kling-3.0", key, providertest.Hints},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := kling.Config{AccessKey: key, SecretKey: "a-secret-key-for-kling-of-32-bytes", APIKey: c.apiKey, Now: time.Now}
+			h := simulate(t, kling.Name, func(s *simulator.Config) {
+				if c.webhooks == providertest.Hints {
+					s.WebhookSecret = ""
+				} else {
+					cfg.WebhookKeys = hookKeys(t)
+				}
+			})
+			h.Task.Model, h.Webhooks, h.PauseAtLeast = c.model, c.webhooks, time.Second
+			h.New = func(url string) provider.Adapter {
+				mine := cfg
+				mine.BaseURL, mine.Client = url, client(t)
+				return kling.New(mine)
+			}
+			providertest.Run(t, h)
+		})
 	}
-	providertest.Run(t, h)
 }
 
 func TestReplicate(t *testing.T) {
