@@ -13,9 +13,12 @@ import (
 	"reelway.dev/pkg/provider/fal"
 	"reelway.dev/pkg/provider/kling"
 	"reelway.dev/pkg/provider/luma"
+	"reelway.dev/pkg/provider/minimax"
+	"reelway.dev/pkg/provider/openai"
 	"reelway.dev/pkg/provider/providertest"
 	"reelway.dev/pkg/provider/replicate"
 	"reelway.dev/pkg/provider/runway"
+	"reelway.dev/pkg/provider/veo"
 	"reelway.dev/pkg/webhooksig"
 	"reelway.dev/services/simulator"
 )
@@ -156,5 +159,39 @@ func TestBytePlus(t *testing.T) {
 	h := simulate(t, byteplus.Name)
 	h.Task.Model, h.Webhooks = "seedance-1-5-pro-251215", providertest.Hints
 	h.New = func(url string) provider.Adapter { return byteplus.New(byteplus.Config{Account: account(t, url)}) }
+	providertest.Run(t, h)
+}
+
+func TestMiniMax(t *testing.T) {
+	t.Parallel()
+	for _, model := range []string{"MiniMax-Hailuo-2.3", "MiniMax-H3"} { // v1 and v2
+		t.Run(model, func(t *testing.T) {
+			t.Parallel()
+			h := simulate(t, minimax.Name)
+			h.Task.Model, h.Task.Duration, h.Task.Resolution, h.Webhooks = model, 6, "768p", providertest.Hints
+			h.NoCancel = model == "MiniMax-Hailuo-2.3"
+			h.New = func(url string) provider.Adapter { return minimax.New(minimax.Config{Account: account(t, url)}) }
+			providertest.Run(t, h)
+		})
+	}
+}
+
+func TestVeo(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, veo.Name)
+	h.Task.Model, h.Task.Duration = "veo-3.1-generate-preview", 8
+	h.Webhooks, h.SilentFailure, h.NoWords = providertest.TokenHints, true, true
+	h.New = func(url string) provider.Adapter { return veo.New(veo.Config{Account: account(t, url)}) }
+	providertest.Run(t, h)
+}
+
+func TestOpenAI(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, openai.Name)
+	h.BaseURL += "/v1"
+	h.Task.Model, h.Task.Duration, h.Webhooks, h.ResultUnseen = "sora-2", 8, providertest.SignedHints, true
+	h.New = func(url string) provider.Adapter {
+		return openai.New(openai.Config{Account: account(t, url), WebhookKeys: hookKeys(t), CallbackField: "callback_url"})
+	}
 	providertest.Run(t, h)
 }

@@ -56,13 +56,19 @@ func pixels(resolution, ratio string) (w, h int) {
 	switch strings.ToLower(resolution) {
 	case "480p":
 		short = 480
+	case "540p":
+		short = 540
+	case "768p":
+		short = 768
 	case "1080p":
 		short = 1080
+	case "1440p", "2k":
+		short = 1440
 	case "2160p", "4k":
 		short = 2160
 	}
 	if ratio == "1:1" {
-		side := map[int]int{480: 640, 720: 960, 1080: 1440}[short]
+		side := short * 4 / 3
 		return side, side
 	}
 	a, b, _ := strings.Cut(ratio, ":")

@@ -7,6 +7,7 @@ package simulator
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -71,6 +72,7 @@ type Service struct {
 	log     *slog.Logger
 	key     ed25519.PrivateKey
 	hookKey []byte
+	rsaKey  func() *rsa.PrivateKey // made when it is first needed
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -94,7 +96,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	// Derived, not random: webhooks outlive a restart of the simulator.
 	seed := sha256.Sum256([]byte("reelway simulator " + cfg.AtlasKey))
 	s := &Service{cfg: cfg, client: d.Client, log: d.Logger, key: ed25519.NewKeyFromSeed(seed[:]), tasks: map[string]*Task{},
-		byExt: map[string]*Task{}, faults: map[string]map[string]int{}, media: map[string][]byte{}}
+		byExt: map[string]*Task{}, faults: map[string]map[string]int{}, media: map[string][]byte{}, rsaKey: sync.OnceValue(makeRSAKey)}
 	if cfg.WebhookSecret != "" {
 		var err error
 		if s.hookKey, err = webhooksig.StandardKey(cfg.WebhookSecret); err != nil {
@@ -122,7 +124,7 @@ func (s *Service) Close() {
 
 // dialects are the simulated providers.
 func dialects() []*dialect {
-	return []*dialect{atlasCloud(), kling(), replicate(), fal(), runway(), luma(), byteplus()}
+	return []*dialect{atlasCloud(), kling(), replicate(), fal(), runway(), luma(), byteplus(), minimax(), veo(), openAI()}
 }
 
 // Handler serves every simulated provider below its name, the media and /admin.

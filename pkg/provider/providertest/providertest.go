@@ -26,6 +26,7 @@ type Webhooks int
 const (
 	None        Webhooks = iota // it sends none
 	Hints                       // unsigned: a reason to poll
+	TokenHints                  // with a signed token that binds no body
 	SignedHints                 // signed, but too thin to act on
 	Signed                      // signed and complete
 )
@@ -59,6 +60,10 @@ type Harness struct {
 	Webhooks Webhooks
 	// SilentFailure says that a failure has no webhook.
 	SilentFailure bool
+	// NoCancel says that an adapter that can cancel cannot cancel this task.
+	NoCancel bool
+	// ResultUnseen says that a poll cannot tell whether there is a result.
+	ResultUnseen bool
 	// NoWords says that the provider has no status words: a task is done or not.
 	NoWords bool
 	// DefiniteServerError says that the provider documents a 5xx as a refusal.

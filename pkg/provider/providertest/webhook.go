@@ -67,7 +67,7 @@ func (b *bundle) parser(t *testing.T) provider.WebhookParser {
 	return p
 }
 
-func (b *bundle) hint() bool { return b.Webhooks == Hints || b.Webhooks == SignedHints }
+func (b *bundle) hint() bool { return b.Webhooks != Signed }
 
 func webhooks(t *testing.T, b *bundle) {
 	p := b.parser(t)
@@ -125,7 +125,7 @@ func forgedWebhooks(t *testing.T, b *bundle) {
 		hold bool // a signature that does not bind this is for hints only
 	}{
 		"unsigned":     {http.Header{}, good.body, now, false},
-		"altered":      {good.header, altered, now, b.Webhooks == SignedHints},
+		"altered":      {good.header, altered, now, b.Webhooks == TokenHints},
 		"stale":        {good.header, good.body, now.Add(2 * time.Hour), false},
 		"from ahead":   {good.header, good.body, now.Add(-2 * time.Hour), false},
 		"forged":       {tampered(good.header), good.body, now, false},
