@@ -98,7 +98,7 @@ func submits(status int, read func(r *http.Request) (*Task, *refused), show view
 			if s.after(w, r, t) {
 				return
 			}
-			first := *t // its fields but State never change, and a render may be under way
+			first, _ := s.find(t.ID) // a copy: a render may be under way
 			first.State = "queued"
 			answer(w, status, show(first, host(r)))
 		}
