@@ -44,13 +44,20 @@ type bundle struct {
 	acct  string
 }
 
-func setup(t *testing.T, credits int64) *bundle {
+// ledgerConfig is the ledger's, for tests that want another.
+type ledgerConfig = ledger.Config
+
+func setup(t *testing.T, credits int64, change ...func(*ledgerConfig)) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	b := natstest.Bus(t)
 	pool := pgtest.New(t, ledger.Migrations())
-	s, err := ledger.New(ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
-		SweepAfter: 300 * time.Millisecond, StoreLife: time.Hour, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 2, Group: 64, Waiting: 4096},
+	cfg := ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
+		SweepAfter: 300 * time.Millisecond, StoreLife: time.Hour, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 2, Group: 64, Waiting: 4096}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := ledger.New(cfg,
 		ledger.Deps{Pool: pool, Bus: b, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
