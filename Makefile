@@ -67,8 +67,8 @@ fuzz: ## Fuzz each target for 30 seconds
 	cd services/intake && go test -fuzz=FuzzDecode -fuzztime=30s .
 	cd services/archiver && go test -fuzz=FuzzProbe -fuzztime=30s .
 	cd pkg/money && go test -fuzz=FuzzParse -fuzztime=30s .
-	cd pkg/provider/atlascloud && go test -fuzz=FuzzParseWebhook -fuzztime=30s .
-	cd pkg/provider/kling && go test -fuzz=FuzzParseWebhook -fuzztime=30s .
+	@for p in atlascloud byteplus fal kling luma minimax openai replicate veo; do \
+		(cd pkg/provider/$$p && go test -fuzz=FuzzParseWebhook -fuzztime=30s .) || exit 1; done
 
 clean: ## Remove what was built; data stays
 	rm -rf $(BIN)

@@ -126,6 +126,7 @@ func (c Config) Client() *http.Client {
 				return http.ErrUseLastResponse
 			}
 			req.Header.Del("Authorization")
+			req.Header.Del("X-Goog-Api-Key")
 			return nil
 		},
 	}

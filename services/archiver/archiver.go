@@ -39,6 +39,9 @@ type Deps struct {
 	Bucket *bucket.Bucket
 	Client *http.Client // guarded: result URLs are a provider's word
 	Logger *slog.Logger
+	// ResultHeader, when set, is what to send with the GET of a provider's
+	// result: its key, and only to the provider's own origin.
+	ResultHeader func(provider, rawURL string) http.Header
 }
 
 // Service copies results. Any number of replicas may run.
@@ -47,7 +50,7 @@ type Service struct {
 	d   Deps
 }
 
-// New returns an archiver; every field of d is required.
+// New returns an archiver; every field of d but ResultHeader is required.
 func New(cfg Config, d Deps) (*Service, error) {
 	if d.Bus == nil || d.Bucket == nil || d.Client == nil || d.Logger == nil {
 		return nil, errors.New("archiver: Bus, Bucket, Client and Logger are required")
@@ -104,6 +107,11 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, url strin
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, &lostError{"the result's address is not a URL"}
+	}
+	if s.d.ResultHeader != nil {
+		for k, v := range s.d.ResultHeader(v.GetProvider(), url) {
+			req.Header[k] = v
+		}
 	}
 	resp, err := s.d.Client.Do(req)
 	if err != nil {

@@ -118,7 +118,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	}
 	s.HTTPURL, s.GRPCAddr, s.OpsURL = "http://"+httpL.Addr().String(), grpcL.Addr().String(), h.OpsURL
 	guard := safehttp.Config{AllowHTTP: set.AllowPrivate, AllowPrivate: set.AllowPrivate, Redirects: 3}
-	if set.Providers.AtlasKey == "" || set.Providers.KlingAccessKey == "" {
+	if !set.Providers.HasKey() {
 		if err := s.simulate(h, set); err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	cat := catalog.Builtin()
+	cat := catalog.Builtin().Only(func(name string) bool { return providers.Adapters[name] != nil })
 	authn := auth.New(accounts, time.Now)
 	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
 	if err != nil {
@@ -193,7 +193,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	arch, err := archiver.New(set.Archiver, archiver.Deps{Bus: b, Bucket: files, Client: guard.Client(), Logger: h.Log})
+	arch, err := archiver.New(set.Archiver, archiver.Deps{Bus: b, Bucket: files, Client: guard.Client(), Logger: h.Log, ResultHeader: providers.ResultHeader})
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,9 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	return s.account(ctx, led, set, dir)
 }
 
-// simulate opens the simulator and points the providers without a key at it.
+// simulate opens the simulator in the place of every provider. It is for a
+// stack without any key: beside a real provider a simulated one would be
+// charged for what nobody rendered.
 func (s *Stack) simulate(h *run.Host, set *Settings) error {
 	l, err := h.Listen("REELWAY_SIMULATOR_ADDR", set.Simulator.Addr)
 	if err != nil {
@@ -243,13 +245,18 @@ func (s *Stack) simulate(h *run.Host, set *Settings) error {
 	set.Ledger.ProgressEvery = min(set.Ledger.ProgressEvery, max(set.Ledger.TypicalRender/20, 50*time.Millisecond))
 	h.Add(run.Last, run.HTTP("simulator", l, sim.Handler()))
 	h.Add(run.Last, sim.Components()...)
-	p := &set.Providers
-	if p.AtlasKey == "" {
-		p.AtlasURL, p.AtlasKey = s.SimURL+"/atlascloud", set.Simulator.AtlasKey
+	sims, p := set.Simulator, &set.Providers
+	p.AtlasURL, p.AtlasKey = s.SimURL+"/atlascloud", sims.AtlasKey
+	p.KlingURL, p.KlingKey, p.KlingWebhook = s.SimURL+"/kling", sims.KlingAccess, sims.WebhookSecret
+	for name, a := range map[string]struct{ url, key *string }{
+		"fal": {&p.FalURL, &p.FalKey}, "replicate": {&p.ReplicateURL, &p.ReplicateKey}, "runway": {&p.RunwayURL, &p.RunwayKey},
+		"luma": {&p.LumaURL, &p.LumaKey}, "minimax": {&p.MiniMaxURL, &p.MiniMaxKey}, "byteplus": {&p.BytePlusURL, &p.BytePlusKey},
+		"veo": {&p.VeoURL, &p.VeoKey}, "openai/v1": {&p.OpenAIURL, &p.OpenAIKey},
+	} {
+		*a.url, *a.key = s.SimURL+"/"+name, sims.Key
 	}
-	if p.KlingAccessKey == "" {
-		p.KlingURL, p.KlingAccessKey, p.KlingSecretKey, p.KlingWebhook = s.SimURL+"/kling", set.Simulator.KlingAccess, set.Simulator.KlingSecret, set.Simulator.WebhookSecret
-	}
+	p.FalKeysURL, p.LumaAgentsURL, p.LumaAgentsCallbacks = p.FalURL+"/.well-known/jwks.json", p.LumaURL, true
+	p.ReplicateWebhook, p.OpenAIWebhook, p.OpenAICallbackField = sims.WebhookSecret, sims.WebhookSecret, "callback_url"
 	return nil
 }
 

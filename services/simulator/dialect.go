@@ -91,15 +91,14 @@ func submits(status int, read func(r *http.Request) (*Task, *refused), show view
 					return
 				}
 			}
-			if !s.accept(t, host(r)) {
+			first, ok := s.accept(t, host(r))
+			if !ok {
 				d.deny(w, invalid, "the external id is taken")
 				return
 			}
 			if s.after(w, r, t) {
 				return
 			}
-			first, _ := s.find(t.ID) // a copy: a render may be under way
-			first.State = "queued"
 			answer(w, status, show(first, host(r)))
 		}
 	}

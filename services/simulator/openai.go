@@ -69,7 +69,7 @@ func openAIRead(r *http.Request) (*Task, *refused) {
 		CallbackURL                  string `json:"callback_url"`
 	}
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "multipart/form-data") {
-		if err := r.ParseMultipartForm(1 << 20); err != nil {
+		if err := r.ParseMultipartForm(1 << 20); err != nil { //nolint:gosec // submits bounds every body
 			return nil, &refused{invalid, "bad form"}
 		}
 		in.Model, in.Prompt, in.Seconds, in.Size, in.CallbackURL = r.PostFormValue("model"), r.PostFormValue("prompt"), r.PostFormValue("seconds"), r.PostFormValue("size"), r.PostFormValue("callback_url")

@@ -23,9 +23,9 @@ func (s *Service) wait(d time.Duration) bool {
 	}
 }
 
-// accept records a task and starts its render; false when its external id is
-// taken.
-func (s *Service) accept(t *Task, host string) bool {
+// accept records a task and starts its render. It returns the task as it begins;
+// false when its external id is taken.
+func (s *Service) accept(t *Task, host string) (Task, bool) {
 	t.Created, t.State = time.Now().UTC(), "queued"
 	if m := sizeWord.FindStringSubmatch(t.Prompt); m != nil {
 		n, _ := strconv.ParseInt(m[1], 10, 64)
@@ -35,15 +35,16 @@ func (s *Service) accept(t *Task, host string) bool {
 	if t.ExternalID != "" {
 		if s.byExt[t.ExternalID] != nil {
 			s.mu.Unlock()
-			return false
+			return Task{}, false
 		}
 		s.byExt[t.ExternalID] = t
 	}
 	s.tasks[t.ID] = t
 	s.order = append(s.order, t)
+	first := *t
 	s.mu.Unlock()
 	s.wg.Go(func() { s.render(t, host) })
-	return true
+	return first, true
 }
 
 // set moves a task to a state; false when it has ended already.
