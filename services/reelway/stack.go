@@ -118,12 +118,6 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	}
 	s.HTTPURL, s.GRPCAddr, s.OpsURL = "http://"+httpL.Addr().String(), grpcL.Addr().String(), h.OpsURL
 	guard := safehttp.Config{AllowHTTP: set.AllowPrivate, AllowPrivate: set.AllowPrivate, Redirects: 3}
-	if !set.Providers.HasKey() {
-		if err := s.simulate(h, set); err != nil {
-			return err
-		}
-		guard.AllowHTTP, guard.AllowPrivate = true, true // its results are on this machine
-	}
 	dir, err := filepath.Abs(set.DataDir)
 	if err != nil {
 		return fmt.Errorf("resolve data directory: %w", err)
@@ -136,6 +130,12 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 		return err
 	}
 	h.OnClose(unlock)
+	if !set.Providers.HasKey() {
+		if err := s.simulate(h, set); err != nil {
+			return err
+		}
+		guard.AllowHTTP, guard.AllowPrivate = true, true // its results are on this machine
+	}
 	secret, err := keptSecret(filepath.Join(dir, "signing.key"))
 	if err != nil {
 		return err
@@ -236,6 +236,9 @@ func (s *Stack) simulate(h *run.Host, set *Settings) error {
 		return err
 	}
 	s.SimURL = "http://" + l.Addr().String()
+	if set.Simulator.Dir == "" {
+		set.Simulator.Dir = filepath.Join(set.DataDir, "simulator")
+	}
 	sim, err := simulator.New(set.Simulator, simulator.Deps{Client: &http.Client{Timeout: 15 * time.Second}, Logger: h.Log})
 	if err != nil {
 		return err

@@ -227,6 +227,22 @@ func TestGRPC(t *testing.T) {
 	}
 }
 
+// A stack that is stopped while its providers render goes on when it is started
+// again on the same data.
+//
+//nolint:paralleltest // the telemetry is the process's
+func TestRestartDuringARender(t *testing.T) {
+	dir := dataDir(t)
+	s, stop := start(t, dir)
+	id := post(t, s, http.Header{})
+	stop()
+	s, stop = start(t, dir)
+	defer stop()
+	if v := watch(t, s, id); v.GetState() != videov1.VideoState_VIDEO_STATE_SUCCEEDED || len(v.GetAttempts()) > 2 {
+		t.Errorf("%v", v)
+	}
+}
+
 func TestBadSettingsAreNamed(t *testing.T) {
 	t.Parallel()
 	_, err := reelway.Load([]string{"REELWAY_CAP_STAGING=banana", "REELWAY_SWEEP_INTERVAL=0s", "REELWAY_DEV_CREDITS=-3", "REELWAY_PUBLIC_URL=nonsense"})

@@ -41,6 +41,7 @@ func (s *Service) accept(t *Task, host string) (Task, bool) {
 	}
 	s.tasks[t.ID] = t
 	s.order = append(s.order, t)
+	s.journal.write(entry{Task: t.keep(host)})
 	first := *t
 	s.mu.Unlock()
 	s.wg.Go(func() { s.render(t, host) })
@@ -56,6 +57,7 @@ func (s *Service) set(id, state string) bool {
 		return false
 	}
 	t.State, t.Charged = state, state == "succeeded"
+	s.journal.write(entry{ID: id, Was: state})
 	return true
 }
 

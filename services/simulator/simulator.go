@@ -33,6 +33,7 @@ type Config struct {
 	KlingAccess   string        `env:"REELWAY_SIMULATOR_KLING_ACCESS_KEY" envDefault:"simulated-kling-access" desc:"access key that the simulated Kling takes"`
 	KlingSecret   string        `env:"REELWAY_SIMULATOR_KLING_SECRET_KEY" envDefault:"simulated-kling-secret-of-32-bytes" desc:"secret key that the simulated Kling takes"`
 	WebhookSecret string        `env:"REELWAY_SIMULATOR_KLING_WEBHOOK_SECRET" envDefault:"whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5" desc:"secret with which the simulated Kling, Replicate and OpenAI sign their callbacks; empty for none"`
+	Dir           string        `env:"REELWAY_SIMULATOR_DIR" desc:"where accepted tasks are kept over a restart; in memory alone when empty, in the data directory in the all-in-one"`
 	Key           string        `env:"REELWAY_SIMULATOR_KEY" envDefault:"simulated-key" desc:"API key that every other simulated provider takes"`
 }
 
@@ -83,6 +84,8 @@ type Service struct {
 	byExt  map[string]*Task
 	faults map[string]map[string]int // provider → fault → calls left
 	media  map[string][]byte         // by size and length
+
+	journal *journal // nil: in memory alone
 }
 
 // New returns a simulator with a signing key of its own.
@@ -104,6 +107,11 @@ func New(cfg Config, d Deps) (*Service, error) {
 		}
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if cfg.Dir != "" {
+		if err := s.openJournal(cfg.Dir); err != nil {
+			return nil, fmt.Errorf("REELWAY_SIMULATOR_DIR: %w", err)
+		}
+	}
 	return s, nil
 }
 
@@ -120,6 +128,7 @@ func (s *Service) Components() []run.Component {
 func (s *Service) Close() {
 	s.cancel()
 	s.wg.Wait()
+	s.journal.close()
 }
 
 // dialects are the simulated providers.
