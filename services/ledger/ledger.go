@@ -87,7 +87,8 @@ func New(cfg Config, d Deps) (*Service, error) {
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
-	return s, errors.Join(err1, err2)
+	err3 := s.watchOutbox(meter)
+	return s, errors.Join(err1, err2, err3)
 }
 
 // Register puts the ledger's gRPC services on a server.

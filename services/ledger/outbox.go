@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/postgres"
@@ -40,6 +42,30 @@ func (s *Service) relay(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// watchOutbox makes the gauges that tell of a relay that does not get through.
+func (s *Service) watchOutbox(meter metric.Meter) error {
+	size, err1 := meter.Int64ObservableGauge("reelway.ledger.outbox.size", metric.WithUnit("{message}"),
+		metric.WithDescription("messages that are due and not published, and those that the bus never takes, by state"))
+	age, err2 := meter.Float64ObservableGauge("reelway.ledger.outbox.age", metric.WithUnit("s"),
+		metric.WithDescription("how long the oldest due message has waited; more than a few seconds means that the bus is away"))
+	_, err3 := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		var due, parked int64
+		var oldest float64
+		if err := s.pool.QueryRow(ctx, `select count(*), coalesce(extract(epoch from clock_timestamp() - min(publish_after)), 0)::float8,
+				(select count(*) from outbox_parked)
+			from outbox where publish_after <= clock_timestamp()`).Scan(&due, &oldest, &parked); err != nil {
+			return fmt.Errorf("count outbox: %w", err)
+		}
+		o.ObserveInt64(size, due, metric.WithAttributes(attribute.String("state", "due")))
+		o.ObserveInt64(size, parked, metric.WithAttributes(attribute.String("state", "parked")))
+		o.ObserveFloat64(age, oldest)
+		return nil
+	}, size, age)
+	return errors.Join(err1, err2, err3)
 }
 
 const relayBatch = 512

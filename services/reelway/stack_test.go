@@ -164,7 +164,7 @@ func TestOneTraceAJobAndSameDataAfterRestart(t *testing.T) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(resp.Body)
-	if err != nil || !bytes.Contains(data, []byte("go_goroutines")) || !bytes.Contains(data, []byte("http_server_request_duration_seconds")) {
+	if err != nil || !bytes.Contains(data, []byte("go_goroutines")) || !bytes.Contains(data, []byte("http_server_request_duration_seconds")) || !bytes.Contains(data, []byte("reelway_ledger_outbox_age_seconds")) {
 		t.Errorf("metrics: %v %.200s", err, data)
 	}
 }
