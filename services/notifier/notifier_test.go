@@ -293,7 +293,7 @@ func TestNoGapAndNoRepetition(t *testing.T) {
 			}
 		}
 	}
-	for round := range 40 {
+	for round := range 20 {
 		var wg sync.WaitGroup
 		for j := range 4 {
 			id := fmt.Sprintf("video_%d_%d", round, j)
