@@ -57,6 +57,10 @@ func streams(replicas int) []jetstream.StreamConfig {
 	}
 }
 
+func statusBucket(replicas int) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1}
+}
+
 // Consumer is a durable consumer as data: who reads what, how soon a message of
 // a dead worker comes again (AckWait), how long a live one may work on it
 // (Timeout), and how often it is tried before it is dead.
@@ -131,9 +135,7 @@ func (b *Bus) Ensure(ctx context.Context, replicas int) error {
 			return fmt.Errorf("ensure stream %s: %w", cfg.Name, err)
 		}
 	}
-	kv, err := b.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1,
-	})
+	kv, err := b.js.CreateOrUpdateKeyValue(ctx, statusBucket(replicas))
 	if err != nil {
 		return fmt.Errorf("ensure bucket %s: %w", StatusBucket, err)
 	}

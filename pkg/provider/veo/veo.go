@@ -33,11 +33,16 @@ import (
 // Name is the provider's name in jobs, subjects and URLs.
 const Name = "veo"
 
+// Getter makes one request; *safehttp.Client is one.
+type Getter interface {
+	Do(r *http.Request) (*http.Response, error)
+}
+
 // Config is one account at the Gemini API.
 type Config struct {
 	provider.Account // BaseURL "https://generativelanguage.googleapis.com"
 	// Images fetches callers' images; a guarded client, or nil to refuse them.
-	Images *http.Client
+	Images Getter
 	// WebhookKeys are the decoded secrets of static webhooks, two during a
 	// rotation.
 	WebhookKeys [][]byte
