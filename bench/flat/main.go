@@ -108,9 +108,9 @@ func measure(ctx context.Context, most, rounds int, length time.Duration) error 
 		}
 		lines = append(lines, line{n, out[subjects[0].Name], out[subjects[1].Name]})
 	}
-	fmt.Printf("\n%12s %14s %8s %14s %8s\n", "jobs", "opened/s", "ratio", "finished/s", "ratio")
+	stand.Say("\n%12s %14s %8s %14s %8s\n", "jobs", "opened/s", "ratio", "finished/s", "ratio")
 	for _, l := range lines {
-		fmt.Printf("%12d %14.0f %8.2f %14.0f %8.2f\n", l.jobs, l.open.Rate, l.open.Rate/lines[0].open.Rate, l.done.Rate, l.done.Rate/lines[0].done.Rate)
+		stand.Say("%12d %14.0f %8.2f %14.0f %8.2f\n", l.jobs, l.open.Rate, l.open.Rate/lines[0].open.Rate, l.done.Rate, l.done.Rate/lines[0].done.Rate)
 	}
 	return nil
 }

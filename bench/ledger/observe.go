@@ -46,7 +46,7 @@ func observations(ctx context.Context, s *stand.Stand, rounds int, length time.D
 	if err != nil {
 		return err
 	}
-	fmt.Printf("River, fetch, no-op, complete: %.0f jobs/s\n256 at a time: %.1f x River's worked rate (goal 3)\n",
+	stand.Say("River, fetch, no-op, complete: %.0f jobs/s\n256 at a time: %.1f x River's worked rate (goal 3)\n",
 		riverRate, out["Observe, 256 at a time, 2 callers"].Rate/riverRate)
 	return nil
 }

@@ -121,7 +121,7 @@ func opens(ctx context.Context, s *stand.Stand, rounds int, length time.Duration
 		return err
 	}
 	hot := out["OpenJob, 512 callers"]
-	fmt.Printf("\n512 callers: %.1f x River's insert (goal 5), %.0f %% of the raw batched SQL (goal 50)\n1 caller: %s above a plain transaction (goal: at most 2 ms)\n",
+	stand.Say("\n512 callers: %.1f x River's insert (goal 5), %.0f %% of the raw batched SQL (goal 50)\n1 caller: %s above a plain transaction (goal: at most 2 ms)\n",
 		hot.Rate/out["River, Insert, 64 callers"].Rate, 100*hot.Rate/out["raw SQL, 256 jobs a transaction, 2 callers"].Rate,
 		(out["OpenJob, 1 caller"].P50 - out["raw SQL, one job a transaction, 1 caller"].P50).Round(time.Microsecond))
 	return nil

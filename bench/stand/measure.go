@@ -3,6 +3,7 @@ package stand
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,9 @@ func Measure(ctx context.Context, s Subject, length time.Duration) (rate float64
 	return float64(done.Load()) / elapsed.Seconds(), all[len(all)/2], all[len(all)*99/100], nil
 }
 
+// Say writes to standard output, which is a benchmark's whole product.
+func Say(format string, args ...any) { _, _ = fmt.Fprintf(os.Stdout, format, args...) }
+
 // Result is one subject's medians over the rounds.
 type Result struct {
 	Rate     float64
@@ -77,12 +81,12 @@ func Compare(ctx context.Context, title string, subjects []Subject, rounds int, 
 			seen[s.Name] = append(seen[s.Name], Result{rate, p50, p99})
 		}
 	}
-	fmt.Printf("\n%s (median of %d rounds)\n%-52s %10s %8s %10s %10s\n", title, rounds, "", "jobs/s", "ratio", "p50", "p99")
+	Say("\n%s (median of %d rounds)\n%-52s %10s %8s %10s %10s\n", title, rounds, "", "jobs/s", "ratio", "p50", "p99")
 	out := map[string]Result{}
 	for _, s := range subjects {
 		m := median(seen[s.Name])
 		out[s.Name] = m
-		fmt.Printf("%-52s %10.0f %8.2f %10s %10s\n", s.Name, m.Rate, m.Rate/out[subjects[0].Name].Rate, m.P50.Round(time.Microsecond), m.P99.Round(time.Microsecond))
+		Say("%-52s %10.0f %8.2f %10s %10s\n", s.Name, m.Rate, m.Rate/out[subjects[0].Name].Rate, m.P50.Round(time.Microsecond), m.P99.Round(time.Microsecond))
 	}
 	return out, nil
 }

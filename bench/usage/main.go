@@ -74,7 +74,7 @@ func measure(ctx context.Context, jobs, times int) error {
 		pg_size_pretty(pg_total_relation_size('usage_day') + pg_total_relation_size('usage_user_day'))`).Scan(&days, &users, &counted, &size); err != nil {
 		return fmt.Errorf("count rows: %w", err)
 	}
-	fmt.Printf("%d jobs in %d rows by day and %d by user and day, %s, made in %s\n\n%-66s %6s %10s %10s\n", counted, days, users, size,
+	stand.Say("%d jobs in %d rows by day and %d by user and day, %s, made in %s\n\n%-66s %6s %10s %10s\n", counted, days, users, size,
 		time.Since(began).Round(time.Second), "", "rows", "p50", "p99")
 	worst := time.Duration(0)
 	for _, q := range questions() {
@@ -84,9 +84,9 @@ func measure(ctx context.Context, jobs, times int) error {
 		}
 		p99 := took[len(took)*99/100]
 		worst = max(worst, p99)
-		fmt.Printf("%-66s %6d %10s %10s\n", q.name, rows, took[len(took)/2].Round(10*time.Microsecond), p99.Round(10*time.Microsecond))
+		stand.Say("%-66s %6d %10s %10s\n", q.name, rows, took[len(took)/2].Round(10*time.Microsecond), p99.Round(10*time.Microsecond))
 	}
-	fmt.Printf("\nslowest p99: %s, %.2f of the goal of %s\n", worst.Round(10*time.Microsecond), float64(worst)/float64(goal), goal)
+	stand.Say("\nslowest p99: %s, %.2f of the goal of %s\n", worst.Round(10*time.Microsecond), float64(worst)/float64(goal), goal)
 	return nil
 }
 

@@ -59,6 +59,10 @@ func streams(replicas int) []jetstream.StreamConfig {
 	}
 }
 
+func statusBucket(replicas int) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1}
+}
+
 // Consumer is a durable consumer as data: who reads what, how soon a message of
 // a dead worker comes again (AckWait), how long a live one may work on it
 // (Timeout), and how often it is tried before it is dead.
@@ -109,6 +113,11 @@ func EventSubject(accountID, jobID, state string) string {
 	return "job." + token(accountID) + "." + token(jobID) + "." + token(state)
 }
 
+// AccessChangedSubject is where the ledger tells that an account or one of its
+// keys was changed. It is a broadcast, not a stream: whoever misses one relies
+// on how briefly it remembers.
+const AccessChangedSubject = "access.changed"
+
 // token keeps ids from widening a subject: anything but [A-Za-z0-9_-] becomes
 // an underscore. Ids are validated at the edges; this is the second belt.
 func token(s string) string {
@@ -132,9 +141,7 @@ func (b *Bus) Ensure(ctx context.Context, replicas int) error {
 			return fmt.Errorf("ensure stream %s: %w", cfg.Name, err)
 		}
 	}
-	kv, err := b.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1,
-	})
+	kv, err := b.js.CreateOrUpdateKeyValue(ctx, statusBucket(replicas))
 	if err != nil {
 		return fmt.Errorf("ensure bucket %s: %w", StatusBucket, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/videojson"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
@@ -137,7 +138,7 @@ func (s *Service) getUsage(w http.ResponseWriter, r *http.Request, p auth.Princi
 	for _, x := range resp.GetRows() {
 		row := usageRow{Object: "usage", Day: x.GetDay(), Model: x.GetModel(), Provider: x.GetProvider(), User: x.User,
 			Jobs: x.GetJobs(), Succeeded: x.GetSucceeded(), Failed: x.GetFailed(), Canceled: x.GetCanceled(), Expired: x.GetExpired(), NeedsReview: x.GetNeedsReview(),
-			Seconds: x.GetSeconds(), Spend: videojson.Credits(x.GetSpendMicros()), SpendMicros: x.GetSpendMicros(), SuccessRate: x.GetSuccessRate(),
+			Seconds: x.GetSeconds(), Spend: money.Format(x.GetSpendMicros()), SpendMicros: x.GetSpendMicros(), SuccessRate: x.GetSuccessRate(),
 			Latency: usageLatency{x.GetLatencyP50Ms(), x.GetLatencyP90Ms(), x.GetLatencyP99Ms()}}
 		if slices.Contains(q.GetGroupBy(), videov1.UsageGroup_USAGE_GROUP_API_KEY) {
 			key := x.GetApiKeyId()

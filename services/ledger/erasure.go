@@ -43,12 +43,11 @@ func (g *privacyServer) EraseUser(ctx context.Context, r *ledgerv1.EraseUserRequ
 			break
 		}
 	}
-	if err := g.s.eraseUsage(ctx, r); err != nil {
+	resp.Token = token
+	if err := g.s.eraseName(ctx, r, resp); err != nil {
 		return nil, err
 	}
 	g.s.wake()
-	g.s.log.InfoContext(ctx, "end user erased", "account_id", r.GetAccountId(), "token", token, "jobs", resp.GetJobs(), "videos", resp.GetVideos(),
-		"actor", r.GetActor(), "reason", r.GetReason())
 	return resp, nil
 }
 
@@ -118,22 +117,33 @@ func (s *Service) eraseSome(ctx context.Context, r *ledgerv1.EraseUserRequest, t
 	return jobs, videos, err
 }
 
-// eraseUsage adds the user's usage to that of nobody in particular: the
-// account's sums stay what they were.
-func (s *Service) eraseUsage(ctx context.Context, r *ledgerv1.EraseUserRequest) error {
+// eraseName ends an erasure: the user's usage is added to that of nobody in
+// particular, so the account's sums stay what they were, the user's registration
+// goes, and the audit log says what was done. done.Token is emptied when there
+// was nothing to do.
+func (s *Service) eraseName(ctx context.Context, r *ledgerv1.EraseUserRequest, done *ledgerv1.EraseUserResponse) error {
 	return s.onAccount(ctx, r.GetAccountId(), func(ctx context.Context, u *unit, _ *balance) error {
 		// Under the account's lock, which every new job needs.
 		if err := liveJobs(ctx, u.tx, r); err != nil {
 			return err
 		}
 		const keys = "account_id, end_user, day, model, provider, api_key_id"
-		_, err := u.tx.Exec(ctx, `with gone as (delete from usage_user_day where account_id = $1 and end_user = $2 returning *)
+		usage, err := u.tx.Exec(ctx, `with gone as (delete from usage_user_day where account_id = $1 and end_user = $2 returning *)
 			insert into usage_user_day as u (`+keys+", "+usageSums+`)
 			select account_id, '', day, model, provider, api_key_id, `+usageSums+` from gone order by day, model, provider, api_key_id
 			on conflict (`+keys+")"+onUsage, r.GetAccountId(), r.GetUser())
 		if err != nil {
 			return fmt.Errorf("merge usage: %w", err)
 		}
-		return nil
+		name, err := u.tx.Exec(ctx, "delete from end_user where account_id = $1 and id = $2", r.GetAccountId(), r.GetUser())
+		if err != nil {
+			return fmt.Errorf("delete end user: %w", err)
+		}
+		if done.GetJobs()+usage.RowsAffected()+name.RowsAffected() == 0 {
+			done.Token = ""
+			return nil
+		}
+		return enter(ctx, u.tx, deed{action: "user.erase", account: r.GetAccountId(), target: done.GetToken(),
+			details: map[string]any{"reason": r.GetReason(), "jobs": done.GetJobs(), "videos": done.GetVideos()}})
 	})
 }

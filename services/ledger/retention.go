@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ func (s *Service) chores() []chore {
 	for _, c := range []chore{
 		{"redact", s.cfg.RetainPrompts, redactAll},
 		{"remove", s.cfg.RetainVideos, removeAll},
-		{"forget", s.cfg.RetainObservations, forgetAll},
+		{"forget", s.cfg.RetainFacts, forgetAll},
 	} {
 		if c.age > 0 { // 0 keeps for ever
 			all = append(all, c)
@@ -49,7 +50,7 @@ func (s *Service) retain(ctx context.Context) error {
 			return nil
 		case <-rest.C:
 		}
-		began, wait := time.Now(), s.cfg.RetainInterval
+		began, wait := time.Now(), cmp.Or(s.cfg.RetainEvery, time.Minute)
 		for _, c := range s.chores() {
 			more, err := s.step(ctx, c)
 			if err != nil && ctx.Err() == nil {

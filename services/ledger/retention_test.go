@@ -66,7 +66,7 @@ func (x *bundle) secrets(t *testing.T, jobID string) {
 func TestOldJobsLoseTheirTextsAndVideos(t *testing.T) {
 	t.Parallel()
 	x := setup(t, 5*price, func(c *ledger.Config) {
-		c.RetainPrompts, c.RetainVideos, c.RetainObservations = time.Millisecond, time.Millisecond, time.Millisecond
+		c.RetainPrompts, c.RetainVideos, c.RetainFacts = time.Millisecond, time.Millisecond, time.Millisecond
 	})
 	a := x.archiver(t)
 	done := x.openFor(t, "ann", "m")
@@ -135,7 +135,7 @@ func TestEraseUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ask := &ledgerv1.EraseUserRequest{AccountId: x.acct, User: "ann", Actor: "op", Reason: "asked for"}
+	ask := &ledgerv1.EraseUserRequest{AccountId: x.acct, User: "ann", Reason: "asked for"}
 	_, err := x.erase.EraseUser(ctx, ask)
 	if f := fault.FromStatus(err); f.Code != fault.Conflict || !strings.Contains(f.Message, failed) {
 		t.Fatalf("with a live job: %v", err)
@@ -164,7 +164,12 @@ func TestEraseUser(t *testing.T) {
 	if rows := x.query(t, &videov1.QueryUsageRequest{User: &nobody}).GetRows(); rows[0].GetJobs() != 122 {
 		t.Errorf("usage of nobody is %v, want the 122 jobs", rows[0])
 	}
-	if r, err := x.erase.EraseUser(ctx, ask); err != nil || r.GetJobs() != 0 {
+	entries, err := x.accts.ListAuditEntries(ctx, &ledgerv1.ListAuditEntriesRequest{AccountId: x.acct, Limit: 1})
+	if err != nil || len(entries.GetEntries()) != 1 || entries.GetEntries()[0].GetAction() != "user.erase" || entries.GetEntries()[0].GetTarget() != r.GetToken() ||
+		strings.Contains(entries.String(), "ann") {
+		t.Errorf("the audit log says %v, %v", entries, err)
+	}
+	if r, err := x.erase.EraseUser(ctx, ask); err != nil || r.GetJobs() != 0 || r.GetToken() != "" {
 		t.Errorf("a repetition: %v, %v", r, err)
 	}
 	eventually(t, "file deleted", func() bool { return x.number(t, "select count(*) from artifact_deletion") == 0 })

@@ -29,6 +29,7 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/catalog"
+	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/pkg/provider/registry"
 	"reelway.dev/pkg/rpc"
@@ -52,9 +53,9 @@ type Config struct {
 	DatabaseURL  string `env:"REELWAY_DATABASE_URL" desc:"a PostgreSQL to use instead of a private one"`
 	NATSURL      string `env:"REELWAY_NATS_URL" desc:"a NATS with JetStream to use instead of the embedded one"`
 	DevAPIKey    string `env:"REELWAY_DEV_API_KEY" desc:"the development API key; made and kept in the data directory when empty"`
-	PublicURL    string `env:"REELWAY_PUBLIC_URL" desc:"how callers reach the HTTP address; http://ADDR when empty"`
-	CallbackURL  string `env:"REELWAY_CALLBACK_URL" desc:"how providers reach the HTTP address; as REELWAY_PUBLIC_URL when empty"`
-	DevCredits   int64  `env:"REELWAY_DEV_CREDITS" envDefault:"100" desc:"credits that the development account is given once"`
+	PublicURL    string `env:"REELWAY_PUBLIC_URL" url:"true" desc:"how callers reach the HTTP address; http://ADDR when empty"`
+	CallbackURL  string `env:"REELWAY_CALLBACK_URL" url:"true" desc:"how providers reach the HTTP address; as REELWAY_PUBLIC_URL when empty"`
+	DevCredits   int64  `env:"REELWAY_DEV_CREDITS" min:"0" max:"1000000000" envDefault:"100" desc:"credits that the development account is given once"`
 	AllowPrivate bool   `env:"REELWAY_ALLOW_PRIVATE_URLS" desc:"let image and result URLs be http and private; on by itself with the simulator"`
 }
 
@@ -78,7 +79,7 @@ func (s *Settings) parts() []any {
 // Load reads the settings from the environment.
 func Load(environ []string) (*Settings, error) {
 	s := &Settings{}
-	return s, run.Load(environ, []string{"REELWAY_POSTGRES_BIN"}, s.parts()...)
+	return s, run.Load(environ, []string{"REELWAY_POSTGRES_BIN", serverVariable}, s.parts()...)
 }
 
 // Describe lists every setting, for --help.
@@ -87,6 +88,7 @@ func Describe() []run.Setting { return run.Settings((&Settings{}).parts()...) }
 // Stack is a running Reelway.
 type Stack struct {
 	APIKey    string
+	AdminKey  string
 	AccountID string
 	HTTPURL   string
 	GRPCAddr  string
@@ -116,12 +118,6 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	}
 	s.HTTPURL, s.GRPCAddr, s.OpsURL = "http://"+httpL.Addr().String(), grpcL.Addr().String(), h.OpsURL
 	guard := safehttp.Config{AllowHTTP: set.AllowPrivate, AllowPrivate: set.AllowPrivate, Redirects: 3}
-	if set.Providers.AtlasKey == "" || set.Providers.KlingAccessKey == "" {
-		if err := s.simulate(h, set); err != nil {
-			return err
-		}
-		guard.AllowHTTP, guard.AllowPrivate = true, true // its results are on this machine
-	}
 	dir, err := filepath.Abs(set.DataDir)
 	if err != nil {
 		return fmt.Errorf("resolve data directory: %w", err)
@@ -134,6 +130,12 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 		return err
 	}
 	h.OnClose(unlock)
+	if !set.Providers.HasKey() {
+		if err := s.simulate(h, set); err != nil {
+			return err
+		}
+		guard.AllowHTTP, guard.AllowPrivate = true, true // its results are on this machine
+	}
 	secret, err := keptSecret(filepath.Join(dir, "signing.key"))
 	if err != nil {
 		return err
@@ -160,7 +162,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 		return err
 	}
 	h.OnClose(func() { _ = conn.Close() })
-	accounts, jobs, money := ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewJobServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn)
+	accounts, jobs, credit := ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewJobServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn)
 
 	public := first(set.PublicURL, s.HTTPURL)
 	tokens, err := callbacktoken.New(first(set.CallbackURL, public), []byte("callback "+secret))
@@ -181,7 +183,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	cat := catalog.Builtin()
+	cat := catalog.Builtin().Only(func(name string) bool { return providers.Adapters[name] != nil })
 	authn := auth.New(accounts, time.Now)
 	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
 	if err != nil {
@@ -191,7 +193,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	arch, err := archiver.New(set.Archiver, archiver.Deps{Bus: b, Bucket: files, Client: guard.Client(), Logger: h.Log})
+	arch, err := archiver.New(set.Archiver, archiver.Deps{Bus: b, Bucket: files, Client: guard.Client(), Logger: h.Log, ResultHeader: providers.ResultHeader})
 	if err != nil {
 		return err
 	}
@@ -199,7 +201,8 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: money, Usage: ledgerv1.NewUsageServiceClient(conn), Auth: authn, Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
+	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn),
+		Accounts: accounts, Auth: authn, Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
 	}
@@ -219,18 +222,24 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, disp.Components()...)
 	h.Add(run.Consumers, arch.Components()...)
 	h.Add(run.Consumers, note.Components()...)
+	h.Add(run.Consumers, authn.Components(b)...)
 	h.Add(run.Relays, led.Components()...)
 	h.Add(run.Last, rpc.Component("ledger-grpc", inner, mem))
 	return s.account(ctx, led, set, dir)
 }
 
-// simulate opens the simulator and points the providers without a key at it.
+// simulate opens the simulator in the place of every provider. It is for a
+// stack without any key: beside a real provider a simulated one would be
+// charged for what nobody rendered.
 func (s *Stack) simulate(h *run.Host, set *Settings) error {
 	l, err := h.Listen("REELWAY_SIMULATOR_ADDR", set.Simulator.Addr)
 	if err != nil {
 		return err
 	}
 	s.SimURL = "http://" + l.Addr().String()
+	if set.Simulator.Dir == "" {
+		set.Simulator.Dir = filepath.Join(set.DataDir, "simulator")
+	}
 	sim, err := simulator.New(set.Simulator, simulator.Deps{Client: &http.Client{Timeout: 15 * time.Second}, Logger: h.Log})
 	if err != nil {
 		return err
@@ -240,13 +249,18 @@ func (s *Stack) simulate(h *run.Host, set *Settings) error {
 	set.Ledger.ProgressEvery = min(set.Ledger.ProgressEvery, max(set.Ledger.TypicalRender/20, 50*time.Millisecond))
 	h.Add(run.Last, run.HTTP("simulator", l, sim.Handler()))
 	h.Add(run.Last, sim.Components()...)
-	p := &set.Providers
-	if p.AtlasKey == "" {
-		p.AtlasURL, p.AtlasKey = s.SimURL+"/atlascloud", set.Simulator.AtlasKey
+	sims, p := set.Simulator, &set.Providers
+	p.AtlasURL, p.AtlasKey = s.SimURL+"/atlascloud", sims.AtlasKey
+	p.KlingURL, p.KlingKey, p.KlingWebhook = s.SimURL+"/kling", sims.KlingAccess, sims.WebhookSecret
+	for name, a := range map[string]struct{ url, key *string }{
+		"fal": {&p.FalURL, &p.FalKey}, "replicate": {&p.ReplicateURL, &p.ReplicateKey}, "runway": {&p.RunwayURL, &p.RunwayKey},
+		"luma": {&p.LumaURL, &p.LumaKey}, "minimax": {&p.MiniMaxURL, &p.MiniMaxKey}, "byteplus": {&p.BytePlusURL, &p.BytePlusKey},
+		"veo": {&p.VeoURL, &p.VeoKey}, "openai/v1": {&p.OpenAIURL, &p.OpenAIKey},
+	} {
+		*a.url, *a.key = s.SimURL+"/"+name, sims.Key
 	}
-	if p.KlingAccessKey == "" {
-		p.KlingURL, p.KlingAccessKey, p.KlingSecretKey, p.KlingWebhook = s.SimURL+"/kling", set.Simulator.KlingAccess, set.Simulator.KlingSecret, set.Simulator.WebhookSecret
-	}
+	p.FalKeysURL, p.LumaAgentsURL, p.LumaAgentsCallbacks = p.FalURL+"/.well-known/jwks.json", p.LumaURL, true
+	p.ReplicateWebhook, p.OpenAIWebhook, p.OpenAICallbackField = sims.WebhookSecret, sims.WebhookSecret, "callback_url"
 	return nil
 }
 
@@ -256,6 +270,7 @@ func database(ctx context.Context, h *run.Host, url, dir string) (*pgxpool.Pool,
 		if err != nil {
 			return nil, fmt.Errorf("start private PostgreSQL: %w", err)
 		}
+		h.Add(run.Last, run.Component{Name: "private-postgres", Run: p.Watch})
 		h.OnClose(func() {
 			if err := p.Stop(context.WithoutCancel(ctx)); err != nil {
 				h.Log.Error("private PostgreSQL did not stop", "error", err.Error())
@@ -302,7 +317,8 @@ func broker(ctx context.Context, h *run.Host, url, dir string) (*bus.Bus, error)
 
 const devAccount = "acct_development"
 
-// account makes the development account, its key and its first credits, once.
+// account makes the development account, its key and its first credits, and the
+// operator's account and key; each once.
 func (s *Stack) account(ctx context.Context, led *ledger.Service, set *Settings, dir string) error {
 	key := set.DevAPIKey
 	if key == "" {
@@ -313,7 +329,38 @@ func (s *Stack) account(ctx context.Context, led *ledger.Service, set *Settings,
 		key = "rw_dev_" + kept[:40]
 	}
 	s.APIKey, s.AccountID = key, devAccount
-	return led.Provision(ctx, devAccount, key, set.DevCredits*1_000_000)
+	if err := led.Provision(ctx, devAccount, key, set.DevCredits*money.Micros); err != nil {
+		return err
+	}
+	var err error
+	if s.AdminKey, err = adminKey(set.Ledger.AdminAPIKey, dir); err != nil {
+		return err
+	}
+	return led.ProvisionOperator(ctx, s.AdminKey)
+}
+
+// adminKey is the key that was set, or one that is made at the first start and
+// kept as a whole in a file, for REELWAY_ADMIN_API_KEY_FILE to name.
+func adminKey(set, dir string) (string, error) {
+	if set != "" {
+		return set, nil
+	}
+	path := filepath.Join(dir, "admin.key")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		raw := make([]byte, 32)
+		_, _ = rand.Read(raw) // never fails (crypto/rand since Go 1.24)
+		data = []byte("rw_admin_" + hex.EncodeToString(raw) + "\n")
+		err = os.WriteFile(path, data, 0o600)
+	}
+	if err != nil {
+		return "", fmt.Errorf("keep admin key: %w", err)
+	}
+	key := strings.TrimSpace(string(data))
+	if len(key) != len("rw_admin_")+64 {
+		return "", fmt.Errorf("keep admin key: %s is damaged; remove it to have one made", path)
+	}
+	return key, nil
 }
 
 // keptSecret reads a secret from a file, made at the first start.

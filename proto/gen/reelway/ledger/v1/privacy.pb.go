@@ -27,9 +27,9 @@ type EraseUserRequest struct {
 	AccountId string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	// The end user, as the account sends it.
 	User string `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
-	// Who asked for it, and why: on record.
-	Actor         string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
-	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Why: it goes into the audit log, which is never erased, and must not name
+	// the user.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -78,13 +78,6 @@ func (x *EraseUserRequest) GetUser() string {
 	return ""
 }
 
-func (x *EraseUserRequest) GetActor() string {
-	if x != nil {
-		return x.Actor
-	}
-	return ""
-}
-
 func (x *EraseUserRequest) GetReason() string {
 	if x != nil {
 		return x.Reason
@@ -95,8 +88,10 @@ func (x *EraseUserRequest) GetReason() string {
 type EraseUserResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What this call did: a repetition finds nothing.
-	Jobs          int64 `protobuf:"varint,1,opt,name=jobs,proto3" json:"jobs,omitempty"`
-	Videos        int64 `protobuf:"varint,2,opt,name=videos,proto3" json:"videos,omitempty"`
+	Jobs   int64 `protobuf:"varint,1,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	Videos int64 `protobuf:"varint,2,opt,name=videos,proto3" json:"videos,omitempty"`
+	// What stands in the place of the user's name now; empty when nothing was done.
+	Token         string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -145,23 +140,29 @@ func (x *EraseUserResponse) GetVideos() int64 {
 	return 0
 }
 
+func (x *EraseUserResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
 var File_reelway_ledger_v1_privacy_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_privacy_proto_rawDesc = "" +
 	"\n" +
-	"\x1freelway/ledger/v1/privacy.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\"\xa0\x01\n" +
+	"\x1freelway/ledger/v1/privacy.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\"~\n" +
 	"\x10EraseUserRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x04user\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x04user\x12 \n" +
-	"\x05actor\x18\x03 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x05actor\x12\"\n" +
-	"\x06reason\x18\x04 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x04R\x06reason\"?\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x04user\x12\"\n" +
+	"\x06reason\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x04R\x06reason\"U\n" +
 	"\x11EraseUserResponse\x12\x12\n" +
 	"\x04jobs\x18\x01 \x01(\x03R\x04jobs\x12\x16\n" +
-	"\x06videos\x18\x02 \x01(\x03R\x06videos2h\n" +
+	"\x06videos\x18\x02 \x01(\x03R\x06videos\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token2h\n" +
 	"\x0ePrivacyService\x12V\n" +
 	"\tEraseUser\x12#.reelway.ledger.v1.EraseUserRequest\x1a$.reelway.ledger.v1.EraseUserResponseB2Z0reelway.dev/proto/gen/reelway/ledger/v1;ledgerv1b\x06proto3"
 
