@@ -291,6 +291,24 @@ func (s *stack) tasks(job string) (out []simulator.Task) {
 	return out
 }
 
+// sql asks the live database one question.
+func (s *stack) sql(query string, into ...any) {
+	s.t.Helper()
+	ctx := context.Background()
+	pid, err := os.ReadFile(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	conn, err := pgx.Connect(ctx, "postgres://reelway@/reelway?host="+strings.Split(string(pid), "\n")[4])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if err := conn.QueryRow(ctx, query).Scan(into...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // books checks the balance and every invariant, by SQL on the live database.
 func (s *stack) books(available int64) {
 	s.t.Helper()
@@ -305,34 +323,21 @@ func (s *stack) books(available int64) {
 	if available >= 0 && (b.Available != available || b.Held != 0) {
 		s.t.Errorf("balance is %d available, %d held; want %d and 0", b.Available, b.Held, available)
 	}
-	ctx := context.Background()
-	matches, err := filepath.Glob(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
-	if err != nil || len(matches) != 1 {
-		s.t.Fatalf("no postmaster.pid: %v", err)
-	}
-	pid, err := os.ReadFile(matches[0])
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	conn, err := pgx.Connect(ctx, "postgres://reelway@/reelway?host="+strings.Split(string(pid), "\n")[4])
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(ctx) }()
 	for name, sql := range map[string]string{
-		"postings that do not sum to zero":  `select count(*) from (select 1 from posting having coalesce(sum(amount_micros), 0) <> 0) x`,
-		"balances unlike their postings":    `select count(*) from book b where balance_micros <> (select coalesce(sum(amount_micros), 0) from posting where book_id = b.id)`,
-		"holds open on final jobs":          `select count(*) from hold h join job j on j.id = h.job_id where h.state = 'held' and j.completed_at is not null`,
-		"final jobs not settled once":       `select count(*) from job j where completed_at is not null and (select count(*) from transfer t where t.job_id = j.id and kind in ('capture', 'release')) <> 1`,
+		"books that together hold something": `select count(*) from balance where available_micros + held_micros + revenue_micros + funding_micros
+			+ promotional_micros + write_off_micros + provider_cost_micros + suspense_micros <> 0`,
+		"balances unlike their postings": `select count(*) from balance b where
+			available_micros <> (select coalesce(sum(case 'available' when destination then amount_micros when source then -amount_micros end), 0) from posting p where p.account_id = b.account_id)
+			or held_micros <> (select coalesce(sum(case 'held' when destination then amount_micros when source then -amount_micros end), 0) from posting p where p.account_id = b.account_id)`,
+		"holds open on final jobs":          `select count(*) from job where hold_state = 'held' and completed_at is not null`,
+		"final jobs not settled once":       `select count(*) from job j where completed_at is not null and (select count(*) from posting p where p.key >= j.id || '/' and p.key < j.id || '0' and kind in ('capture', 'release')) <> 1`,
 		"charges without a video":           `select count(*) from job where captured_micros > 0 and (state <> 'succeeded' or artifact is null)`,
 		"provider tasks of two attempts":    `select count(*) from (select provider_task_id from attempt where provider_task_id is not null group by 1 having count(*) > 1) x`,
 		"deadlocks":                         `select deadlocks::int from pg_stat_database where datname = current_database()`,
 		"live jobs with nothing to wait on": `select count(*) from job where completed_at is null and swept_at < now() - interval '5 minutes'`,
 	} {
 		var n int
-		if err := conn.QueryRow(ctx, sql).Scan(&n); err != nil {
-			s.t.Fatal(err)
-		}
+		s.sql(sql, &n)
 		if n > 0 {
 			s.t.Errorf("%d %s", n, name)
 		}

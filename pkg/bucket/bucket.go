@@ -24,8 +24,8 @@ import (
 // Config says where the bucket is.
 type Config struct {
 	URL       string        `env:"REELWAY_BUCKET_URL" desc:"file:///dir, s3://bucket?region=…, gs://bucket; empty is a folder in the data directory"`
-	URLLife   time.Duration `env:"REELWAY_URL_LIFE" envDefault:"15m" desc:"how long a signed URL works"`
-	PublicURL string        `env:"REELWAY_FILES_URL" desc:"for folders: how callers reach the service that serves it"`
+	URLLife   time.Duration `env:"REELWAY_URL_LIFE" min:"1s" max:"168h" envDefault:"15m" desc:"how long a signed URL works"`
+	PublicURL string        `env:"REELWAY_FILES_URL" url:"true" desc:"for folders: how callers reach the service that serves it"`
 	Secret    string        `env:"REELWAY_FILES_SECRET" desc:"for folders: signs URLs, 32 characters or more"`
 }
 

@@ -36,7 +36,7 @@ type Bus struct {
 
 // New returns a Bus on nc, which stays the caller's to drain and close.
 func New(nc *nats.Conn) (*Bus, error) {
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(512))
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(512), jetstream.WithPublishAsyncTimeout(15*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("open jetstream: %w", err)
 	}
@@ -47,7 +47,7 @@ func New(nc *nats.Conn) (*Bus, error) {
 type Config struct {
 	URL      string `env:"REELWAY_NATS_URL" envDefault:"nats://127.0.0.1:4222" desc:"NATS with JetStream"`
 	Creds    string `env:"REELWAY_NATS_CREDS" desc:"path of a NATS credentials file"`
-	Replicas int    `env:"REELWAY_NATS_REPLICAS" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
+	Replicas int    `env:"REELWAY_NATS_REPLICAS" min:"1" max:"5" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
 }
 
 // Connect reaches NATS, makes the topology and returns a Bus; close it with
@@ -126,13 +126,61 @@ func (b *Bus) Publish(ctx context.Context, m Message) error {
 }
 
 func (b *Bus) publish(ctx context.Context, m Message, extra nats.Header) error {
+	msg, span := m.prepare(ctx, extra)
+	defer span.End()
+	if _, err := b.js.PublishMsg(ctx, msg); err != nil {
+		span.SetStatus(codes.Error, err.Error())
+		return fmt.Errorf("publish %s: %w", subjectRoot(m.Subject), err)
+	}
+	return nil
+}
+
+// ErrTooLarge says that the bus will never take a message of this size.
+var ErrTooLarge = errors.New("message is larger than the bus takes")
+
+// PublishAll sends messages in their order without waiting between them, and
+// returns how many of the first ones JetStream has acknowledged; with fewer
+// than all, the error says why. Messages after the first failure may have
+// arrived nevertheless: sent again, they are duplicates.
+func (b *Bus) PublishAll(ctx context.Context, ms []Message) (int, error) {
+	var acks []jetstream.PubAckFuture
+	var failed error
+	for _, m := range ms {
+		msg, span := m.prepare(ctx, nil)
+		ack, err := b.js.PublishMsgAsync(msg, jetstream.WithStallWait(5*time.Second))
+		if errors.Is(err, nats.ErrMaxPayload) {
+			err = ErrTooLarge
+		}
+		if err != nil {
+			span.SetStatus(codes.Error, err.Error())
+			failed = fmt.Errorf("publish %s: %w", subjectRoot(m.Subject), err)
+		}
+		span.End()
+		if failed != nil {
+			break
+		}
+		acks = append(acks, ack)
+	}
+	for i, ack := range acks {
+		select {
+		case <-ack.Ok():
+		case err := <-ack.Err():
+			return i, fmt.Errorf("publish %s: %w", subjectRoot(ms[i].Subject), err)
+		case <-ctx.Done():
+			return i, ctx.Err()
+		}
+	}
+	return len(acks), failed
+}
+
+// prepare makes the message to send, with a span that its reader continues.
+func (m Message) prepare(ctx context.Context, extra nats.Header) (*nats.Msg, trace.Span) {
 	if m.TraceParent != "" {
 		ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": m.TraceParent})
 	}
 	ctx, span := tracer().Start(ctx, "publish "+subjectRoot(m.Subject), trace.WithSpanKind(trace.SpanKindProducer),
 		trace.WithAttributes(attribute.String("messaging.system", "nats"), attribute.String("messaging.destination.name", subjectRoot(m.Subject)),
 			attribute.String("messaging.operation.name", "publish")))
-	defer span.End()
 	msg := nats.NewMsg(m.Subject)
 	msg.Data = m.Data
 	for k, v := range extra {
@@ -143,11 +191,7 @@ func (b *Bus) publish(ctx context.Context, m Message, extra nats.Header) error {
 		msg.Header.Set(nats.MsgIdHdr, m.ID)
 	}
 	propagation.TraceContext{}.Inject(ctx, headerCarrier(msg.Header))
-	if _, err := b.js.PublishMsg(ctx, msg); err != nil {
-		span.SetStatus(codes.Error, err.Error())
-		return fmt.Errorf("publish %s: %w", subjectRoot(m.Subject), err)
-	}
-	return nil
+	return msg, span
 }
 
 // subjectRoot is a subject's first two tokens, a name of low cardinality.

@@ -263,7 +263,7 @@ func (m Model) shape(r *videov1.VideoRequest, p *videov1.VideoParams, maxResolut
 		if c, ok := m.size(v); ok {
 			claims = append(claims, c)
 		} else {
-			wrong("size", "%q is not a size of %s; use for example %s", v, m.ID, m.example())
+			wrong("size", "%q is not a size of %s; use for example %s", v, m.ID, m.example(maxResolution))
 		}
 	}
 	if v := r.GetAspectRatio(); v != "" {
@@ -315,7 +315,7 @@ func (m Model) shape(r *videov1.VideoRequest, p *videov1.VideoParams, maxResolut
 		if field == "" {
 			field = "model"
 		}
-		wrong(field, "%s is above %s, the most that this account's tier allows", p.GetResolution(), maxResolution)
+		wrong(field, "%s is above %s, the most that this account may ask for", p.GetResolution(), maxResolution)
 	}
 }
 
@@ -330,10 +330,17 @@ func (m Model) size(v string) (claim, bool) {
 	return claim{}, false
 }
 
-func (m Model) example() string {
+// example is sizes that an account of this cap may ask for.
+func (m Model) example(maxResolution string) string {
+	best := m.Resolutions[0]
+	for _, r := range m.Resolutions {
+		if limit := shortSide[maxResolution]; shortSide[r] > shortSide[best] && (limit == 0 || shortSide[r] <= limit) {
+			best = r
+		}
+	}
 	var out []string
 	for _, ratio := range m.Ratios[:min(len(m.Ratios), 3)] {
-		w, h := pixels(m.Resolutions[min(1, len(m.Resolutions)-1)], ratio)
+		w, h := pixels(best, ratio)
 		out = append(out, fmt.Sprintf("%dx%d", w, h))
 	}
 	return strings.Join(out, ", ")

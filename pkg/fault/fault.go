@@ -7,6 +7,10 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -20,10 +24,12 @@ const (
 	InsufficientCredits    Code = "insufficient_credits"     // 402
 	PermissionDenied       Code = "permission_denied"        // 403
 	NotFound               Code = "not_found"                // 404
+	MethodNotAllowed       Code = "method_not_allowed"       // 405
 	Conflict               Code = "conflict"                 // 409
 	PayloadTooLarge        Code = "payload_too_large"        // 413
 	ContentPolicy          Code = "content_policy"           // 422, final
 	RateLimited            Code = "rate_limited"             // 429
+	Unavailable            Code = "unavailable"              // 503, a part of Reelway itself
 	Internal               Code = "internal"                 // 500
 	ProviderRejected       Code = "provider_rejected"        // 502, final
 	ProviderUnavailable    Code = "provider_unavailable"     // 503
@@ -55,9 +61,27 @@ type Error struct {
 func New(code Code, format string, args ...any) *Error {
 	e := &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 	switch code {
-	case RateLimited, ProviderUnavailable, Timeout, Internal:
+	case RateLimited, Unavailable, ProviderUnavailable, Timeout, Internal:
 		e.Retryable = true
 	}
+	return e
+}
+
+// Invalid returns an invalid_request that names every wrong field once: of two
+// faults of one field the first is kept.
+func Invalid(fields ...Field) *Error {
+	seen := map[string]bool{}
+	fields = slices.DeleteFunc(slices.Clone(fields), func(f Field) bool {
+		again := seen[f.Name]
+		seen[f.Name] = true
+		return again
+	})
+	var parts []string
+	for _, f := range fields {
+		parts = append(parts, f.Name+": "+f.Message)
+	}
+	e := New(InvalidRequest, "%s", strings.Join(parts, "; "))
+	e.Fields = fields
 	return e
 }
 
@@ -82,7 +106,8 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.cause }
 
 // From returns the fault in err's chain; any other error becomes Internal with
-// a message that gives nothing away. From(nil) is nil.
+// a message that gives nothing away, or Unavailable where a neighbour is away.
+// From(nil) is nil.
 func From(err error) *Error {
 	if err == nil {
 		return nil
@@ -91,7 +116,25 @@ func From(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
+	if unreachable(err) {
+		e := Wrap(err, Unavailable, "a part of the service is unavailable; retry with the same Idempotency-Key")
+		e.RetryAfter = time.Second
+		return e
+	}
 	return Wrap(err, Internal, "an internal error occurred; the request can be retried with the same Idempotency-Key")
+}
+
+// unreachable reports whether err says that a neighbour, a database or a socket,
+// is away: time heals it. SQLSTATE classes 08 (connection), 53 (resources), 57P
+// (shutdown) and 25006 (a demoted primary); PostgreSQL, appendix A.
+func unreachable(err error) bool {
+	var n net.Error
+	var sql interface{ SQLState() string }
+	if errors.As(err, &sql) {
+		s := sql.SQLState()
+		return strings.HasPrefix(s, "08") || strings.HasPrefix(s, "53") || strings.HasPrefix(s, "57P") || s == "25006"
+	}
+	return errors.As(err, &n) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
 // HTTPStatus is the REST status of a code.
@@ -107,6 +150,8 @@ func (c Code) HTTPStatus() int {
 		return 403
 	case NotFound:
 		return 404
+	case MethodNotAllowed:
+		return 405
 	case Conflict:
 		return 409
 	case PayloadTooLarge:
@@ -117,7 +162,7 @@ func (c Code) HTTPStatus() int {
 		return 429
 	case ProviderRejected:
 		return 502
-	case ProviderUnavailable:
+	case Unavailable, ProviderUnavailable:
 		return 503
 	case ProviderOutcomeUnknown, Timeout:
 		return 504

@@ -16,7 +16,7 @@ const Domain = "reelway.dev"
 
 func (c Code) grpc() codes.Code {
 	switch c {
-	case InvalidRequest, PayloadTooLarge, ContentPolicy:
+	case InvalidRequest, MethodNotAllowed, PayloadTooLarge, ContentPolicy:
 		return codes.InvalidArgument
 	case Unauthenticated:
 		return codes.Unauthenticated
@@ -28,7 +28,7 @@ func (c Code) grpc() codes.Code {
 		return codes.NotFound
 	case Conflict, ProviderRejected:
 		return codes.FailedPrecondition
-	case ProviderUnavailable:
+	case Unavailable, ProviderUnavailable:
 		return codes.Unavailable
 	case ProviderOutcomeUnknown, Timeout:
 		return codes.DeadlineExceeded
@@ -126,7 +126,7 @@ func FromStatus(err error) *Error {
 		e.Code, e.Retryable = RateLimited, true
 	case codes.Unavailable:
 		// A message about sockets is no message for a caller.
-		e.Code, e.Retryable, e.RetryAfter = ProviderUnavailable, true, time.Second
+		e.Code, e.Retryable, e.RetryAfter = Unavailable, true, time.Second
 		e.Message = "a part of the service is unavailable; retry with the same Idempotency-Key"
 	case codes.DeadlineExceeded, codes.Canceled:
 		e.Code, e.Retryable = Timeout, true

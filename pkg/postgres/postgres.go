@@ -18,7 +18,7 @@ import (
 // Config is how a service reaches its database.
 type Config struct {
 	URL      string `env:"REELWAY_DATABASE_URL" desc:"PostgreSQL, postgres://user@host/database"`
-	MaxConns int32  `env:"REELWAY_DATABASE_CONNECTIONS" envDefault:"16" desc:"connections of one replica"`
+	MaxConns int32  `env:"REELWAY_DATABASE_CONNECTIONS" min:"2" max:"1000" envDefault:"16" desc:"connections of one replica"`
 }
 
 // Open returns a pool on url, traced with OpenTelemetry (statements without
@@ -36,6 +36,9 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	cfg.MaxConnLifetime = time.Hour
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	cfg.ConnConfig.RuntimeParams["application_name"] = "reelway"
+	// A plan made while a table was empty reads it from end to end, and is kept
+	// while the table fills. Every query here has its index.
+	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
 	cfg.ConnConfig.Tracer = otelpgx.NewTracer()
 	cfg.AfterRelease = func(c *pgx.Conn) bool {
 		return c.PgConn().ParameterStatus("default_transaction_read_only") != "on"

@@ -27,10 +27,10 @@ import (
 
 // Config is what an operator may set.
 type Config struct {
-	MaxBytes int64         `env:"REELWAY_ARCHIVE_MAX_BYTES" envDefault:"4294967296" desc:"largest result that is copied, in bytes"`
-	Timeout  time.Duration `env:"REELWAY_ARCHIVE_TIMEOUT" envDefault:"15m" desc:"longest time for one copy"`
-	Workers  int           `env:"REELWAY_ARCHIVE_WORKERS" envDefault:"8" desc:"copies at the same time by one replica"`
-	Patience time.Duration `env:"REELWAY_ARCHIVE_PATIENCE" envDefault:"30s" desc:"how long a result that the provider denies is asked for again before the job fails"`
+	MaxBytes int64         `env:"REELWAY_ARCHIVE_MAX_BYTES" min:"1" envDefault:"4294967296" desc:"largest result that is copied, in bytes"`
+	Timeout  time.Duration `env:"REELWAY_ARCHIVE_TIMEOUT" min:"1s" envDefault:"15m" desc:"longest time for one copy"`
+	Workers  int           `env:"REELWAY_ARCHIVE_WORKERS" min:"1" max:"1000" envDefault:"8" desc:"copies at the same time by one replica"`
+	Patience time.Duration `env:"REELWAY_ARCHIVE_PATIENCE" min:"0s" envDefault:"30s" desc:"how long a result that the provider denies is asked for again before the job fails"`
 }
 
 // Deps are the archiver's neighbours.

@@ -7,19 +7,20 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"math/big"
 	"mime"
 	"mime/multipart"
 	"net/http"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/money"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
@@ -77,11 +78,11 @@ func (n number) seconds() (int32, error) {
 	if n == "" {
 		return 0, nil
 	}
-	v, err := strconv.ParseInt(string(n), 10, 32)
-	if err != nil || v <= 0 {
+	r, ok := new(big.Rat).SetString(string(n)) // 5.0 is 5
+	if !ok || !r.IsInt() || r.Sign() <= 0 || !r.Num().IsInt64() || r.Num().Int64() > math.MaxInt32 {
 		return 0, errors.New("must be a whole number of seconds above 0")
 	}
-	return int32(v), nil
+	return int32(r.Num().Int64()), nil
 }
 
 // micros turns decimal credits into micro-credits, exactly.
@@ -89,14 +90,11 @@ func (n number) micros() (int64, error) {
 	if n == "" {
 		return 0, nil
 	}
-	r, ok := new(big.Rat).SetString(string(n))
-	if ok {
-		r.Mul(r, big.NewRat(1_000_000, 1))
-	}
-	if !ok || r.Sign() <= 0 || !r.IsInt() || !r.Num().IsInt64() {
+	micros, err := money.Parse(string(n))
+	if err != nil || micros <= 0 {
 		return 0, errors.New("must be credits above 0 with at most 6 decimals")
 	}
-	return r.Num().Int64(), nil
+	return micros, nil
 }
 
 // readError says that the body could not be read to its end.
@@ -368,7 +366,7 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 		}
 	}
 	for _, u := range []struct{ name, url string }{{"image_url", image}, {"end_image_url", b.EndImageURL}} {
-		if len(u.url) > 4096 && !strings.HasPrefix(u.url, "data:") {
+		if len(u.url) > 4096 && !strings.HasPrefix(u.url, "data:") && !base64Like(u.url) {
 			wrong(u.name, "has more than 4096 characters")
 		}
 	}

@@ -9,9 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -20,16 +20,16 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
-	"reelway.dev/pkg/videojson"
+	"reelway.dev/pkg/money"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
 // Config is what an operator may set.
 type Config struct {
-	CapDevelopment string `env:"REELWAY_CAP_DEVELOPMENT" envDefault:"720p" desc:"highest resolution of accounts of the development tier"`
-	CapStaging     string `env:"REELWAY_CAP_STAGING" envDefault:"720p" desc:"highest resolution of accounts of the staging tier"`
-	CapProduction  string `env:"REELWAY_CAP_PRODUCTION" envDefault:"2160p" desc:"highest resolution of accounts of the production tier"`
+	CapDevelopment string `env:"REELWAY_CAP_DEVELOPMENT" oneof:"480p 720p 1080p 2160p" envDefault:"720p" desc:"highest resolution of accounts of the development tier"`
+	CapStaging     string `env:"REELWAY_CAP_STAGING" oneof:"480p 720p 1080p 2160p" envDefault:"720p" desc:"highest resolution of accounts of the staging tier"`
+	CapProduction  string `env:"REELWAY_CAP_PRODUCTION" oneof:"480p 720p 1080p 2160p" envDefault:"2160p" desc:"highest resolution of accounts of the production tier"`
 }
 
 // StatusReader is the read model; bus.Bus is one.
@@ -47,6 +47,7 @@ type Files interface {
 type Deps struct {
 	Jobs     ledgerv1.JobServiceClient
 	Ledger   ledgerv1.LedgerServiceClient
+	Accounts ledgerv1.AccountServiceClient
 	Auth     *auth.Authenticator
 	Status   StatusReader
 	Files    Files
@@ -64,14 +65,19 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Auth == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Accounts == nil || d.Auth == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil
 }
 
-func (s *Service) cap(tier string) string {
-	switch tier {
+// cap is the highest resolution that p may ask for: the account's own, which an
+// operator has set with a reason, before its tier's.
+func (s *Service) cap(p auth.Principal) string {
+	if p.CapResolution != "" {
+		return p.CapResolution
+	}
+	switch p.Tier {
 	case "production":
 		return s.cfg.CapProduction
 	case "staging":
@@ -83,19 +89,7 @@ func (s *Service) cap(tier string) string {
 // invalid names every wrong field once: a value that could not be read is not
 // said to be missing as well.
 func invalid(fields []fault.Field) error {
-	var parts []string
-	seen := map[string]bool{}
-	fields = slices.DeleteFunc(slices.Clone(fields), func(f fault.Field) bool {
-		again := seen[f.Name]
-		seen[f.Name] = true
-		return again
-	})
-	for _, f := range fields {
-		parts = append(parts, f.Name+": "+f.Message)
-	}
-	e := fault.New(fault.InvalidRequest, "%s", strings.Join(parts, "; "))
-	e.Fields = fields
-	return e
+	return fault.Invalid(fields...)
 }
 
 // quote resolves and prices a request without any side effect. bad is what was
@@ -107,14 +101,14 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.
 		bad = append(bad, fault.Field{Name: "model", Message: fmt.Sprintf("%q is not known; GET /v1/models lists the models", r.GetModel())})
 	} else {
 		var worse []fault.Field
-		params, worse = m.Resolve(r, s.cap(p.Tier))
+		params, worse = m.Resolve(r, s.cap(p))
 		bad = append(bad, worse...)
 	}
 	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}} {
 		if u.url == "" {
 			continue
 		}
-		if strings.HasPrefix(u.url, "data:") {
+		if strings.HasPrefix(u.url, "data:") || base64Like(u.url) {
 			e := fault.New(fault.PayloadTooLarge, "%s holds the file itself; upload it and send its https URL", u.field)
 			e.Fields = []fault.Field{{Name: u.field, Message: "must be an https URL"}}
 			return m, nil, e
@@ -143,9 +137,19 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.
 	return m, &videov1.QuoteVideoResponse{Params: params, Lines: lines, TotalMicros: total}, nil
 }
 
+// base64Like reports whether a text that should be a URL is a file in base64.
+func base64Like(s string) bool {
+	return len(s) >= 64 && !strings.Contains(s, ":") && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("+/=-_\r\n", r)
+	})
+}
+
 func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, key string, bad ...fault.Field) (*videov1.Video, error) {
 	if len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
 		return nil, invalid([]fault.Field{{Name: "Idempotency-Key", Message: "must be at most 255 printable ASCII characters"}})
+	}
+	if err := p.Active(); err != nil {
+		return nil, err
 	}
 	m, q, err := s.quote(p, r, bad...)
 	if err != nil {
@@ -153,7 +157,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	}
 	if limit := r.GetMaxCostMicros(); limit > 0 && q.GetTotalMicros() > limit {
 		return nil, invalid([]fault.Field{{Name: "max_cost", Message: fmt.Sprintf("this video costs %s credits, more than the %s allowed",
-			videojson.Credits(q.GetTotalMicros()), videojson.Credits(limit))}})
+			money.Format(q.GetTotalMicros()), money.Format(limit))}})
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
 	if err != nil {
@@ -205,6 +209,9 @@ func (s *Service) cancel(ctx context.Context, p auth.Principal, videoID string) 
 }
 
 func (s *Service) remove(ctx context.Context, p auth.Principal, videoID string) error {
+	if err := p.Active(); err != nil {
+		return err
+	}
 	v, err := s.get(ctx, p, videoID)
 	if err != nil {
 		return err
@@ -219,6 +226,16 @@ func (s *Service) remove(ctx context.Context, p auth.Principal, videoID string) 
 }
 
 func (s *Service) list(ctx context.Context, p auth.Principal, r *videov1.ListVideosRequest) (*videov1.ListVideosResponse, error) {
+	var bad []fault.Field
+	if r.GetAfter() != "" && !id.Safe(r.GetAfter()) {
+		bad = append(bad, fault.Field{Name: "after", Message: "must be the id of a video"})
+	}
+	if u := r.GetUser(); len(u) > 512 || !utf8.ValidString(u) || strings.ContainsRune(u, 0) {
+		bad = append(bad, fault.Field{Name: "user", Message: "must be valid text of at most 512 bytes"})
+	}
+	if len(bad) > 0 {
+		return nil, invalid(bad)
+	}
 	resp, err := s.d.Jobs.ListJobs(ctx, &ledgerv1.ListJobsRequest{AccountId: p.AccountID, After: r.GetAfter(), Limit: r.GetLimit(),
 		Ascending: r.GetAscending(), User: r.GetUser(), State: r.GetState()})
 	if err != nil {

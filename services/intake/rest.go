@@ -3,12 +3,14 @@ package intake
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/videojson"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
@@ -44,7 +46,12 @@ func (s *Service) Handler() http.Handler {
 		videojson.Write(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, fault.New(fault.NotFound, "there is no %s %s; the API is described in docs/api.md", r.Method, r.URL.Path))
+		if allowed := methods(mux, r); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			s.fail(w, r, fault.New(fault.MethodNotAllowed, "%s takes %s, not %s", r.URL.Path, strings.Join(allowed, " or "), r.Method))
+			return
+		}
+		s.fail(w, r, fault.New(fault.NotFound, "there is no %s %s; docs/api.md describes the API", r.Method, r.URL.Path))
 	})
 	return run.Traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rid := r.Header.Get("X-Request-Id")
@@ -57,6 +64,18 @@ func (s *Service) Handler() http.Handler {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(15 * time.Second))
 		mux.ServeHTTP(w, r)
 	}))
+}
+
+// methods are those that a path takes.
+func methods(mux *http.ServeMux, r *http.Request) (out []string) {
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		probe := r.Clone(r.Context())
+		probe.Method = m
+		if _, pattern := mux.Handler(probe); pattern != "/" {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 func (s *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -145,9 +164,6 @@ func (s *Service) listVideos(w http.ResponseWriter, r *http.Request, p auth.Prin
 			bad = append(bad, fault.Field{Name: "state", Message: "is not a state of a video"})
 		}
 	}
-	if req.GetAfter() != "" && !id.Safe(req.GetAfter()) {
-		bad = append(bad, fault.Field{Name: "after", Message: "must be the id of a video"})
-	}
 	if len(bad) > 0 {
 		return invalid(bad)
 	}
@@ -207,13 +223,13 @@ func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Prin
 	}
 	lines := []map[string]any{}
 	for _, l := range q.GetLines() {
-		lines = append(lines, map[string]any{"description": l.GetDescription(), "unit": videojson.Credits(l.GetUnitMicros()), "quantity": l.GetQuantity(),
-			"amount": videojson.Credits(l.GetAmountMicros()), "amount_micros": l.GetAmountMicros()})
+		lines = append(lines, map[string]any{"description": l.GetDescription(), "unit": money.Format(l.GetUnitMicros()), "quantity": l.GetQuantity(),
+			"amount": money.Format(l.GetAmountMicros()), "amount_micros": l.GetAmountMicros()})
 	}
 	params := q.GetParams()
 	videojson.Write(w, http.StatusOK, map[string]any{"object": "quote", "model": params.GetModel(), "duration": params.GetDurationSeconds(),
 		"resolution": params.GetResolution(), "aspect_ratio": params.GetAspectRatio(), "width": params.GetWidth(), "height": params.GetHeight(),
-		"total": videojson.Credits(q.GetTotalMicros()), "total_micros": q.GetTotalMicros(), "lines": lines})
+		"total": money.Format(q.GetTotalMicros()), "total_micros": q.GetTotalMicros(), "lines": lines})
 	return nil
 }
 
@@ -222,7 +238,7 @@ func (s *Service) listModels(w http.ResponseWriter, _ *http.Request, _ auth.Prin
 	for _, m := range s.models().GetModels() {
 		data = append(data, map[string]any{"id": m.GetId(), "object": "model", "created": 0, "owned_by": m.GetProvider(), "name": m.GetDisplayName(), "provider": m.GetProvider(), "tasks": m.GetTasks(),
 			"durations": m.GetDurationsSeconds(), "resolutions": m.GetResolutions(), "aspect_ratios": m.GetAspectRatios(), "audio": m.GetAudio(),
-			"seed": m.GetSeed(), "negative_prompt": m.GetNegativePrompt(), "price_per_second_from": videojson.Credits(m.GetPricePerSecondMicros())})
+			"seed": m.GetSeed(), "negative_prompt": m.GetNegativePrompt(), "price_per_second_from": money.Format(m.GetPricePerSecondMicros())})
 	}
 	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data})
 	return nil
@@ -233,7 +249,7 @@ func (s *Service) getBalance(w http.ResponseWriter, r *http.Request, p auth.Prin
 	if err != nil {
 		return fault.FromStatus(err)
 	}
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "balance", "available": videojson.Credits(b.GetAvailableMicros()), "held": videojson.Credits(b.GetHeldMicros()),
+	videojson.Write(w, http.StatusOK, map[string]any{"object": "balance", "available": money.Format(b.GetAvailableMicros()), "held": money.Format(b.GetHeldMicros()),
 		"available_micros": b.GetAvailableMicros(), "held_micros": b.GetHeldMicros()})
 	return nil
 }

@@ -39,15 +39,19 @@ func Migrations() fs.FS {
 
 // Config is what an operator may set.
 type Config struct {
-	MaxAttempts   int           `env:"REELWAY_MAX_ATTEMPTS" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
-	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
-	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
-	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
-	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
-	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
-	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
-	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
-	Workers       int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"8" desc:"observations applied at the same time by one replica"`
+	MaxAttempts   int           `env:"REELWAY_MAX_ATTEMPTS" min:"1" max:"100" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
+	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
+	StoreLife     time.Duration `env:"REELWAY_STORE_LIFE" min:"1s" envDefault:"25h" desc:"longest time for copying a finished result before the job fails and the hold is released"`
+	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" min:"1s" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
+	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" min:"10ms" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
+	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" min:"100ms" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
+	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" min:"100ms" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
+	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" min:"10ms" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
+	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" min:"1ms" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
+	Workers       int           `env:"REELWAY_LEDGER_WORKERS" min:"1" max:"64" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
+	Group         int           `env:"REELWAY_LEDGER_GROUP" min:"1" max:"4096" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
+	Waiting       int           `env:"REELWAY_LEDGER_WAITING" min:"1" max:"1000000" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
+	AdminAPIKey   string        `env:"REELWAY_ADMIN_API_KEY" desc:"a key of scope admin for the operator's account, made at the start; one made before stays until it is revoked"`
 }
 
 // Deps are the ledger's neighbours.
@@ -60,12 +64,14 @@ type Deps struct {
 // Service is the ledger. It is safe for concurrent use, and any number of
 // replicas may run on one database.
 type Service struct {
-	cfg  Config
-	pool *pgxpool.Pool
-	bus  *bus.Bus
-	log  *slog.Logger
-	kick chan struct{} // wakes the relay after a commit of ours
-	seen metric.Int64Counter
+	cfg   Config
+	pool  *pgxpool.Pool
+	bus   *bus.Bus
+	log   *slog.Logger
+	kick  chan struct{} // wakes the relay after a commit of ours
+	opens *batcher[opening, opened]
+	used  usedKeys
+	seen  metric.Int64Counter
 }
 
 // New returns a ledger on a migrated database.
@@ -74,6 +80,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		return nil, errors.New("ledger: Pool, Bus and Logger are required")
 	}
 	s := &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1)}
+	s.opens = newBatcher(cfg.Waiting, cfg.Group, s.open)
 	meter := otel.Meter("reelway.dev/services/ledger")
 	var err1, err2 error
 	s.seen, err1 = meter.Int64Counter("reelway.ledger.observations", metric.WithUnit("{observation}"),
@@ -92,17 +99,23 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 
 // Components are the ledger's background parts.
 func (s *Service) Components() []run.Component {
-	return []run.Component{
+	out := []run.Component{
 		{Name: "ledger-outbox", Run: s.relay},
-		{Name: "ledger-observations", Run: func(ctx context.Context) error {
-			return bus.Consume(ctx, s.bus, bus.ObservationConsumer, s.cfg.Workers, s.Observe)
-		}},
 		{Name: "ledger-projection", Run: func(ctx context.Context) error {
-			return bus.Consume(ctx, s.bus, bus.ProjectionConsumer, s.cfg.Workers, s.Project)
+			return bus.ConsumeBatch(ctx, s.bus, bus.ProjectionConsumer, s.cfg.Group, s.Project)
 		}},
 		{Name: "ledger-progress", Run: s.estimate},
 		{Name: "ledger-sweep", Run: s.sweep},
+		{Name: "ledger-partitions", Run: s.partition},
+		{Name: "ledger-key-use", Run: s.noteUse},
 	}
+	for range s.cfg.Workers {
+		out = append(out, run.Component{Name: "ledger-opens", Run: s.opens.work},
+			run.Component{Name: "ledger-observations", Run: func(ctx context.Context) error {
+				return bus.ConsumeBatch(ctx, s.bus, bus.ObservationConsumer, s.cfg.Group, s.Observe)
+			}})
+	}
+	return out
 }
 
 // countJobs reads the live jobs, which have an index of their own.

@@ -2,132 +2,128 @@ package ledger
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
+	"math"
 
 	"github.com/jackc/pgx/v5"
 
+	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/money"
 )
+
+// book names one column of an account's balance row.
+type book string
 
 const (
-	funding      = "system:funding"
-	revenue      = "system:revenue"
-	providerCost = "system:provider_cost"
-	suspense     = "system:suspense"
+	available    book = "available"
+	held         book = "held"
+	revenue      book = "revenue"
+	funding      book = "funding"
+	promotional  book = "promotional"
+	writeOff     book = "write_off"
+	providerCost book = "provider_cost"
+	suspense     book = "suspense"
 )
 
-func available(account string) string { return account + ":available" }
-func held(account string) string      { return account + ":held" }
+// books is every book in the order of the balance table's columns.
+var books = []book{available, held, revenue, funding, promotional, writeOff, providerCost, suspense}
 
-// leg is one side of a transfer.
-type leg struct {
-	book   string
-	amount int64
+// balance is an account's books, read under the row's lock.
+type balance struct {
+	account string
+	of      map[book]int64
+	changed bool
+}
+
+// posting is one movement between two books of an account. Its key is made of
+// what caused it: the same movement happens once.
+type posting struct {
+	key, kind       string
+	account, job    string
+	from, to        book
+	amount          int64
+	actor, reason   string
+	hash            []byte
+	available, held int64 // the customer's books afterwards
 }
 
 // errShort says that a customer's book would go below zero.
 var errShort = errors.New("balance is short")
 
-// move writes one balanced transfer and updates the balances of its books. The
-// books are locked in the order of their ids (available, held, then the
-// system's), here and across the moves of a transaction, so that no two
-// transactions wait for each other. A transfer
-// whose id exists already is left as it is. errShort says that a book cannot
-// bear its leg; then the transaction must be rolled back.
-func move(ctx context.Context, tx pgx.Tx, id, kind, jobID string, legs ...leg) error {
-	var sum int64
-	for _, l := range legs {
-		sum += l.amount
+// post moves an amount between two books of a locked balance and remembers the
+// posting for the flush. errShort, after which nothing has changed, says that
+// the customer's book cannot bear it.
+func (u *unit) post(b *balance, p posting) error {
+	from, to := b.of[p.from], b.of[p.to]
+	switch {
+	case p.amount <= 0:
+		return fmt.Errorf("posting %s: amount %d is not above 0", p.key, p.amount)
+	case (p.from == available || p.from == held) && from < p.amount:
+		return errShort
+	case from < math.MinInt64+p.amount || to > math.MaxInt64-p.amount:
+		return fmt.Errorf("posting %s: %d overflows a book", p.key, p.amount)
 	}
-	if sum != 0 {
-		return fmt.Errorf("transfer %s does not balance by %d", id, sum)
-	}
-	tag, err := tx.Exec(ctx, `insert into transfer (id, kind, job_id) values ($1, $2, nullif($3, ''))
-		on conflict (id) do nothing`, id, kind, jobID)
-	if err != nil {
-		return fmt.Errorf("insert transfer: %w", err)
-	}
-	if tag.RowsAffected() == 0 {
-		return nil
-	}
-	slices.SortFunc(legs, func(a, b leg) int { return strings.Compare(a.book, b.book) })
-	for _, l := range legs {
-		if l.amount == 0 {
-			continue
+	b.of[p.from], b.of[p.to] = from-p.amount, to+p.amount
+	b.changed = true
+	p.account, p.available, p.held = b.account, b.of[available], b.of[held]
+	u.postings = append(u.postings, p)
+	return nil
+}
+
+// hold moves a job's quote from available to held.
+func (u *unit) hold(b *balance, j *record) error {
+	return u.post(b, posting{key: j.ID + "/hold", kind: "hold", job: j.ID, from: available, to: held, amount: j.Quote})
+}
+
+// settle ends a job's hold: captured micros go to revenue, the rest back to the
+// customer. The job's state, changed with it, keeps it from happening twice.
+func (u *unit) settle(b *balance, j *record) error {
+	if j.Captured > 0 {
+		if err := u.post(b, posting{key: j.ID + "/capture", kind: "capture", job: j.ID, from: held, to: revenue, amount: j.Captured}); err != nil {
+			return fmt.Errorf("capture of %s: %w", j.ID, err)
 		}
-		tag, err := tx.Exec(ctx, `update book set balance_micros = balance_micros + $2
-			where id = $1 and (account_id is null or balance_micros + $2 >= 0)`, l.book, l.amount)
-		if err != nil {
-			return fmt.Errorf("update book: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return errShort
-		}
-		if _, err := tx.Exec(ctx, `insert into posting (transfer_id, book_id, amount_micros) values ($1, $2, $3)`,
-			id, l.book, l.amount); err != nil {
-			return fmt.Errorf("insert posting: %w", err)
+	}
+	if rest := j.Quote - j.Captured; rest > 0 {
+		if err := u.post(b, posting{key: j.ID + "/release", kind: "release", job: j.ID, from: held, to: available, amount: rest}); err != nil {
+			return fmt.Errorf("release of %s: %w", j.ID, err)
 		}
 	}
 	return nil
 }
 
-// placeHold moves a quote from available to held.
-func placeHold(ctx context.Context, tx pgx.Tx, account, jobID string, amount int64) error {
-	if err := move(ctx, tx, "hold:"+jobID, "hold", jobID,
-		leg{available(account), -amount}, leg{held(account), amount}); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `insert into hold (job_id, account_id, amount_micros) values ($1, $2, $3)`,
-		jobID, account, amount); err != nil {
-		return fmt.Errorf("insert hold: %w", err)
-	}
-	return nil
-}
-
-// settleHold ends a hold once: captured micros go to revenue, the rest back to
-// the customer. A second settlement is an error: the job's state, changed in
-// the same transaction, already forbids it.
-func settleHold(ctx context.Context, tx pgx.Tx, jobID string, capture int64) error {
-	state := "released"
-	if capture > 0 {
-		state = "captured"
-	}
-	var account string
-	var amount int64
-	err := tx.QueryRow(ctx, `update hold set state = $2, captured_micros = $3, settled_at = now()
-		where job_id = $1 and state = 'held' returning account_id, amount_micros`, jobID, state, capture).Scan(&account, &amount)
-	if err != nil {
-		return fmt.Errorf("settle hold: %w", err)
-	}
-	// Available before held before revenue: the order of locks.
-	if rest := amount - capture; rest > 0 {
-		if err := move(ctx, tx, "release:"+jobID, "release", jobID,
-			leg{held(account), -rest}, leg{available(account), rest}); err != nil {
+// once posts an administrative movement, whose key its caller chose, and enters
+// it in the audit log. Asked
+// again with the same amounts it does nothing; with others it is a conflict.
+func (u *unit) once(ctx context.Context, b *balance, p posting) error {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d %s", p.kind, p.from, p.to, p.amount, p.job))
+	p.hash = sum[:]
+	var known []byte
+	err := u.tx.QueryRow(ctx, "select request_hash from posting where key = $1", p.key).Scan(&known)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		p.actor = auth.IncomingActor(ctx).KeyID
+		if err := u.post(b, p); err != nil {
 			return err
 		}
-	}
-	if capture > 0 {
-		if err := move(ctx, tx, "capture:"+jobID, "capture", jobID,
-			leg{held(account), -capture}, leg{revenue, capture}); err != nil {
-			return err
+		details := map[string]any{"credits": money.Format(p.amount), "posting": p.key}
+		if p.reason != "" {
+			details["reason"] = p.reason
 		}
+		return enter(ctx, u.tx, deed{action: "account." + p.kind, account: b.account, target: b.account, details: details})
+	case err != nil:
+		return fmt.Errorf("read posting: %w", err)
+	case string(known) != string(p.hash):
+		e := fault.New(fault.Conflict, "this idempotency key was used before for another movement")
+		e.Fields = []fault.Field{{Name: "idempotency_key", Message: "already used"}}
+		return e
 	}
 	return nil
 }
 
 func insufficient(quote, have int64) error {
 	return fault.New(fault.InsufficientCredits,
-		"this video costs %s credits and %s are available; top up the account or ask for a shorter or smaller video", credits(quote), credits(have))
-}
-
-// credits writes micro-credits as a decimal, exactly.
-func credits(micros int64) string {
-	sign := ""
-	if micros < 0 {
-		sign, micros = "-", -micros
-	}
-	return fmt.Sprintf("%s%d.%06d", sign, micros/1_000_000, micros%1_000_000)
+		"this video costs %s credits and %s are available; top up the account or ask for a shorter or smaller video", money.Format(quote), money.Format(have))
 }

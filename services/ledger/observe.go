@@ -2,9 +2,12 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
@@ -16,73 +19,155 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
-	"reelway.dev/pkg/postgres"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
-// Observe applies what was seen of an attempt: state, money and outbox in one
-// transaction. It is idempotent by observation id; what the table does not
-// allow is recorded and ignored. It is the handler of the OBSERVATIONS stream.
-func (s *Service) Observe(ctx context.Context, o *eventv1.Observation) error {
-	if !id.Safe(o.GetJobId()) || !id.Safe(o.GetAttemptId()) || o.GetFact() == nil || o.GetId() == "" {
-		return bus.Terminate(fmt.Errorf("observation without job, attempt, id or fact"))
-	}
-	ctx, cancel := detached(ctx)
-	defer cancel()
-	if p := o.GetProgressed(); p != nil {
-		if done, err := s.progress(ctx, o, p); done {
-			return err
-		}
-	}
-	var verdict string
-	var after *record
-	err := postgres.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		j, err := one(ctx, tx, "id = $1 for update", o.GetJobId())
-		if err != nil {
-			if fault.From(err).Code == fault.NotFound {
-				return bus.Terminate(fmt.Errorf("observation of an unknown job"))
+// What became of an observation.
+const (
+	applied   = "applied"
+	ignored   = "ignored"   // the table does not allow it, or it says nothing new
+	late      = "late"      // the provider has, and may bill, a task nobody waits for
+	conflict  = "conflict"  // it contradicts what is known: an alarm
+	duplicate = "duplicate" // the same fact was seen before
+)
+
+// sighting is one observation in its unit.
+type sighting struct {
+	ctx     context.Context
+	o       *eventv1.Observation
+	verdict string
+	job     *record
+}
+
+// Observe applies what was seen of attempts: states, money and outbox in one
+// transaction for all of them. It is idempotent by observation id; what the
+// table does not allow is recorded and ignored. It returns an error for each
+// observation, in order, and is the handler of the OBSERVATIONS stream.
+func (s *Service) Observe(ctxs []context.Context, os []*eventv1.Observation) []error {
+	errs := make([]error, len(os))
+	var group []int
+	for i, o := range os {
+		switch {
+		case !id.Safe(o.GetJobId()) || !id.Safe(o.GetAttemptId()) || o.GetFact() == nil || o.GetId() == "":
+			errs[i] = bus.Terminate(errors.New("observation without job, attempt, id or fact"))
+		case !storable(taskID(o)) || !storable(o.GetRendered().GetUrl()):
+			errs[i] = bus.Terminate(errors.New("observation with a task id or URL that cannot be stored"))
+		case o.GetProgressed() != nil:
+			var done bool
+			if done, errs[i] = s.progress(ctxs[i], o, o.GetProgressed()); !done {
+				group = append(group, i)
 			}
+		default:
+			group = append(group, i)
+		}
+	}
+	s.observeGroup(ctxs, os, group, errs)
+	return errs
+}
+
+// observeGroup applies some of the observations. A group that fails is split,
+// so that one that cannot be applied never fails its neighbours.
+func (s *Service) observeGroup(ctxs []context.Context, os []*eventv1.Observation, group []int, errs []error) {
+	if len(group) == 0 {
+		return
+	}
+	ctx, cancel := detached(ctxs[group[0]])
+	defer cancel()
+	var seen []sighting
+	err := s.write(ctx, func(ctx context.Context, u *unit) error {
+		seen = seen[:0]
+		for _, i := range group {
+			seen = append(seen, sighting{ctx: ctxs[i], o: os[i]})
+		}
+		return s.apply(ctx, u, seen)
+	})
+	if err != nil && len(group) > 1 {
+		half := len(group) / 2
+		s.observeGroup(ctxs, os, group[:half], errs)
+		s.observeGroup(ctxs, os, group[half:], errs)
+		return
+	}
+	if err != nil {
+		errs[group[0]] = err
+		return
+	}
+	s.wake()
+	for n, i := range group {
+		errs[i] = s.observed(seen[n])
+	}
+}
+
+// observed reports one committed observation and arms the watchdog.
+func (s *Service) observed(x sighting) error {
+	o := x.o
+	s.seen.Add(x.ctx, 1, metric.WithAttributes(attribute.String("fact", factName(o)), attribute.String("source", o.GetSource()), attribute.String("verdict", x.verdict)))
+	if x.job == nil {
+		return bus.Terminate(fmt.Errorf("observation of an unknown job"))
+	}
+	log := s.log.InfoContext
+	if x.verdict == late || x.verdict == conflict {
+		log = s.log.WarnContext
+	}
+	log(x.ctx, "observation", "job_id", o.GetJobId(), "attempt_id", o.GetAttemptId(), "source", o.GetSource(),
+		"fact", factName(o), "verdict", x.verdict, "state", string(x.job.State))
+	if x.verdict == applied && x.job.State == job.Running {
+		// Losing this schedule costs time only: the sweep makes it again.
+		p := &eventv1.PollAttempt{JobId: x.job.ID, AttemptId: o.GetAttemptId(), Provider: x.job.Provider}
+		if err := s.bus.SchedulePoll(x.ctx, p, time.Now().Add(s.cfg.WatchAfter)); err != nil {
+			s.log.WarnContext(x.ctx, "watchdog not scheduled", "job_id", x.job.ID, "error", err.Error())
+		}
+	}
+	return nil
+}
+
+// apply judges a group in its order and gathers what follows.
+func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
+	var ids, facts, tasks []string
+	for _, x := range seen {
+		ids, facts = append(ids, x.o.GetJobId()), append(facts, x.o.GetId())
+		if t := taskID(x.o); t != "" {
+			tasks = append(tasks, t)
+		}
+	}
+	known, owners := map[string]bool{}, map[[2]string]string{}
+	jobs, err := u.lockJobs(ctx, ids, func(b *pgx.Batch) {
+		// Under the jobs' locks: the same fact cannot be on its way elsewhere.
+		// One that was ignored or contradicted the known may be true later.
+		b.Queue("select id from observation where id = any($1) and verdict in ('applied', 'late')", facts).Query(func(rows pgx.Rows) error {
+			var fact string
+			_, err := pgx.ForEachRow(rows, []any{&fact}, func() error { known[fact] = true; return nil })
 			return err
+		})
+		if len(tasks) == 0 {
+			return
 		}
-		tag, err := tx.Exec(ctx, `insert into observation (id, job_id, attempt_id, source, fact, verdict, observed_at)
-			values ($1, $2, $3, $4, $5, 'ignored', $6) on conflict (id) do nothing`,
-			o.GetId(), j.ID, o.GetAttemptId(), o.GetSource(), factName(o), o.GetObservedAt().AsTime())
-		if err != nil {
-			return fmt.Errorf("insert observation: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			verdict = "duplicate"
-			return nil
-		}
-		if verdict, err = s.apply(ctx, tx, j, o); err != nil {
+		b.Queue("select provider, provider_task_id, id from attempt where provider_task_id = any($1)", tasks).Query(func(rows pgx.Rows) error {
+			var provider, task, attempt string
+			_, err := pgx.ForEachRow(rows, []any{&provider, &task, &attempt}, func() error {
+				owners[[2]string{provider, task}] = attempt
+				return nil
+			})
 			return err
-		}
-		after = j
-		_, err = tx.Exec(ctx, "update observation set verdict = $2 where id = $1", o.GetId(), verdict)
-		return err
+		})
 	})
 	if err != nil {
 		return err
 	}
-	s.wake()
-	s.seen.Add(ctx, 1, metric.WithAttributes(attribute.String("fact", factName(o)), attribute.String("source", o.GetSource()), attribute.String("verdict", verdict)))
-	log := s.log.InfoContext
-	if verdict == "late" || verdict == "conflict" {
-		log = s.log.WarnContext
-	}
-	state := ""
-	if after != nil {
-		state = string(after.State)
-	}
-	log(ctx, "observation", "job_id", o.GetJobId(), "attempt_id", o.GetAttemptId(), "source", o.GetSource(),
-		"fact", factName(o), "verdict", verdict, "state", state)
-	if verdict == "applied" && after.State == job.Running {
-		// Losing this schedule costs time only: the sweep makes it again.
-		p := &eventv1.PollAttempt{JobId: after.ID, AttemptId: o.GetAttemptId(), Provider: after.Provider}
-		if err := s.bus.SchedulePoll(ctx, p, time.Now().Add(s.cfg.WatchAfter)); err != nil {
-			s.log.WarnContext(ctx, "watchdog not scheduled", "job_id", after.ID, "error", err.Error())
+	for i := range seen {
+		x := &seen[i]
+		if x.job = jobs[x.o.GetJobId()]; x.job == nil {
+			continue // a dead letter, once the others are committed
 		}
+		if known[x.o.GetId()] {
+			x.verdict = duplicate
+			continue
+		}
+		if x.verdict, err = s.judge(u, x, owners); err != nil {
+			return err
+		}
+		known[x.o.GetId()] = x.verdict == applied || x.verdict == late
+		u.see(*x)
 	}
 	return nil
 }
@@ -122,102 +207,134 @@ func factName(o *eventv1.Observation) string {
 	return string(m.WhichOneof(m.Descriptor().Oneofs().ByName("fact")).Name())
 }
 
-// apply draws the conclusion: "applied", "ignored", "late" or "conflict".
-func (s *Service) apply(ctx context.Context, tx pgx.Tx, j *record, o *eventv1.Observation) (string, error) {
-	current := j.AttemptID != nil && *j.AttemptID == o.GetAttemptId()
-	if !current || j.State.Terminal() {
+// judge draws the conclusion from one observation of a locked job.
+func (s *Service) judge(u *unit, x *sighting, owners map[[2]string]string) (string, error) {
+	j, o := x.job, x.o
+	a := j.current()
+	if a == nil || a.ID != o.GetAttemptId() || j.State.Terminal() {
 		if o.GetRendered() != nil || o.GetAccepted() != nil {
-			// The provider has, and may bill, a task that we no longer wait for.
-			_, err := tx.Exec(ctx, "update job set late_result = true where id = $1 and state <> 'succeeded'", j.ID)
-			return "late", err
+			if j.State != job.Succeeded && !j.Late {
+				j.Late = true
+				u.change(j)
+			}
+			return late, nil
 		}
-		return "ignored", nil
+		return ignored, nil
 	}
 	if task := taskID(o); task != "" {
-		tag, err := tx.Exec(ctx, `update attempt set provider_task_id = $2
-			where id = $1 and (provider_task_id is null or provider_task_id = $2)`, o.GetAttemptId(), task)
-		if err != nil {
-			return "", fmt.Errorf("update attempt: %w", err)
+		owner := owners[[2]string{a.Provider, task}]
+		if a.TaskID != "" && a.TaskID != task || owner != "" && owner != a.ID {
+			return conflict, nil // never an overwrite
 		}
-		if tag.RowsAffected() == 0 {
-			return "conflict", nil // another task id for the same attempt: an alarm, never an overwrite
+		if a.TaskID == "" {
+			a.TaskID = task
+			owners[[2]string{a.Provider, task}] = a.ID
+			u.changeAttempt(a)
 		}
 	}
-	var in job.Input
-	var attempt string
+	m, err := read(j, o)
+	if err != nil {
+		return "", err
+	}
+	if o.GetUnknown() != nil {
+		if a.State == "intended" {
+			a.State = "uncertain"
+			u.changeAttempt(a)
+		}
+		return applied, nil
+	}
+	if m.in == job.RefuseRetry && j.AttemptCount >= s.cfg.MaxAttempts {
+		m.in = job.Refuse
+	}
+	if _, legal := job.Next(j.State, m.in); !legal || m.in == job.Progress && j.State == job.Running {
+		return ignored, nil
+	}
+	return applied, s.move(u, x, a, m)
+}
+
+// meaning is what an observation says in the terms of the state machine.
+type meaning struct {
+	in       job.Input
+	attempt  string // the attempt's new state; empty leaves it
+	ended    bool
+	err      []byte // reelway.video.v1.VideoError
+	artifact []byte
+	url      *string
+}
+
+func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 	var verr *videov1.VideoError
-	ended := true
 	switch f := o.GetFact().(type) {
 	case *eventv1.Observation_Accepted:
-		in, attempt, ended = job.Accept, "accepted", false
+		m = meaning{in: job.Accept, attempt: "accepted"}
 	case *eventv1.Observation_Progressed:
-		in, attempt, ended = job.Progress, "accepted", false
-		if j.State == job.Running {
-			return "ignored", nil
-		}
-	case *eventv1.Observation_Unknown:
-		_, err := tx.Exec(ctx, "update attempt set state = 'uncertain' where id = $1 and state = 'intended'", o.GetAttemptId())
-		return "applied", err
+		m = meaning{in: job.Progress, attempt: "accepted"}
 	case *eventv1.Observation_Refused:
-		in, attempt, verr = job.Refuse, "refused", f.Refused.GetError()
-		if f.Refused.GetRetry() && j.AttemptCount < s.cfg.MaxAttempts {
-			in = job.RefuseRetry
+		m, verr = meaning{in: job.Refuse, attempt: "refused", ended: true}, f.Refused.GetError()
+		if f.Refused.GetRetry() {
+			m.in = job.RefuseRetry
 		}
 	case *eventv1.Observation_Rendered:
-		in, attempt = job.Render, "succeeded"
 		url := f.Rendered.GetUrl()
-		j.ResultURL = &url
+		m = meaning{in: job.Render, attempt: "succeeded", ended: true, url: &url}
 	case *eventv1.Observation_Failed:
-		in, attempt, verr = job.Fail, "failed", f.Failed.GetError()
+		m, verr = meaning{in: job.Fail, attempt: "failed", ended: true}, f.Failed.GetError()
 	case *eventv1.Observation_TimedOut:
-		in, attempt = job.TimeOut, "uncertain"
+		m = meaning{in: job.TimeOut, attempt: "uncertain", ended: true}
 		verr = &videov1.VideoError{Code: string(fault.ProviderOutcomeUnknown), Provider: j.Provider,
 			Message: "the provider gave no verdict in the longest possible time; nothing was charged, and an operator looks into it"}
 	case *eventv1.Observation_Archived:
-		in = job.Archive
-		raw, err := proto.Marshal(f.Archived.GetArtifact())
-		if err != nil {
-			return "", fmt.Errorf("marshal artifact: %w", err)
+		m = meaning{in: job.Archive}
+		if m.artifact, err = proto.Marshal(f.Archived.GetArtifact()); err != nil {
+			return m, fmt.Errorf("marshal artifact: %w", err)
 		}
-		j.Artifact = raw
 	case *eventv1.Observation_ArchiveFailed:
-		in, verr = job.ArchiveFailed, f.ArchiveFailed.GetError()
+		m, verr = meaning{in: job.ArchiveFailed}, f.ArchiveFailed.GetError()
 	}
-	if _, legal := job.Next(j.State, in); !legal {
-		return "ignored", nil
-	}
-	var rawErr []byte
 	if verr != nil {
-		var err error
-		if rawErr, err = proto.Marshal(verr); err != nil {
-			return "", fmt.Errorf("marshal error: %w", err)
-		}
-		if in != job.RefuseRetry {
-			j.Error = rawErr
+		if m.err, err = proto.Marshal(verr); err != nil {
+			return m, fmt.Errorf("marshal error: %w", err)
 		}
 	}
-	if attempt != "" {
-		if _, err := tx.Exec(ctx, `update attempt set state = $2, error = $3, ended_at = case when $4 then now() end where id = $1`,
-			o.GetAttemptId(), attempt, rawErr, ended); err != nil {
-			return "", fmt.Errorf("update attempt: %w", err)
+	return m, nil
+}
+
+// move makes a legal move.
+func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
+	j, o := x.job, x.o
+	if m.attempt != "" {
+		a.State, a.Error = m.attempt, m.err
+		if m.ended {
+			a.EndedAt = &u.now
 		}
+		u.changeAttempt(a)
+	}
+	if m.artifact != nil {
+		j.Artifact = m.artifact
+	}
+	if m.url != nil {
+		deadline := u.now.Add(s.cfg.StoreLife)
+		j.ResultURL, j.DeadlineAt = m.url, &deadline
 	}
 	var delay time.Duration
-	if in == job.RefuseRetry {
+	if m.in == job.RefuseRetry {
 		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(j.AttemptCount))
-		j.SubmitAfter = time.Now().Add(delay).UTC()
-		j.DeadlineAt = nil
+		j.SubmitAfter, j.DeadlineAt = u.now.Add(delay), nil
+	} else if m.err != nil {
+		j.Error = m.err
 	}
-	if _, err := j.advance(ctx, tx, in); err != nil {
-		return "", err
+	if _, err := u.advance(x.ctx, j, m.in); err != nil {
+		return err
 	}
 	switch {
-	case in == job.RefuseRetry:
-		return "applied", j.command(ctx, tx, fmt.Sprintf("%s-submit-%d", j.ID, j.AttemptCount+1), delay)
+	case m.in == job.RefuseRetry:
+		return u.command(x.ctx, j, fmt.Sprintf("%s-submit-%d", j.ID, j.AttemptCount+1), delay)
 	case j.State == job.NeedsReview:
-		return "applied", move(ctx, tx, "suspense:"+o.GetAttemptId(), "suspense", j.ID, leg{suspense, j.Quote}, leg{providerCost, -j.Quote})
+		u.later(j.Account, func(b *balance) error {
+			return u.post(b, posting{key: j.ID + "/suspense/" + a.ID, kind: "suspense", job: j.ID, from: providerCost, to: suspense, amount: j.Quote})
+		})
 	}
-	return "applied", nil
+	return nil
 }
 
 func taskID(o *eventv1.Observation) string {
@@ -234,8 +351,46 @@ func taskID(o *eventv1.Observation) string {
 	return ""
 }
 
+// maxText bounds what a provider may have stored of a task id or URL, in bytes:
+// an event has to fit on the bus.
+const maxText = 16 << 10
+
+// storable reports whether Postgres takes a text: a NUL would come back as an
+// error for ever.
+func storable(s string) bool {
+	return len(s) <= maxText && utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
 // retryDelay is exponential with full jitter: up to 1 s, 2 s, 4 s … 60 s.
 func retryDelay(attempts int) time.Duration {
 	ceiling := min(time.Second<<min(max(attempts-1, 0), 6), time.Minute)
 	return time.Duration(rand.Int64N(int64(ceiling))) + 50*time.Millisecond
+}
+
+// see remembers an observation to be written: the last verdict on each fact.
+func (u *unit) see(x sighting) {
+	for i := range u.seen {
+		if u.seen[i].o.GetId() == x.o.GetId() {
+			u.seen[i] = x
+			return
+		}
+	}
+	u.seen = append(u.seen, x)
+}
+
+func (u *unit) writeSeen(b *pgx.Batch) {
+	if len(u.seen) == 0 {
+		return
+	}
+	var t table
+	column(&t, u.seen, func(x sighting) string { return x.o.GetId() })
+	column(&t, u.seen, func(x sighting) string { return x.o.GetJobId() })
+	column(&t, u.seen, func(x sighting) string { return x.o.GetAttemptId() })
+	column(&t, u.seen, func(x sighting) string { return x.o.GetSource() })
+	column(&t, u.seen, func(x sighting) string { return factName(x.o) })
+	column(&t, u.seen, func(x sighting) string { return x.verdict })
+	column(&t, u.seen, func(x sighting) time.Time { return x.o.GetObservedAt().AsTime() })
+	b.Queue(`insert into observation (id, job_id, attempt_id, source, fact, verdict, observed_at)
+		select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+		on conflict (id) do update set source = excluded.source, verdict = excluded.verdict, observed_at = excluded.observed_at`, t.columns...)
 }

@@ -2,31 +2,15 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.opentelemetry.io/otel/propagation"
 
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/postgres"
 )
-
-func traceparent(ctx context.Context) string {
-	c := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(ctx, c)
-	return c["traceparent"]
-}
-
-// appendOutbox writes a message in the transaction of the fact it tells. It is
-// published after the commit, and not before delay has passed.
-func appendOutbox(ctx context.Context, tx pgx.Tx, m bus.Message, delay time.Duration) error {
-	if _, err := tx.Exec(ctx, `insert into outbox (message_id, subject, type, data, traceparent, publish_after)
-		values ($1, $2, $3, $4, $5, now() + $6)`, m.ID, m.Subject, m.Type, m.Data, traceparent(ctx), delay); err != nil {
-		return fmt.Errorf("append outbox: %w", err)
-	}
-	return nil
-}
 
 // relay publishes what is due in the outbox, in order, one replica at a time.
 func (s *Service) relay(ctx context.Context) error {
@@ -58,8 +42,9 @@ func (s *Service) relay(ctx context.Context) error {
 	}
 }
 
-const relayBatch = 256
+const relayBatch = 512
 
+// relayOnce publishes one batch and returns how many messages went out.
 func (s *Service) relayOnce(ctx context.Context) (n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -70,37 +55,42 @@ func (s *Service) relayOnce(ctx context.Context) (n int, err error) {
 		if err := tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(7233510)").Scan(&mine); err != nil || !mine {
 			return err
 		}
-		rows, err := tx.Query(ctx, `select id, message_id, subject, type, data, traceparent from outbox
-			where publish_after <= now() order by id limit $1`, relayBatch)
+		rows, err := tx.Query(ctx, `select publish_after, id, message_id, subject, type, data, traceparent from outbox
+			where publish_after <= clock_timestamp() order by publish_after, id limit $1`, relayBatch)
 		if err != nil {
 			return err
 		}
-		type row struct {
+		var at []time.Time
+		var ids []int64
+		var due []bus.Message
+		var x struct {
+			at time.Time
 			id int64
 			m  bus.Message
 		}
-		due, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (row, error) {
-			var x row
-			err := r.Scan(&x.id, &x.m.ID, &x.m.Subject, &x.m.Type, &x.m.Data, &x.m.TraceParent)
-			return x, err
-		})
-		if err != nil {
+		if _, err := pgx.ForEachRow(rows, []any{&x.at, &x.id, &x.m.ID, &x.m.Subject, &x.m.Type, &x.m.Data, &x.m.TraceParent}, func() error {
+			at, ids, due = append(at, x.at), append(ids, x.id), append(due, x.m)
+			x.m.Data = nil // the next row's is another's memory
+			return nil
+		}); err != nil || len(due) == 0 {
 			return err
 		}
-		var sent []int64
-		for _, x := range due {
-			if err = s.bus.Publish(ctx, x.m); err != nil {
-				break
+		// What was not sent stays for the next pass; what was, is a duplicate
+		// to JetStream should this transaction fail.
+		n, err = s.bus.PublishAll(ctx, due)
+		if n < len(due) && errors.Is(err, bus.ErrTooLarge) {
+			// One message that can never go out must not hold up all others.
+			s.log.ErrorContext(ctx, "message parked: the bus does not take it", "message_id", due[n].ID, "subject", due[n].Subject, "error", err.Error())
+			if _, perr := tx.Exec(ctx, `insert into outbox_parked (id, message_id, subject, type, data, reason) values ($1, $2, $3, $4, $5, $6)`,
+				ids[n], due[n].ID, due[n].Subject, due[n].Type, due[n].Data, err.Error()); perr != nil {
+				return perr
 			}
-			sent = append(sent, x.id)
+			n++
+		} else if n == 0 {
+			return err
 		}
-		n = len(sent)
-		if n > 0 {
-			if _, derr := tx.Exec(ctx, "delete from outbox where id = any($1)", sent); derr != nil {
-				return derr
-			}
-			return nil // what was not sent stays for the next pass
-		}
+		_, err = tx.Exec(ctx, "delete from outbox o using unnest($1::timestamptz[], $2::bigint[]) as x (at, id) where o.publish_after = x.at and o.id = x.id",
+			at[:n], ids[:n])
 		return err
 	})
 	if err != nil {

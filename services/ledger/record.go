@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,37 +21,46 @@ import (
 
 // record is a row of job.
 type record struct {
-	ID, Account, Provider, User string
-	State                       job.State
-	Version                     int64
-	Quote, Captured             int64
-	AttemptCount                int
-	AttemptID                   *string
-	CreatedAt, SubmitAfter      time.Time
-	DeadlineAt, CompletedAt     *time.Time
-	Late                        bool
-	RequestHash                 []byte
-	Params, Error, Artifact     []byte
-	Metadata                    []byte
-	ResultURL                   *string
-	Traceparent                 string
+	ID, Account, Provider, User, Key string
+	State                            job.State
+	Version                          int64
+	Quote, Captured                  int64
+	AttemptCount                     int
+	AttemptID                        *string
+	CreatedAt, SubmitAfter           time.Time
+	DeadlineAt, CompletedAt          *time.Time
+	Late, Deleted                    bool
+	RequestHash                      []byte
+	Params, Error, Artifact          []byte
+	Metadata                         []byte
+	ResultURL                        *string
+	Traceparent                      string
+
+	Attempts []*attempt // in order; loaded where they are needed
+	touched  bool       // is in its unit's list of changes
 }
 
-const columns = `id, account_id, provider, end_user, state, version, quote_micros, captured_micros, attempt_count,
+const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
-	metadata, result_url, traceparent`
+	metadata, result_url, traceparent, deleted_at is not null`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
-	err := r.Scan(&j.ID, &j.Account, &j.Provider, &j.User, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
+	return &j, r.Scan(j.fields()...)
+}
+
+// fields are where columns are read to.
+func (j *record) fields() []any {
+	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
-		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent)
-	return &j, err
+		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted}
 }
 
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
+
+func notFound() error { return fault.New(fault.NotFound, "no such video") }
 
 // one reads a single job; where is a condition on its arguments.
 func one(ctx context.Context, q querier, where string, args ...any) (*record, error) {
@@ -60,7 +70,7 @@ func one(ctx context.Context, q querier, where string, args ...any) (*record, er
 	}
 	j, err := pgx.CollectExactlyOneRow(rows, scan)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fault.New(fault.NotFound, "no such video")
+		return nil, notFound()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read job: %w", err)
@@ -96,57 +106,28 @@ func (j *record) video() (*videov1.Video, error) {
 		v.Artifact = &videov1.Artifact{}
 		errs = errors.Join(errs, proto.Unmarshal(j.Artifact, v.Artifact))
 	}
-	errs = errors.Join(errs, json.Unmarshal(j.Metadata, &v.Metadata))
+	if len(j.Metadata) > 2 { // not {}
+		errs = errors.Join(errs, json.Unmarshal(j.Metadata, &v.Metadata))
+	}
+	for _, a := range j.Attempts {
+		p, err := a.proto()
+		errs = errors.Join(errs, err)
+		v.Attempts = append(v.Attempts, p)
+	}
 	if errs != nil {
 		return nil, fmt.Errorf("decode job %s: %w", j.ID, errs)
 	}
 	return v, nil
 }
 
-// attempts fills v's attempts, oldest first.
-func attempts(ctx context.Context, q querier, v *videov1.Video) error {
-	rows, err := q.Query(ctx, `select id, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at
-		from attempt where job_id = $1 order by number`, v.GetId())
-	if err != nil {
-		return fmt.Errorf("read attempts: %w", err)
-	}
-	v.Attempts, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (*videov1.Attempt, error) {
-		a := &videov1.Attempt{}
-		var raw []byte
-		var created time.Time
-		var ended *time.Time
-		if err := r.Scan(&a.Id, &a.Provider, &a.State, &a.ProviderTaskId, &raw, &created, &ended); err != nil {
-			return nil, err
-		}
-		a.CreatedAt = timestamppb.New(created)
-		if ended != nil {
-			a.EndedAt = timestamppb.New(*ended)
-		}
-		var e videov1.VideoError
-		if len(raw) > 0 {
-			if err := proto.Unmarshal(raw, &e); err != nil {
-				return nil, err
-			}
-			a.ErrorCode, a.ErrorMessage = e.GetCode(), e.GetMessage()
-		}
-		return a, nil
-	})
-	if err != nil {
-		return fmt.Errorf("read attempts: %w", err)
-	}
-	return nil
-}
-
-// announce puts the job's present state into the outbox as an event.
-func (j *record) announce(ctx context.Context, tx pgx.Tx) error {
+// announce puts the job's present state into the outbox as an event. Its
+// attempts have to be loaded.
+func (u *unit) announce(ctx context.Context, j *record) error {
 	v, err := j.video()
 	if err != nil {
 		return err
 	}
-	if err := attempts(ctx, tx, v); err != nil {
-		return err
-	}
-	ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.Now()}
+	ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now)}
 	if j.AttemptID != nil {
 		ev.AttemptId = *j.AttemptID
 	}
@@ -157,47 +138,132 @@ func (j *record) announce(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	return appendOutbox(ctx, tx, m, 0)
+	u.tell(ctx, m, 0)
+	return nil
 }
 
 // command puts a submit command for a queued job into the outbox.
-func (j *record) command(ctx context.Context, tx pgx.Tx, id string, delay time.Duration) error {
+func (u *unit) command(ctx context.Context, j *record, id string, delay time.Duration) error {
 	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider})
 	if err != nil {
 		return err
 	}
-	return appendOutbox(ctx, tx, m, delay)
+	u.tell(ctx, m, delay)
+	return nil
 }
 
-// advance moves the job by an input, if the table allows it; false when not.
-// It writes the row with its new version and settles the hold when the new
-// state is final. The caller holds the row's lock.
-func (j *record) advance(ctx context.Context, tx pgx.Tx, in job.Input) (bool, error) {
+// change marks a locked job to be written.
+func (u *unit) change(j *record) {
+	if !j.touched {
+		j.touched = true
+		u.changed = append(u.changed, j)
+	}
+}
+
+// advance moves a locked job by an input, if the table allows it; false when
+// not. When the new state is final its hold is settled, last of all; the event is
+// announced.
+func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, error) {
 	to, ok := job.Next(j.State, in)
 	if !ok {
 		return false, nil
 	}
-	capture := int64(0)
 	if to == job.Succeeded {
-		capture = j.Quote
-	}
-	if to.Terminal() {
-		if err := settleHold(ctx, tx, j.ID, capture); err != nil {
+		var err error
+		if j.Captured, err = j.price(); err != nil {
 			return false, err
 		}
 	}
-	j.Captured = capture
-	j.State = to
-	var completed *time.Time
-	err := tx.QueryRow(ctx, `update job set state = $2, version = version + 1, captured_micros = $3, updated_at = now(), swept_at = now(),
-			completed_at = case when $4 then now() end, error = $5, artifact = $6, result_url = $7, attempt_id = $8,
-			attempt_count = $9, submit_after = $10, deadline_at = $11
-		where id = $1 returning version, completed_at`,
-		j.ID, j.State, capture, to.Terminal(), j.Error, j.Artifact, j.ResultURL, j.AttemptID, j.AttemptCount, j.SubmitAfter, j.DeadlineAt).
-		Scan(&j.Version, &completed)
-	if err != nil {
-		return false, fmt.Errorf("update job: %w", err)
+	if to.Terminal() {
+		u.later(j.Account, func(b *balance) error { return u.settle(b, j) })
+		j.CompletedAt = &u.now
 	}
-	j.CompletedAt = completed
-	return true, j.announce(ctx, tx)
+	j.State = to
+	j.Version++
+	u.change(j)
+	return true, u.announce(ctx, j)
+}
+
+// price is what a stored result costs: the quote, or its share when the provider
+// made fewer seconds than were asked for and paid. It is rounded up once and
+// never above the hold.
+func (j *record) price() (int64, error) {
+	var a videov1.Artifact
+	var p videov1.VideoParams
+	if err := errors.Join(proto.Unmarshal(j.Artifact, &a), proto.Unmarshal(j.Params, &p)); err != nil {
+		return 0, fmt.Errorf("price %s: %w", j.ID, err)
+	}
+	made, asked := (a.GetDurationMs()+500)/1000, int64(p.GetDurationSeconds())
+	if made <= 0 || made >= asked {
+		return j.Quote, nil
+	}
+	hi, lo := bits.Mul64(uint64(j.Quote), uint64(made))
+	quo, rem := bits.Div64(hi, lo, uint64(asked)) // made < asked: it fits
+	if rem > 0 {
+		quo++
+	}
+	return int64(quo), nil
+}
+
+func (u *unit) writeOpened(b *pgx.Batch) {
+	if len(u.opened) == 0 {
+		return
+	}
+	var t table
+	column(&t, u.opened, func(j *record) string { return j.ID })
+	column(&t, u.opened, func(j *record) string { return j.Account })
+	column(&t, u.opened, func(j *record) string { return j.Provider })
+	column(&t, u.opened, func(j *record) int64 { return j.Quote })
+	column(&t, u.opened, func(j *record) []byte { return j.RequestHash })
+	column(&t, u.opened, func(j *record) string { return j.Key })
+	column(&t, u.opened, func(j *record) string { return j.User })
+	column(&t, u.opened, func(j *record) []byte { return j.Params })
+	column(&t, u.opened, func(j *record) string { return string(j.Metadata) })
+	column(&t, u.opened, func(j *record) string { return j.Traceparent })
+	t.columns = append(t.columns, u.now)
+	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
+			created_at, updated_at, swept_at, submit_after)
+		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace, $11, $11, $11, $11
+		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace)`, t.columns...)
+}
+
+func (u *unit) writeChanged(b *pgx.Batch) {
+	if len(u.changed) == 0 {
+		return
+	}
+	var t table
+	column(&t, u.changed, func(j *record) string { return j.ID })
+	column(&t, u.changed, func(j *record) string { return string(j.State) })
+	column(&t, u.changed, func(j *record) int64 { return j.Version })
+	column(&t, u.changed, func(j *record) int64 { return j.Captured })
+	column(&t, u.changed, func(j *record) string { return holdState(j) })
+	column(&t, u.changed, func(j *record) *time.Time { return j.CompletedAt })
+	column(&t, u.changed, func(j *record) []byte { return j.Error })
+	column(&t, u.changed, func(j *record) []byte { return j.Artifact })
+	column(&t, u.changed, func(j *record) *string { return j.ResultURL })
+	column(&t, u.changed, func(j *record) *string { return j.AttemptID })
+	column(&t, u.changed, func(j *record) int { return j.AttemptCount })
+	column(&t, u.changed, func(j *record) time.Time { return j.SubmitAfter })
+	column(&t, u.changed, func(j *record) *time.Time { return j.DeadlineAt })
+	column(&t, u.changed, func(j *record) bool { return j.Late })
+	b.Queue(`update job set state = x.state, version = x.version, captured_micros = x.captured, hold_state = x.hold_state,
+			completed_at = x.completed_at, error = x.error, artifact = x.artifact, result_url = x.result_url, attempt_id = x.attempt_id,
+			attempt_count = x.attempt_count, submit_after = x.submit_after, deadline_at = x.deadline_at, late_result = x.late,
+			updated_at = case when job.version = x.version then updated_at else now() end, swept_at = now()
+		from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::timestamptz[], $7::bytea[], $8::bytea[], $9::text[],
+			$10::text[], $11::int[], $12::timestamptz[], $13::timestamptz[], $14::boolean[])
+			as x (id, state, version, captured, hold_state, completed_at, error, artifact, result_url, attempt_id, attempt_count,
+				submit_after, deadline_at, late)
+		where job.id = x.id`, t.columns...)
+}
+
+func holdState(j *record) string {
+	switch {
+	case !j.State.Terminal():
+		return "held"
+	case j.Captured > 0:
+		return "captured"
+	}
+	return "released"
 }

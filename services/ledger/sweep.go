@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -13,7 +12,6 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/job"
-	"reelway.dev/pkg/postgres"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -38,68 +36,88 @@ func (s *Service) sweep(ctx context.Context) error {
 const sweepBatch = 500
 
 func (s *Service) sweepOnce(ctx context.Context) error {
-	return postgres.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		// Database time throughout: replicas' clocks may differ.
-		rows, err := tx.Query(ctx, `select `+columns+` from job
-			where completed_at is null and submit_after < now() - $1::interval
+	return s.write(ctx, func(ctx context.Context, u *unit) error {
+		rows, err := u.tx.Query(ctx, "select now(), "+columns+` from job where completed_at is null and submit_after < now() - $1::interval
 				and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
 			order by swept_at limit $3 for update skip locked`, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}
-		jobs, err := pgx.CollectRows(rows, scan)
+		jobs, err := u.collect(rows)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}
+		silent := map[string]*record{}
 		for _, j := range jobs {
-			if err := s.revive(ctx, tx, j); err != nil {
+			silent[j.ID] = j
+		}
+		if len(jobs) == 0 {
+			return nil
+		}
+		if err := loadAttempts(ctx, u.tx, silent); err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if err := s.revive(ctx, u, j); err != nil {
 				return err
 			}
-			if _, err := tx.Exec(ctx, "update job set swept_at = now() where id = $1", j.ID); err != nil {
-				return fmt.Errorf("mark swept: %w", err)
-			}
+			u.change(j) // which marks it swept
 			s.log.InfoContext(ctx, "silent job published again", "job_id", j.ID, "state", j.State)
 		}
 		return nil
 	})
 }
 
+func (s *Service) waitedTooLong(u *unit, j *record) bool {
+	return j.State == job.Queued && u.now.Sub(j.CreatedAt) > s.cfg.QueueLife
+}
+
 // revive publishes again what a silent job waits for.
-func (s *Service) revive(ctx context.Context, tx pgx.Tx, j *record) error {
+func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
 	// What follows belongs to the job's own trace.
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": j.Traceparent})
-	now := time.Now().UTC()
-	unique := fmt.Sprintf("%s-sweep-%d", j.ID, now.UnixMilli())
-	late := j.DeadlineAt != nil && now.After(j.DeadlineAt.Add(s.cfg.MaxRuntime/10))
+	unique := fmt.Sprintf("%s-sweep-%d", j.ID, u.now.UnixMilli())
+	overdue := j.DeadlineAt != nil && u.now.After(j.DeadlineAt.Add(s.cfg.MaxRuntime/10))
 	switch {
-	case j.State == job.Queued && now.Sub(j.CreatedAt) > s.cfg.QueueLife:
+	case s.waitedTooLong(u, j):
 		j.Error = mustError(fault.Timeout, "no provider could take the video in time; nothing was charged")
-		_, err := j.advance(ctx, tx, job.Expire)
+		_, err := u.advance(ctx, j, job.Expire)
 		return err
-	case (j.State == job.Submitting || j.State == job.Running) && late:
+	case (j.State == job.Submitting || j.State == job.Running) && overdue:
 		// The watchdog should have said so; the ledger does not depend on it.
 		o := &eventv1.Observation{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider, Id: *j.AttemptID + "-timed-out",
-			Source: "sweep", ObservedAt: timestamppb.New(now), Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{Reason: "deadline"}}}
+			Source: "sweep", ObservedAt: timestamppb.New(u.now), Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{Reason: "deadline"}}}
 		m, err := bus.NewMessage(bus.ObservedSubject(j.Provider, j.ID), "", o)
 		if err != nil {
 			return err
 		}
-		return appendOutbox(ctx, tx, m, 0)
+		u.tell(ctx, m, 0)
+	case j.State == job.Storing && j.DeadlineAt != nil && u.now.After(*j.DeadlineAt):
+		// The archiver should have given up; the ledger does not depend on it.
+		o := &eventv1.Observation{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider, Id: *j.AttemptID + "-archive-failed",
+			Source: "sweep", ObservedAt: timestamppb.New(u.now), Fact: &eventv1.Observation_ArchiveFailed{ArchiveFailed: &eventv1.ArchiveFailed{
+				Error: &videov1.VideoError{Code: string(fault.ProviderRejected), Provider: j.Provider, ProviderCode: "result_lost",
+					Message: "the provider finished the video but its result could not be copied in time; nothing was charged"}}}}
+		m, err := bus.NewMessage(bus.ObservedSubject(j.Provider, j.ID), "", o)
+		if err != nil {
+			return err
+		}
+		u.tell(ctx, m, 0)
 	case j.State == job.Queued, j.State == job.Submitting:
-		return j.command(ctx, tx, unique, 0)
+		return u.command(ctx, j, unique, 0)
 	case j.State == job.Running:
-		return s.bus.SchedulePoll(ctx, &eventv1.PollAttempt{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider}, now)
+		return s.bus.SchedulePoll(ctx, &eventv1.PollAttempt{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider}, u.now)
 	case j.State == job.Storing:
 		v, err := j.video()
 		if err != nil {
 			return err
 		}
-		ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(now), AttemptId: *j.AttemptID, ResultUrl: *j.ResultURL, Transient: true}
+		ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now), AttemptId: *j.AttemptID, ResultUrl: *j.ResultURL, Transient: true}
 		m, err := bus.NewMessage(bus.EventSubject(j.Account, j.ID, string(j.State)), unique, ev)
 		if err != nil {
 			return err
 		}
-		return appendOutbox(ctx, tx, m, 0)
+		u.tell(ctx, m, 0)
 	}
 	return nil
 }

@@ -45,11 +45,18 @@ type cli struct {
 	Up       upCmd       `cmd:"" help:"Run all of Reelway in this process until Ctrl-C."`
 	Demo     demoCmd     `cmd:"" help:"Start Reelway, submit a video, watch it live, save the MP4 and print what it cost."`
 	Settings settingsCmd `cmd:"" help:"List every environment variable with its default."`
+
+	Accounts accountsCmd `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
+	Keys     keysCmd     `cmd:"" help:"API keys of an account: create, list, rotate, revoke."`
+	Users    usersCmd    `cmd:"" help:"End users of an account: create, list."`
+	Audit    auditCmd    `cmd:"" help:"What administrators did, the latest first."`
 }
 
 // Main runs the command line and returns the exit code: 0 done, 1 failed, 2
 // wrong usage.
 func Main(args []string, stdout, stderr io.Writer) int {
+	// A reader that went away (a pipe to head) must not kill us before we drain.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var c cli
@@ -117,8 +124,9 @@ func (s *Stack) print(out io.Writer, dir string) {
   simulated providers   %s
   data                  %s
   API key               %s
+  admin key             %s
 Stop with Ctrl-C.
-`, s.HTTPURL, s.GRPCAddr, s.OpsURL, first(s.SimURL, "off: real keys are set"), dir, s.APIKey)
+`, s.HTTPURL, s.GRPCAddr, s.OpsURL, first(s.SimURL, "off: real keys are set"), dir, s.APIKey, s.AdminKey)
 }
 
 type demoCmd struct {
@@ -147,6 +155,7 @@ func (d *demoCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	outer := ctx
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	played := errors.New("interrupted")
@@ -160,5 +169,8 @@ func (d *demoCmd) Run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	<-done
+	if played != nil && outer.Err() != nil {
+		return errors.New("interrupted")
+	}
 	return played
 }

@@ -229,7 +229,13 @@ func TestGRPC(t *testing.T) {
 
 func TestBadSettingsAreNamed(t *testing.T) {
 	t.Parallel()
-	_, err := reelway.Load([]string{"REELWAY_HTP_ADDR=x", "REELWAY_MAX_ATTEMPTS=many", "REELWAY_DEV_API_KEY_FILE=/nowhere/at/all"})
+	_, err := reelway.Load([]string{"REELWAY_CAP_STAGING=banana", "REELWAY_SWEEP_INTERVAL=0s", "REELWAY_DEV_CREDITS=-3", "REELWAY_PUBLIC_URL=nonsense"})
+	for _, want := range []string{"REELWAY_CAP_STAGING: \"banana\" is not one of 480p", "REELWAY_SWEEP_INTERVAL: 0s is below", "REELWAY_DEV_CREDITS: -3 is below 0", "REELWAY_PUBLIC_URL: "} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %v", want, err)
+		}
+	}
+	_, err = reelway.Load([]string{"REELWAY_HTP_ADDR=x", "REELWAY_MAX_ATTEMPTS=many", "REELWAY_DEV_API_KEY_FILE=/nowhere/at/all"})
 	if err == nil {
 		t.Fatal("all were taken")
 	}

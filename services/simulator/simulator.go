@@ -27,8 +27,8 @@ import (
 // nothing but this simulator.
 type Config struct {
 	Addr          string        `env:"REELWAY_SIMULATOR_ADDR" envDefault:"127.0.0.1:8090" desc:"address of the simulated providers"`
-	TimeScale     float64       `env:"REELWAY_SIMULATOR_TIME_SCALE" envDefault:"1" desc:"how many times faster than life a render is"`
-	Render        time.Duration `env:"REELWAY_SIMULATOR_RENDER" envDefault:"3s" desc:"time of a render at scale 1"`
+	TimeScale     float64       `env:"REELWAY_SIMULATOR_TIME_SCALE" min:"0.001" envDefault:"1" desc:"how many times faster than life a render is"`
+	Render        time.Duration `env:"REELWAY_SIMULATOR_RENDER" min:"1ms" envDefault:"3s" desc:"time of a render at scale 1"`
 	AtlasKey      string        `env:"REELWAY_SIMULATOR_ATLASCLOUD_KEY" envDefault:"simulated-atlas-key" desc:"API key that the simulated Atlas Cloud takes"`
 	KlingAccess   string        `env:"REELWAY_SIMULATOR_KLING_ACCESS_KEY" envDefault:"simulated-kling-access" desc:"access key that the simulated Kling takes"`
 	KlingSecret   string        `env:"REELWAY_SIMULATOR_KLING_SECRET_KEY" envDefault:"simulated-kling-secret-of-32-bytes" desc:"secret key that the simulated Kling takes"`

@@ -14,10 +14,10 @@ import (
 
 // Config is the accounts at the providers. One without a key is off.
 type Config struct {
-	AtlasURL       string `env:"REELWAY_ATLASCLOUD_URL" envDefault:"https://api.atlascloud.ai" desc:"Atlas Cloud's API"`
+	AtlasURL       string `env:"REELWAY_ATLASCLOUD_URL" url:"true" envDefault:"https://api.atlascloud.ai" desc:"Atlas Cloud's API"`
 	AtlasKey       string `env:"REELWAY_ATLASCLOUD_KEY" desc:"API key at Atlas Cloud; the provider is off without one, and simulated in the all-in-one"`
 	AtlasHMAC      string `env:"REELWAY_ATLASCLOUD_HMAC_SECRET" desc:"secret of the generic x-ai-signature, where one is agreed"`
-	KlingURL       string `env:"REELWAY_KLING_URL" envDefault:"https://api-singapore.klingai.com" desc:"Kling's API"`
+	KlingURL       string `env:"REELWAY_KLING_URL" url:"true" envDefault:"https://api-singapore.klingai.com" desc:"Kling's API"`
 	KlingAccessKey string `env:"REELWAY_KLING_ACCESS_KEY" desc:"access key at Kling; the provider is off without one, and simulated in the all-in-one"`
 	KlingSecretKey string `env:"REELWAY_KLING_SECRET_KEY" desc:"secret key at Kling"`
 	KlingWebhook   string `env:"REELWAY_KLING_WEBHOOK_SECRET" desc:"whsec_ secret of Kling's console, two separated by a comma during a rotation; without it callbacks are hints that trigger a poll"`

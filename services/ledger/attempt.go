@@ -1,0 +1,187 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/id"
+	"reelway.dev/pkg/job"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// attempt is a row of attempt: one submission of a job to one provider.
+type attempt struct {
+	ID, JobID, Provider, State string
+	Number                     int
+	TaskID                     string
+	Error                      []byte
+	CreatedAt                  time.Time
+	EndedAt                    *time.Time
+	touched                    bool
+}
+
+func (a *attempt) proto() (*videov1.Attempt, error) {
+	p := &videov1.Attempt{Id: a.ID, Provider: a.Provider, State: a.State, ProviderTaskId: a.TaskID, CreatedAt: timestamppb.New(a.CreatedAt)}
+	if a.EndedAt != nil {
+		p.EndedAt = timestamppb.New(*a.EndedAt)
+	}
+	if len(a.Error) > 0 {
+		var e videov1.VideoError
+		if err := proto.Unmarshal(a.Error, &e); err != nil {
+			return nil, err
+		}
+		p.ErrorCode, p.ErrorMessage = e.GetCode(), e.GetMessage()
+	}
+	return p, nil
+}
+
+const attemptsSQL = `select id, job_id, number, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at
+	from attempt where job_id = any($1) order by job_id, number`
+
+// loadAttempts fills the attempts of jobs, oldest first.
+func loadAttempts(ctx context.Context, q querier, jobs map[string]*record) error {
+	rows, err := q.Query(ctx, attemptsSQL, slices.Collect(maps.Keys(jobs)))
+	if err == nil {
+		err = collectAttempts(rows, jobs)
+	}
+	if err != nil {
+		return fmt.Errorf("read attempts: %w", err)
+	}
+	return nil
+}
+
+func collectAttempts(rows pgx.Rows, jobs map[string]*record) error {
+	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*attempt, error) {
+		var a attempt
+		err := r.Scan(&a.ID, &a.JobID, &a.Number, &a.Provider, &a.State, &a.TaskID, &a.Error, &a.CreatedAt, &a.EndedAt)
+		return &a, err
+	})
+	for _, a := range all {
+		if j := jobs[a.JobID]; j != nil {
+			j.Attempts = append(j.Attempts, a)
+		}
+	}
+	return err
+}
+
+// current is the attempt that the job waits on; nil without one.
+func (j *record) current() *attempt {
+	if j.AttemptID == nil {
+		return nil
+	}
+	return j.attempt(*j.AttemptID)
+}
+
+func (j *record) attempt(id string) *attempt {
+	for _, a := range j.Attempts {
+		if a.ID == id {
+			return a
+		}
+	}
+	return nil
+}
+
+// changeAttempt marks an attempt to be written.
+func (u *unit) changeAttempt(a *attempt) {
+	if !a.touched {
+		a.touched = true
+		u.ended = append(u.ended, a)
+	}
+}
+
+func (u *unit) writeAttempts(b *pgx.Batch) {
+	if len(u.begun) > 0 {
+		var t table
+		column(&t, u.begun, func(a *attempt) string { return a.ID })
+		column(&t, u.begun, func(a *attempt) string { return a.JobID })
+		column(&t, u.begun, func(a *attempt) int { return a.Number })
+		column(&t, u.begun, func(a *attempt) string { return a.Provider })
+		b.Queue(`insert into attempt (id, job_id, number, provider, state) select id, job_id, number, provider, 'intended'
+			from unnest($1::text[], $2::text[], $3::int[], $4::text[]) as x (id, job_id, number, provider)`, t.columns...)
+	}
+	if len(u.ended) > 0 {
+		var t table
+		column(&t, u.ended, func(a *attempt) string { return a.ID })
+		column(&t, u.ended, func(a *attempt) string { return a.State })
+		column(&t, u.ended, func(a *attempt) string { return a.TaskID })
+		column(&t, u.ended, func(a *attempt) []byte { return a.Error })
+		column(&t, u.ended, func(a *attempt) *time.Time { return a.EndedAt })
+		b.Queue(`update attempt set state = x.state, provider_task_id = nullif(x.task, ''), error = x.error, ended_at = x.ended_at
+			from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[]) as x (id, state, task, error, ended_at)
+			where attempt.id = x.id`, t.columns...)
+	}
+}
+
+// BeginAttempt commits the intent to submit, once per attempt.
+func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRequest) (*ledgerv1.BeginAttemptResponse, error) {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	resp := &ledgerv1.BeginAttemptResponse{}
+	err := g.s.write(ctx, func(ctx context.Context, u *unit) error {
+		resp.Reset()
+		jobs, err := u.lockJobs(ctx, []string{r.GetJobId()})
+		if err != nil {
+			return err
+		}
+		j := jobs[r.GetJobId()]
+		if j == nil {
+			return notFound()
+		}
+		resp.AccountId = j.Account
+		if j.State == job.Submitting && j.AttemptID != nil {
+			resp.OpenAttemptId = *j.AttemptID
+			return nil
+		}
+		if j.State != job.Queued || j.Provider != r.GetProvider() || j.SubmitAfter.After(u.now) {
+			return nil
+		}
+		deadline := u.now.Add(g.s.cfg.MaxRuntime)
+		j.AttemptCount++
+		a := &attempt{ID: id.New(id.Attempt), JobID: j.ID, Number: j.AttemptCount, Provider: j.Provider, State: "intended", CreatedAt: u.now}
+		j.AttemptID, j.DeadlineAt, j.Attempts = &a.ID, &deadline, append(j.Attempts, a)
+		u.begun = append(u.begun, a)
+		if _, err := u.advance(ctx, j, job.Begin); err != nil {
+			return err
+		}
+		resp.Granted, resp.AttemptId, resp.Number = true, a.ID, int32(a.Number)
+		resp.Params = &videov1.VideoParams{}
+		return proto.Unmarshal(j.Params, resp.Params)
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.s.wake()
+	return resp, nil
+}
+
+// GetAttempt reads what a poll needs.
+func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptRequest) (*ledgerv1.GetAttemptResponse, error) {
+	resp := &ledgerv1.GetAttemptResponse{AttemptId: r.GetAttemptId(), Params: &videov1.VideoParams{}}
+	var params []byte
+	var created time.Time
+	var state job.State
+	var current *string
+	err := g.s.pool.QueryRow(ctx, `select a.job_id, a.provider, a.state, coalesce(a.provider_task_id, ''), a.created_at, a.number,
+			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.state, j.attempt_id
+		from attempt a join job j on j.id = a.job_id where a.id = $1`, r.GetAttemptId()).
+		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &params, &state, &current)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fault.New(fault.NotFound, "no such attempt")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read attempt: %w", err)
+	}
+	resp.CreatedAt = timestamppb.New(created)
+	resp.Settled = state != job.Submitting && state != job.Running || current == nil || *current != r.GetAttemptId()
+	return resp, proto.Unmarshal(params, resp.Params)
+}

@@ -1,0 +1,228 @@
+package ledger
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/id"
+	"reelway.dev/pkg/job"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+)
+
+// opening is one OpenJob on its way through a group.
+type opening struct {
+	*ledgerv1.OpenJobRequest
+	params, metadata []byte
+}
+
+// opened is what became of it.
+type opened struct {
+	job      *record
+	replayed bool
+}
+
+type openCall = call[opening, opened]
+
+// OpenJob commits job, hold, event and submit command together, in one
+// transaction with whatever other jobs arrive meanwhile.
+func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*ledgerv1.OpenJobResponse, error) {
+	o := opening{OpenJobRequest: r, metadata: []byte("{}")}
+	var err error
+	if o.params, err = proto.Marshal(r.GetParams()); err != nil {
+		return nil, fmt.Errorf("marshal params: %w", err)
+	}
+	if len(r.GetMetadata()) > 0 {
+		if o.metadata, err = json.Marshal(r.GetMetadata()); err != nil {
+			return nil, fmt.Errorf("marshal metadata: %w", err)
+		}
+	}
+	res, err := g.s.opens.do(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if res.replayed {
+		v, err := g.s.full(ctx, res.job)
+		return &ledgerv1.OpenJobResponse{Video: v, Replayed: true}, err
+	}
+	v, err := res.job.video()
+	return &ledgerv1.OpenJobResponse{Video: v}, err
+}
+
+// open opens a group of jobs: one lock and one update for each account, in the
+// order of arrival.
+func (s *Service) open(ctx context.Context, group []*openCall) error {
+	err := s.write(ctx, func(ctx context.Context, u *unit) error {
+		for _, c := range group {
+			c.resp, c.err = opened{}, nil
+		}
+		claims, err := u.claimKeys(ctx, group)
+		if err != nil {
+			return err
+		}
+		accounts := map[string]bool{}
+		for _, c := range group {
+			accounts[c.req.GetAccountId()] = true
+		}
+		if err := u.lockBalances(ctx, accounts); err != nil {
+			return err
+		}
+		for _, c := range group {
+			if err := u.openOne(c, claims); err != nil {
+				return err
+			}
+		}
+		u.freeKeys(claims)
+		return nil
+	})
+	s.wake()
+	return err
+}
+
+// idempotencyKey names a caller's request.
+type idempotencyKey struct{ account, key string }
+
+// claim is a key that is taken: by an earlier job, or for one of this group.
+type claim struct {
+	id   string  // the job's
+	job  *record // nil while the job is of this group and not opened yet
+	hash []byte
+}
+
+// claimKeys takes the group's idempotency keys, so that whoever comes second
+// waits for the first, and reads the jobs of those that were taken before.
+func (u *unit) claimKeys(ctx context.Context, group []*openCall) (map[idempotencyKey]*claim, error) {
+	claims := map[idempotencyKey]*claim{}
+	var mine []*openCall
+	for _, c := range group {
+		k := c.req.key()
+		if k.key != "" && claims[k] == nil {
+			claims[k] = &claim{id: id.New(id.Video)}
+			mine = append(mine, c)
+		}
+	}
+	if len(mine) == 0 {
+		return claims, nil
+	}
+	// In one order everywhere: two groups must not wait for each other.
+	slices.SortFunc(mine, func(a, b *openCall) int {
+		return cmp.Or(cmp.Compare(a.req.GetAccountId(), b.req.GetAccountId()), cmp.Compare(a.req.GetIdempotencyKey(), b.req.GetIdempotencyKey()))
+	})
+	var t table
+	column(&t, mine, func(c *openCall) string { return c.req.GetAccountId() })
+	column(&t, mine, func(c *openCall) string { return c.req.GetIdempotencyKey() })
+	column(&t, mine, func(c *openCall) string { return claims[c.req.key()].id })
+	column(&t, mine, func(c *openCall) []byte { return c.req.GetRequestHash() })
+	if _, err := u.tx.Exec(ctx, `insert into idempotency (account_id, key, job_id, request_hash)
+		select account, key, job, hash from unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) as x (account, key, job, hash)
+		on conflict do nothing`, t.columns...); err != nil {
+		return nil, fmt.Errorf("claim idempotency keys: %w", err)
+	}
+	rows, err := u.tx.Query(ctx, `select i.account_id, i.key, i.job_id, i.request_hash from idempotency i
+		join unnest($1::text[], $2::text[], $3::text[]) as x (account, key, job) on i.account_id = x.account and i.key = x.key
+		where i.job_id <> x.job`, t.columns[:3]...)
+	if err != nil {
+		return nil, fmt.Errorf("read idempotency keys: %w", err)
+	}
+	var k idempotencyKey
+	var jobID string
+	var hash []byte
+	var taken []*claim
+	if _, err = pgx.ForEachRow(rows, []any{&k.account, &k.key, &jobID, &hash}, func() error {
+		c := claims[k]
+		c.id, c.hash = jobID, bytes.Clone(hash)
+		taken = append(taken, c)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read idempotency keys: %w", err)
+	}
+	for _, c := range taken {
+		if c.job, err = one(ctx, u.tx, "id = $1", c.id); err != nil {
+			return nil, err
+		}
+	}
+	return claims, nil
+}
+
+func (o *opening) key() idempotencyKey {
+	return idempotencyKey{o.GetAccountId(), o.GetIdempotencyKey()}
+}
+
+// freeKeys gives up the keys whose requests were refused: a refusal is not an
+// answer to keep.
+func (u *unit) freeKeys(claims map[idempotencyKey]*claim) {
+	for k, c := range claims {
+		if c.job == nil {
+			u.freed = append(u.freed, k)
+		}
+	}
+}
+
+func (u *unit) writeFreed(b *pgx.Batch) {
+	if len(u.freed) == 0 {
+		return
+	}
+	var t table
+	column(&t, u.freed, func(k idempotencyKey) string { return k.account })
+	column(&t, u.freed, func(k idempotencyKey) string { return k.key })
+	b.Queue(`delete from idempotency i using unnest($1::text[], $2::text[]) as x (account, key)
+		where i.account_id = x.account and i.key = x.key`, t.columns...)
+}
+
+// openOne judges one call. What concerns this call alone is its verdict; an
+// error is the group's.
+func (u *unit) openOne(c *openCall, claims map[idempotencyKey]*claim) error {
+	r := c.req
+	taken := claims[r.key()]
+	if taken != nil && taken.job != nil {
+		if !bytes.Equal(taken.hash, r.GetRequestHash()) {
+			c.err = reused(taken.id)
+			return nil
+		}
+		c.resp = opened{taken.job, true}
+		return nil
+	}
+	b := u.balances[r.GetAccountId()]
+	if b == nil {
+		c.err = fault.New(fault.NotFound, "no such account")
+		return nil
+	}
+	j := &record{Account: r.GetAccountId(), Provider: r.GetProvider(), User: r.GetUser(), Key: r.GetApiKeyId(),
+		State: job.Queued, Version: 1, Quote: r.GetQuoteMicros(), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
+		Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
+	if taken != nil {
+		j.ID, taken.hash = taken.id, r.GetRequestHash()
+	} else {
+		j.ID = id.New(id.Video)
+	}
+	if err := u.hold(b, j); err != nil {
+		if !errors.Is(err, errShort) {
+			return err
+		}
+		c.err = insufficient(j.Quote, b.of[available])
+		return nil
+	}
+	if taken != nil {
+		taken.job = j
+	}
+	u.opened = append(u.opened, j)
+	c.resp = opened{job: j}
+	if err := u.announce(c.ctx, j); err != nil {
+		return err
+	}
+	return u.command(c.ctx, j, j.ID+"-submit-1", 0)
+}
+
+func reused(jobID string) error {
+	e := fault.New(fault.Conflict, "this Idempotency-Key was used before with another request; use a new key for a new video")
+	e.Fields = []fault.Field{{Name: "Idempotency-Key", Message: "already used by " + jobID}}
+	return e
+}
