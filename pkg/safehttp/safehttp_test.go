@@ -141,3 +141,27 @@ func TestRedirectsGetNoReferer(t *testing.T) {
 		t.Errorf("the next host is told %q", r)
 	}
 }
+
+// A provider's key is for its own address, not for what that redirects to.
+func TestKeysAreNotRedirected(t *testing.T) {
+	t.Parallel()
+	var seen http.Header
+	inner := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }))
+	defer inner.Close()
+	outer := httptest.NewServer(http.RedirectHandler(inner.URL, http.StatusFound))
+	defer outer.Close()
+	req, err := http.NewRequest(http.MethodGet, outer.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer k")
+	req.Header.Set("X-Goog-Api-Key", "k")
+	resp, err := safehttp.Config{AllowHTTP: true, AllowPrivate: true, Redirects: 3}.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if seen == nil || seen.Get("Authorization")+seen.Get("X-Goog-Api-Key") != "" {
+		t.Errorf("redirected with %v", seen)
+	}
+}

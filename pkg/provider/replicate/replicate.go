@@ -72,13 +72,16 @@ var (
 // policyMarks are the words by which failures by policy are told.
 var policyMarks = []string{"nsfw", "sensitive", "flagged", "(e005)"}
 
-// frames are the input names of the first and the last frame by model owner;
-// the last row is for all others.
-var frames = []struct{ owner, first, last string }{
-	{"kwaivgi/", "start_image", "end_image"},
-	{"minimax/", "first_frame_image", "last_frame_image"},
-	{"google/", "image", "last_frame"},
-	{"", "image", "last_frame_image"},
+// owners are the input names of the first and the last frame by model owner,
+// and whether sound is on by default there; the last row is for all others.
+var owners = []struct {
+	head, first, last string
+	sound             bool
+}{
+	{"kwaivgi/", "start_image", "end_image", false},
+	{"minimax/", "first_frame_image", "last_frame_image", false},
+	{"google/", "image", "last_frame", true},
+	{"", "image", "last_frame_image", false},
 }
 
 // prediction is Replicate's task, in replies and in webhooks.
@@ -119,25 +122,26 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 
 func input(t provider.Task) map[string]any {
 	in := map[string]any{"prompt": t.Prompt, "duration": t.Duration, "resolution": t.Resolution, "aspect_ratio": t.AspectRatio}
-	for _, f := range frames {
-		if strings.HasPrefix(t.Model, f.owner) {
-			if t.ImageURL != "" {
-				in[f.first] = t.ImageURL
-			}
-			if t.EndImageURL != "" {
-				in[f.last] = t.EndImageURL
-			}
-			break
+	for _, o := range owners {
+		if !strings.HasPrefix(t.Model, o.head) {
+			continue
 		}
+		if t.ImageURL != "" {
+			in[o.first] = t.ImageURL
+		}
+		if t.EndImageURL != "" {
+			in[o.last] = t.EndImageURL
+		}
+		if t.Audio || o.sound { // at twice the price: what was not asked for is refused aloud
+			in["generate_audio"] = t.Audio
+		}
+		break
 	}
 	if t.NegativePrompt != "" {
 		in["negative_prompt"] = t.NegativePrompt
 	}
 	if t.Seed != nil {
 		in["seed"] = *t.Seed
-	}
-	if t.Audio {
-		in["generate_audio"] = true
 	}
 	return in
 }
