@@ -46,7 +46,7 @@ func grow(ctx context.Context, b *stand.Book, from, n int) error {
 	for from < n {
 		to := min(from+chunk, n)
 		if _, err := b.Pool.Exec(ctx, `insert into job (id, state, account_id, provider, hold_state, quote_micros, completed_at, counted, params, model)
-			select job_id_at(date_trunc('month', now()) + g * interval '100 ms') || '-' || lpad(g::text, 8, '0'), 'failed', 'acct_' || g % 1000, 'kling', 'released', 210000, now(), true, $3, 'kling-v2-6'
+			select job_id_at(date_trunc('month', now()) + g * interval '150 ms') || '-' || lpad(g::text, 8, '0'), 'failed', 'acct_' || g % 1000, 'kling', 'released', 210000, now(), true, $3, 'kling-v2-6'
 			from generate_series($1::int, $2::int - 1) g`, from, to, raw); err != nil {
 			return fmt.Errorf("make jobs: %w", err)
 		}
@@ -65,52 +65,67 @@ func measure(ctx context.Context, most, rounds int, length time.Duration) error 
 		return err
 	}
 	defer s.Close()
-	b, err := s.Ledger(ctx, "flat", false)
+	// What else the machine does changes from minute to minute: a ledger that
+	// stays small is measured in turn with the one that grows.
+	small, err := newBook(ctx, s, "small")
 	if err != nil {
 		return err
 	}
-	if err := b.Fund(ctx); err != nil {
+	grown, err := newBook(ctx, s, "grown")
+	if err != nil {
 		return err
 	}
-	open := func(ctx context.Context, _ int) (int, error) {
-		_, err := b.Direct.OpenJob(ctx, stand.OpenRequest())
-		return 1, err
+	if err := grow(ctx, small, 0, sizes[0]); err != nil {
+		return err
 	}
-	type line struct {
-		jobs       int
-		open, done stand.Result
-	}
-	var lines []line
 	made := 0
-	for _, n := range []int{10_000, 1_000_000, 10_000_000} {
+	for _, n := range sizes {
 		if n > most {
 			break
 		}
-		if err := grow(ctx, b, made, n); err != nil {
+		if err := grow(ctx, grown, made, n); err != nil {
 			return err
 		}
 		made = n
-		finish, err := b.Finisher(ctx, int(length.Seconds()*40_000)*(rounds+1))
-		if err != nil {
-			return err
+		var subjects []stand.Subject
+		for _, b := range []struct {
+			name string
+			*stand.Book
+		}{{"small", small}, {"grown", grown}} {
+			finish, err := b.Finisher(ctx, int(length.Seconds()*40_000)*(rounds+1))
+			if err != nil {
+				return err
+			}
+			subjects = append(subjects, stand.Subject{Name: "OpenJob, 256 callers, " + b.name, Callers: 256, Op: func(ctx context.Context, _ int) (int, error) {
+				_, err := b.Direct.OpenJob(ctx, stand.OpenRequest())
+				return 1, err
+			}}, stand.Subject{Name: "Observe, 256 at a time, 2 callers, " + b.name, Callers: 2, Op: finish(256)})
 		}
 		// What was written goes to disk now and not while time is taken.
-		if _, err := b.Pool.Exec(ctx, "checkpoint"); err != nil {
+		if _, err := grown.Pool.Exec(ctx, "checkpoint"); err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}
-		subjects := []stand.Subject{{Name: "OpenJob, 256 callers", Callers: 256, Op: open}, {Name: "Observe, 256 at a time, 2 callers", Callers: 2, Op: finish(256)}}
-		if _, err := stand.Compare(ctx, "warming up", subjects, 1, length/2); err != nil {
-			return err
+		for i := range subjects {
+			if _, _, _, err := stand.Measure(ctx, subjects[i], length/2); err != nil { // warm
+				return err
+			}
 		}
-		out, err := stand.Compare(ctx, fmt.Sprintf("With %d jobs", n), subjects, rounds, length)
+		out, err := stand.Compare(ctx, fmt.Sprintf("%d jobs (small) beside %d (grown)", sizes[0], n), subjects, rounds, length)
 		if err != nil {
 			return err
 		}
-		lines = append(lines, line{n, out[subjects[0].Name], out[subjects[1].Name]})
-	}
-	stand.Say("\n%12s %14s %8s %14s %8s\n", "jobs", "opened/s", "ratio", "finished/s", "ratio")
-	for _, l := range lines {
-		stand.Say("%12d %14.0f %8.2f %14.0f %8.2f\n", l.jobs, l.open.Rate, l.open.Rate/lines[0].open.Rate, l.done.Rate, l.done.Rate/lines[0].done.Rate)
+		stand.Say("%d jobs: opening %.2f, finishing %.2f of the rate with %d\n", n, out[subjects[2].Name].Rate/out[subjects[0].Name].Rate,
+			out[subjects[3].Name].Rate/out[subjects[1].Name].Rate, sizes[0])
 	}
 	return nil
+}
+
+var sizes = []int{10_000, 1_000_000, 10_000_000}
+
+func newBook(ctx context.Context, s *stand.Stand, name string) (*stand.Book, error) {
+	b, err := s.Ledger(ctx, name, false)
+	if err != nil {
+		return nil, err
+	}
+	return b, b.Fund(ctx)
 }

@@ -74,19 +74,19 @@ func measure(ctx context.Context, jobs, times int) error {
 		pg_size_pretty(pg_total_relation_size('usage_day') + pg_total_relation_size('usage_user_day'))`).Scan(&days, &users, &counted, &size); err != nil {
 		return fmt.Errorf("count rows: %w", err)
 	}
-	stand.Say("%d jobs in %d rows by day and %d by user and day, %s, made in %s\n\n%-66s %6s %10s %10s\n", counted, days, users, size,
-		time.Since(began).Round(time.Second), "", "rows", "p50", "p99")
-	worst := time.Duration(0)
+	stand.Say("%d jobs in %d rows by day and %d by user and day, %s, made in %s\n\n%-66s %6s %10s %10s %10s\n", counted, days, users, size,
+		time.Since(began).Round(time.Second), "", "rows", "best", "p50", "p99")
+	var median, worst time.Duration
 	for _, q := range questions() {
 		took, rows, err := ask(ctx, b, q.query, times)
 		if err != nil {
 			return err
 		}
 		p99 := took[len(took)*99/100]
-		worst = max(worst, p99)
-		stand.Say("%-66s %6d %10s %10s\n", q.name, rows, took[len(took)/2].Round(10*time.Microsecond), p99.Round(10*time.Microsecond))
+		median, worst = max(median, took[len(took)/2]), max(worst, p99)
+		stand.Say("%-66s %6d %10s %10s %10s\n", q.name, rows, took[0].Round(10*time.Microsecond), took[len(took)/2].Round(10*time.Microsecond), p99.Round(10*time.Microsecond))
 	}
-	stand.Say("\nslowest p99: %s, %.2f of the goal of %s\n", worst.Round(10*time.Microsecond), float64(worst)/float64(goal), goal)
+	stand.Say("\nslowest question: p50 %.2f and p99 %.2f of the goal of %s\n", float64(median)/float64(goal), float64(worst)/float64(goal), goal)
 	return nil
 }
 
