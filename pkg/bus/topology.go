@@ -103,6 +103,11 @@ func EventSubject(accountID, jobID, state string) string {
 	return "job." + token(accountID) + "." + token(jobID) + "." + token(state)
 }
 
+// AccessChangedSubject is where the ledger tells that an account or one of its
+// keys was changed. It is a broadcast, not a stream: whoever misses one relies
+// on how briefly it remembers.
+const AccessChangedSubject = "access.changed"
+
 // token keeps ids from widening a subject: anything but [A-Za-z0-9_-] becomes
 // an underscore. Ids are validated at the edges; this is the second belt.
 func token(s string) string {

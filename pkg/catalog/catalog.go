@@ -284,7 +284,7 @@ func (m Model) shape(r *videov1.VideoRequest, p *videov1.VideoParams, maxResolut
 		if field == "" {
 			field = "model"
 		}
-		wrong(field, "%s is above %s, the most that this account's tier allows", p.GetResolution(), maxResolution)
+		wrong(field, "%s is above %s, the most that this account may ask for", p.GetResolution(), maxResolution)
 	}
 }
 

@@ -44,7 +44,7 @@ func TestResolve(t *testing.T) {
 		"ratio contradicts":    {&videov1.VideoRequest{Prompt: "p", Platform: "tiktok", AspectRatio: "16:9"}, "[{aspect_ratio 16:9 contradicts platform, which means 9:16}]"},
 		"size contradicts":     {&videov1.VideoRequest{Prompt: "p", Platform: "tiktok", Size: "1280x720"}, "[{size 16:9 contradicts platform, which means 9:16}]"},
 		"resolution contradic": {&videov1.VideoRequest{Prompt: "p", Size: "1920x1080", Resolution: "720p"}, "[{resolution 720p contradicts size, which means 1080p}]"},
-		"tier cap":             {&videov1.VideoRequest{Prompt: "p", Resolution: "1080p"}, "[{resolution 1080p is above 720p, the most that this account's tier allows}]"},
+		"tier cap":             {&videov1.VideoRequest{Prompt: "p", Resolution: "1080p"}, "[{resolution 1080p is above 720p, the most that this account may ask for}]"},
 		"all wrong at once": {&videov1.VideoRequest{DurationSeconds: 7, AspectRatio: "2:1", EndImageUrl: "https://e.example/x"},
 			"[{prompt is required} {end_image_url needs image_url as well} {duration kling-v2-6 makes 5, 10 seconds, not 7} {aspect_ratio kling-v2-6 makes 16:9, 9:16, 1:1, not \"2:1\"}]"},
 	} {

@@ -7,6 +7,8 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -59,6 +61,24 @@ func New(code Code, format string, args ...any) *Error {
 	case RateLimited, Unavailable, ProviderUnavailable, Timeout, Internal:
 		e.Retryable = true
 	}
+	return e
+}
+
+// Invalid returns an invalid_request that names every wrong field once: of two
+// faults of one field the first is kept.
+func Invalid(fields ...Field) *Error {
+	seen := map[string]bool{}
+	fields = slices.DeleteFunc(slices.Clone(fields), func(f Field) bool {
+		again := seen[f.Name]
+		seen[f.Name] = true
+		return again
+	})
+	var parts []string
+	for _, f := range fields {
+		parts = append(parts, f.Name+": "+f.Message)
+	}
+	e := New(InvalidRequest, "%s", strings.Join(parts, "; "))
+	e.Fields = fields
 	return e
 }
 

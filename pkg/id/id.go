@@ -15,6 +15,7 @@ const (
 	Attempt = "att"
 	Key     = "key"
 	Request = "req"
+	Audit   = "audit"
 )
 
 // New returns a fresh id, for example "video_0197…". Its 74 random bits come

@@ -125,14 +125,15 @@ func validate(req any) error {
 	if err == nil {
 		return nil
 	}
-	e := fault.New(fault.InvalidRequest, "the request is not valid")
 	var v *protovalidate.ValidationError
-	if errors.As(err, &v) {
-		for _, x := range v.Violations {
-			e.Fields = append(e.Fields, fault.Field{Name: protovalidate.FieldPathString(x.Proto.GetField()), Message: x.Proto.GetMessage()})
-		}
+	if !errors.As(err, &v) {
+		return fault.Wrap(err, fault.Internal, "the request could not be checked")
 	}
-	return e
+	var bad []fault.Field
+	for _, x := range v.Violations {
+		bad = append(bad, fault.Field{Name: protovalidate.FieldPathString(x.Proto.GetField()), Message: x.Proto.GetMessage()})
+	}
+	return fault.Invalid(bad...)
 }
 
 func finish(ctx context.Context, method string, err error) error {

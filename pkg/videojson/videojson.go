@@ -14,6 +14,7 @@ import (
 
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/money"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
@@ -90,15 +91,6 @@ type Artifact struct {
 	DurationMS  int64  `json:"duration_ms"`
 }
 
-// Credits writes micro-credits as a decimal, exactly.
-func Credits(micros int64) string {
-	sign := ""
-	if micros < 0 {
-		sign, micros = "-", -micros
-	}
-	return fmt.Sprintf("%s%d.%06d", sign, micros/1_000_000, micros%1_000_000)
-}
-
 // Status is OpenAI's word for a state.
 func Status(s job.State) string {
 	switch {
@@ -121,7 +113,7 @@ func Of(v *videov1.Video) Video {
 		Size: fmt.Sprintf("%dx%d", p.GetWidth(), p.GetHeight()), State: string(s), ProgressEstimated: v.GetProgressEstimated(), Duration: p.GetDurationSeconds(),
 		AspectRatio: p.GetAspectRatio(), Resolution: p.GetResolution(), NegativePrompt: p.GetNegativePrompt(), Provider: v.GetProvider(),
 		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(),
-		Cost: Cost{Credits(v.GetQuoteMicros()), Credits(v.GetHeldMicros()), Credits(v.GetCapturedMicros()), v.GetQuoteMicros(), v.GetHeldMicros(), v.GetCapturedMicros()},
+		Cost: Cost{money.Format(v.GetQuoteMicros()), money.Format(v.GetHeldMicros()), money.Format(v.GetCapturedMicros()), v.GetQuoteMicros(), v.GetHeldMicros(), v.GetCapturedMicros()},
 	}
 	if e := v.GetError(); e != nil {
 		out.Error = &Error{e.GetCode(), e.GetMessage(), e.GetRetryable(), e.GetProvider(), e.GetProviderCode()}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/big"
 	"mime"
 	"mime/multipart"
 	"net/http"
@@ -20,6 +19,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/money"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
@@ -89,14 +89,11 @@ func (n number) micros() (int64, error) {
 	if n == "" {
 		return 0, nil
 	}
-	r, ok := new(big.Rat).SetString(string(n))
-	if ok {
-		r.Mul(r, big.NewRat(1_000_000, 1))
-	}
-	if !ok || r.Sign() <= 0 || !r.IsInt() || !r.Num().IsInt64() {
+	micros, err := money.Parse(string(n))
+	if err != nil || micros <= 0 {
 		return 0, errors.New("must be credits above 0 with at most 6 decimals")
 	}
-	return r.Num().Int64(), nil
+	return micros, nil
 }
 
 // readError says that the body could not be read to its end.

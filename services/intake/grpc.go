@@ -15,18 +15,20 @@ type videoServer struct {
 	s *Service
 }
 
-// Register puts VideoService on a server built by pkg/rpc, which validates
-// requests and maps faults.
+// Register puts VideoService, and for admin keys the ledger's services, on a
+// server built by pkg/rpc, which validates requests and maps faults.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	videov1.RegisterVideoServiceServer(r, &videoServer{s: s})
+	s.registerAdmin(r)
 }
 
-func (g *videoServer) who(ctx context.Context, scope string) (auth.Principal, error) {
+// who authenticates a gRPC call and requires a scope of it.
+func (s *Service) who(ctx context.Context, scope string) (auth.Principal, error) {
 	key := ""
 	if v := metadata.ValueFromIncomingContext(ctx, "authorization"); len(v) > 0 {
 		key = auth.Bearer(v[0])
 	}
-	p, err := g.s.d.Auth.Authenticate(ctx, key)
+	p, err := s.d.Auth.Authenticate(ctx, key)
 	if err != nil {
 		return p, err
 	}
@@ -35,7 +37,7 @@ func (g *videoServer) who(ctx context.Context, scope string) (auth.Principal, er
 
 // CreateVideo implements VideoService.
 func (g *videoServer) CreateVideo(ctx context.Context, r *videov1.CreateVideoRequest) (*videov1.CreateVideoResponse, error) {
-	p, err := g.who(ctx, auth.VideosWrite)
+	p, err := g.s.who(ctx, auth.VideosWrite)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +47,7 @@ func (g *videoServer) CreateVideo(ctx context.Context, r *videov1.CreateVideoReq
 
 // GetVideo implements VideoService.
 func (g *videoServer) GetVideo(ctx context.Context, r *videov1.GetVideoRequest) (*videov1.GetVideoResponse, error) {
-	p, err := g.who(ctx, auth.VideosRead)
+	p, err := g.s.who(ctx, auth.VideosRead)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +57,7 @@ func (g *videoServer) GetVideo(ctx context.Context, r *videov1.GetVideoRequest) 
 
 // ListVideos implements VideoService.
 func (g *videoServer) ListVideos(ctx context.Context, r *videov1.ListVideosRequest) (*videov1.ListVideosResponse, error) {
-	p, err := g.who(ctx, auth.VideosRead)
+	p, err := g.s.who(ctx, auth.VideosRead)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +66,7 @@ func (g *videoServer) ListVideos(ctx context.Context, r *videov1.ListVideosReque
 
 // CancelVideo implements VideoService.
 func (g *videoServer) CancelVideo(ctx context.Context, r *videov1.CancelVideoRequest) (*videov1.CancelVideoResponse, error) {
-	p, err := g.who(ctx, auth.VideosWrite)
+	p, err := g.s.who(ctx, auth.VideosWrite)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +76,7 @@ func (g *videoServer) CancelVideo(ctx context.Context, r *videov1.CancelVideoReq
 
 // DeleteVideo implements VideoService.
 func (g *videoServer) DeleteVideo(ctx context.Context, r *videov1.DeleteVideoRequest) (*videov1.DeleteVideoResponse, error) {
-	p, err := g.who(ctx, auth.VideosWrite)
+	p, err := g.s.who(ctx, auth.VideosWrite)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +85,7 @@ func (g *videoServer) DeleteVideo(ctx context.Context, r *videov1.DeleteVideoReq
 
 // QuoteVideo implements VideoService.
 func (g *videoServer) QuoteVideo(ctx context.Context, r *videov1.QuoteVideoRequest) (*videov1.QuoteVideoResponse, error) {
-	p, err := g.who(ctx, auth.VideosRead)
+	p, err := g.s.who(ctx, auth.VideosRead)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +95,7 @@ func (g *videoServer) QuoteVideo(ctx context.Context, r *videov1.QuoteVideoReque
 
 // ListModels implements VideoService.
 func (g *videoServer) ListModels(ctx context.Context, _ *videov1.ListModelsRequest) (*videov1.ListModelsResponse, error) {
-	if _, err := g.who(ctx, auth.VideosRead); err != nil {
+	if _, err := g.s.who(ctx, auth.VideosRead); err != nil {
 		return nil, err
 	}
 	return g.s.models(), nil

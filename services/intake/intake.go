@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +19,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
-	"reelway.dev/pkg/videojson"
+	"reelway.dev/pkg/money"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -47,6 +46,7 @@ type Files interface {
 type Deps struct {
 	Jobs     ledgerv1.JobServiceClient
 	Ledger   ledgerv1.LedgerServiceClient
+	Accounts ledgerv1.AccountServiceClient
 	Auth     *auth.Authenticator
 	Status   StatusReader
 	Files    Files
@@ -64,14 +64,19 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Auth == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Accounts == nil || d.Auth == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil
 }
 
-func (s *Service) cap(tier string) string {
-	switch tier {
+// cap is the highest resolution that p may ask for: the account's own, which an
+// operator has set with a reason, before its tier's.
+func (s *Service) cap(p auth.Principal) string {
+	if p.CapResolution != "" {
+		return p.CapResolution
+	}
+	switch p.Tier {
 	case "production":
 		return s.cfg.CapProduction
 	case "staging":
@@ -83,19 +88,7 @@ func (s *Service) cap(tier string) string {
 // invalid names every wrong field once: a value that could not be read is not
 // said to be missing as well.
 func invalid(fields []fault.Field) error {
-	var parts []string
-	seen := map[string]bool{}
-	fields = slices.DeleteFunc(slices.Clone(fields), func(f fault.Field) bool {
-		again := seen[f.Name]
-		seen[f.Name] = true
-		return again
-	})
-	for _, f := range fields {
-		parts = append(parts, f.Name+": "+f.Message)
-	}
-	e := fault.New(fault.InvalidRequest, "%s", strings.Join(parts, "; "))
-	e.Fields = fields
-	return e
+	return fault.Invalid(fields...)
 }
 
 // quote resolves and prices a request without any side effect. bad is what was
@@ -107,7 +100,7 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.
 		bad = append(bad, fault.Field{Name: "model", Message: fmt.Sprintf("%q is not known; GET /v1/models lists the models", r.GetModel())})
 	} else {
 		var worse []fault.Field
-		params, worse = m.Resolve(r, s.cap(p.Tier))
+		params, worse = m.Resolve(r, s.cap(p))
 		bad = append(bad, worse...)
 	}
 	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}} {
@@ -147,13 +140,16 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	if len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
 		return nil, invalid([]fault.Field{{Name: "Idempotency-Key", Message: "must be at most 255 printable ASCII characters"}})
 	}
+	if err := p.Active(); err != nil {
+		return nil, err
+	}
 	m, q, err := s.quote(p, r, bad...)
 	if err != nil {
 		return nil, err
 	}
 	if limit := r.GetMaxCostMicros(); limit > 0 && q.GetTotalMicros() > limit {
 		return nil, invalid([]fault.Field{{Name: "max_cost", Message: fmt.Sprintf("this video costs %s credits, more than the %s allowed",
-			videojson.Credits(q.GetTotalMicros()), videojson.Credits(limit))}})
+			money.Format(q.GetTotalMicros()), money.Format(limit))}})
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
 	if err != nil {
@@ -205,6 +201,9 @@ func (s *Service) cancel(ctx context.Context, p auth.Principal, videoID string) 
 }
 
 func (s *Service) remove(ctx context.Context, p auth.Principal, videoID string) error {
+	if err := p.Active(); err != nil {
+		return err
+	}
 	v, err := s.get(ctx, p, videoID)
 	if err != nil {
 		return err

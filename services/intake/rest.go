@@ -9,6 +9,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/videojson"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
@@ -207,13 +208,13 @@ func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Prin
 	}
 	lines := []map[string]any{}
 	for _, l := range q.GetLines() {
-		lines = append(lines, map[string]any{"description": l.GetDescription(), "unit": videojson.Credits(l.GetUnitMicros()), "quantity": l.GetQuantity(),
-			"amount": videojson.Credits(l.GetAmountMicros()), "amount_micros": l.GetAmountMicros()})
+		lines = append(lines, map[string]any{"description": l.GetDescription(), "unit": money.Format(l.GetUnitMicros()), "quantity": l.GetQuantity(),
+			"amount": money.Format(l.GetAmountMicros()), "amount_micros": l.GetAmountMicros()})
 	}
 	params := q.GetParams()
 	videojson.Write(w, http.StatusOK, map[string]any{"object": "quote", "model": params.GetModel(), "duration": params.GetDurationSeconds(),
 		"resolution": params.GetResolution(), "aspect_ratio": params.GetAspectRatio(), "width": params.GetWidth(), "height": params.GetHeight(),
-		"total": videojson.Credits(q.GetTotalMicros()), "total_micros": q.GetTotalMicros(), "lines": lines})
+		"total": money.Format(q.GetTotalMicros()), "total_micros": q.GetTotalMicros(), "lines": lines})
 	return nil
 }
 
@@ -222,7 +223,7 @@ func (s *Service) listModels(w http.ResponseWriter, _ *http.Request, _ auth.Prin
 	for _, m := range s.models().GetModels() {
 		data = append(data, map[string]any{"id": m.GetId(), "object": "model", "created": 0, "owned_by": m.GetProvider(), "name": m.GetDisplayName(), "provider": m.GetProvider(), "tasks": m.GetTasks(),
 			"durations": m.GetDurationsSeconds(), "resolutions": m.GetResolutions(), "aspect_ratios": m.GetAspectRatios(), "audio": m.GetAudio(),
-			"seed": m.GetSeed(), "negative_prompt": m.GetNegativePrompt(), "price_per_second_from": videojson.Credits(m.GetPricePerSecondMicros())})
+			"seed": m.GetSeed(), "negative_prompt": m.GetNegativePrompt(), "price_per_second_from": money.Format(m.GetPricePerSecondMicros())})
 	}
 	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data})
 	return nil
@@ -233,7 +234,7 @@ func (s *Service) getBalance(w http.ResponseWriter, r *http.Request, p auth.Prin
 	if err != nil {
 		return fault.FromStatus(err)
 	}
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "balance", "available": videojson.Credits(b.GetAvailableMicros()), "held": videojson.Credits(b.GetHeldMicros()),
+	videojson.Write(w, http.StatusOK, map[string]any{"object": "balance", "available": money.Format(b.GetAvailableMicros()), "held": money.Format(b.GetHeldMicros()),
 		"available_micros": b.GetAvailableMicros(), "held_micros": b.GetHeldMicros()})
 	return nil
 }

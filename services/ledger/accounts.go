@@ -1,18 +1,18 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
-	"reelway.dev/pkg/postgres"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
@@ -21,27 +21,101 @@ type accountServer struct {
 	s *Service
 }
 
-// CreateAccount makes an account with its two books. A given id that exists
-// already is a success.
+const accountColumns = `id, name, tier, status = 'suspended', suspended_reason, suspended_at, time_zone,
+	coalesce(cap_resolution, ''), cap_reason, created_at`
+
+func scanAccount(row pgx.CollectableRow) (*ledgerv1.Account, error) {
+	a := &ledgerv1.Account{Status: ledgerv1.AccountStatus_ACCOUNT_STATUS_ACTIVE}
+	var suspended bool
+	var since *time.Time
+	var created time.Time
+	err := row.Scan(&a.Id, &a.Name, &a.Tier, &suspended, &a.SuspendedReason, &since, &a.TimeZone, &a.CapResolution, &a.CapReason, &created)
+	if err != nil {
+		return nil, err
+	}
+	if suspended {
+		a.Status = ledgerv1.AccountStatus_ACCOUNT_STATUS_SUSPENDED
+	}
+	a.SuspendedAt, a.CreatedAt = stamp(since), timestamppb.New(created)
+	return a, nil
+}
+
+func stamp(t *time.Time) *timestamppb.Timestamp {
+	if t == nil {
+		return nil
+	}
+	return timestamppb.New(*t)
+}
+
+// oneAccount reads an account. lock is empty or a locking clause; changes take
+// "for no key update", which lets jobs be opened meanwhile.
+func oneAccount(ctx context.Context, q querier, account, lock string) (*ledgerv1.Account, error) {
+	rows, err := q.Query(ctx, "select "+accountColumns+" from account where id = $1 "+lock, account)
+	if err != nil {
+		return nil, fmt.Errorf("read account: %w", err)
+	}
+	a, err := pgx.CollectExactlyOneRow(rows, scanAccount)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, noAccount()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read account: %w", err)
+	}
+	return a, nil
+}
+
+func noAccount() *fault.Error { return fault.New(fault.NotFound, "no such account") }
+
+// ofAccount turns the violation of a reference to an account into its fault.
+func ofAccount(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "23503" {
+		return noAccount()
+	}
+	return err
+}
+
+// createAccount makes an account with its books, and returns the account
+// that has the id when there is one already.
+func createAccount(ctx context.Context, tx pgx.Tx, account, name, tier, zone string) (existing *ledgerv1.Account, _ error) {
+	tag, err := tx.Exec(ctx, `insert into account (id, name, tier, time_zone) values ($1, $2, $3, $4) on conflict (id) do nothing`,
+		account, name, tier, zone)
+	if err != nil {
+		return nil, fmt.Errorf("insert account: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return oneAccount(ctx, tx, account, "")
+	}
+	if _, err := tx.Exec(ctx, `insert into balance (account_id) values ($1) on conflict (account_id) do nothing`, account); err != nil {
+		return nil, fmt.Errorf("insert balance: %w", err)
+	}
+	return nil, nil
+}
+
+func created(account, name, tier, zone string) deed {
+	return deed{action: "account.create", account: account, target: account, details: map[string]any{"name": name, "tier": tier, "time_zone": zone}}
+}
+
+// CreateAccount makes an account. One that has the given id already, made with
+// the same words, is a success.
 func (g *accountServer) CreateAccount(ctx context.Context, r *ledgerv1.CreateAccountRequest) (*ledgerv1.CreateAccountResponse, error) {
-	account := r.GetAccountId()
-	if account == "" {
-		account = id.New(id.Account)
-	}
-	if !id.Safe(account) {
-		return nil, fault.New(fault.InvalidRequest, "account_id may hold only letters, digits, _ and -")
-	}
-	tier := r.GetTier()
-	if tier == "" {
-		tier = "development"
-	}
-	err := postgres.InTx(ctx, g.s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `insert into account (id, name, tier) values ($1, $2, $3) on conflict (id) do nothing`,
-			account, r.GetName(), tier); err != nil {
-			return fmt.Errorf("insert account: %w", err)
+	account := cmp.Or(r.GetAccountId(), id.New(id.Account))
+	name, tier, zone := r.GetName(), cmp.Or(r.GetTier(), "development"), cmp.Or(r.GetTimeZone(), "UTC")
+	err := g.s.administer(ctx, func(ctx context.Context, tx pgx.Tx) (deed, error) {
+		if err := checkZone(ctx, tx, zone); err != nil {
+			return nothing, err
 		}
-		_, err := tx.Exec(ctx, `insert into balance (account_id) values ($1) on conflict (account_id) do nothing`, account)
-		return err
+		old, err := createAccount(ctx, tx, account, name, tier, zone)
+		if err != nil {
+			return nothing, err
+		}
+		if old != nil && (old.GetName() != name || old.GetTier() != tier || old.GetTimeZone() != zone) {
+			return nothing, fault.New(fault.Conflict, "account_id: %s is another account, named %q; leave account_id out to have one made", account, old.GetName())
+		}
+		if old != nil {
+			return nothing, nil
+		}
+		return created(account, name, tier, zone), nil
 	})
 	if err != nil {
 		return nil, err
@@ -49,40 +123,17 @@ func (g *accountServer) CreateAccount(ctx context.Context, r *ledgerv1.CreateAcc
 	return &ledgerv1.CreateAccountResponse{AccountId: account}, nil
 }
 
-// CreateAPIKey makes a key and shows it once. A given key that exists already
-// for this account is a success.
-func (g *accountServer) CreateAPIKey(ctx context.Context, r *ledgerv1.CreateAPIKeyRequest) (*ledgerv1.CreateAPIKeyResponse, error) {
-	key := r.GetApiKey()
-	if key == "" {
-		secret := make([]byte, 32)
-		_, _ = rand.Read(secret) // never fails (crypto/rand since Go 1.24)
-		key = "rw_" + base64.RawURLEncoding.EncodeToString(secret)
-	}
-	hash := sha256.Sum256([]byte(key))
-	keyID := id.New(id.Key)
-	err := g.s.pool.QueryRow(ctx, `insert into api_key (id, account_id, name, hash, scopes) values ($1, $2, $3, $4, $5)
-		on conflict (hash) do update set name = excluded.name where api_key.account_id = excluded.account_id returning id`,
-		keyID, r.GetAccountId(), r.GetName(), hash[:], r.GetScopes()).Scan(&keyID)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fault.New(fault.Conflict, "this key belongs to another account")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("insert api key: %w", err)
-	}
-	return &ledgerv1.CreateAPIKeyResponse{KeyId: keyID, ApiKey: key}, nil
+// GetAccount reads one account.
+func (g *accountServer) GetAccount(ctx context.Context, r *ledgerv1.GetAccountRequest) (*ledgerv1.GetAccountResponse, error) {
+	a, err := oneAccount(ctx, g.s.pool, r.GetAccountId(), "")
+	return &ledgerv1.GetAccountResponse{Account: a}, err
 }
 
-// Authenticate finds the account of a key by its hash.
-func (g *accountServer) Authenticate(ctx context.Context, r *ledgerv1.AuthenticateRequest) (*ledgerv1.AuthenticateResponse, error) {
-	resp := &ledgerv1.AuthenticateResponse{}
-	err := g.s.pool.QueryRow(ctx, `select k.id, k.account_id, k.scopes, a.tier from api_key k join account a on a.id = k.account_id
-		where k.hash = $1 and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())`, r.GetKeyHash()).
-		Scan(&resp.KeyId, &resp.AccountId, &resp.Scopes, &resp.Tier)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fault.New(fault.Unauthenticated, "the API key is unknown, expired or revoked")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read api key: %w", err)
-	}
-	return resp, nil
+// ListAccounts pages through all accounts, the latest id first.
+func (g *accountServer) ListAccounts(ctx context.Context, r *ledgerv1.ListAccountsRequest) (*ledgerv1.ListAccountsResponse, error) {
+	resp := &ledgerv1.ListAccountsResponse{}
+	var err error
+	resp.Accounts, resp.HasMore, err = page(ctx, g.s.pool, r.GetLimit(), scanAccount,
+		"select "+accountColumns+" from account where ($1 = '' or id < $1) order by id desc", r.GetAfter())
+	return resp, err
 }

@@ -50,6 +50,7 @@ type Config struct {
 	Workers       int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
 	Group         int           `env:"REELWAY_LEDGER_GROUP" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
 	Waiting       int           `env:"REELWAY_LEDGER_WAITING" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
+	AdminAPIKey   string        `env:"REELWAY_ADMIN_API_KEY" desc:"a key of scope admin for the operator's account, made at the start; one made before stays until it is revoked"`
 }
 
 // Deps are the ledger's neighbours.
@@ -68,6 +69,7 @@ type Service struct {
 	log   *slog.Logger
 	kick  chan struct{} // wakes the relay after a commit of ours
 	opens *batcher[opening, opened]
+	used  usedKeys
 	seen  metric.Int64Counter
 }
 
@@ -104,6 +106,7 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-progress", Run: s.estimate},
 		{Name: "ledger-sweep", Run: s.sweep},
 		{Name: "ledger-partitions", Run: s.partition},
+		{Name: "ledger-key-use", Run: s.noteUse},
 	}
 	for range s.cfg.Workers {
 		out = append(out, run.Component{Name: "ledger-opens", Run: s.opens.work},

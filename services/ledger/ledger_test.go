@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
@@ -39,15 +40,19 @@ type bundle struct {
 	accts ledgerv1.AccountServiceClient
 	money ledgerv1.LedgerServiceClient
 	acct  string
+
+	pool    *pgxpool.Pool
+	service *ledger.Service
 }
 
 func setup(t *testing.T, credits int64) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	b := natstest.Bus(t)
+	pool := pgtest.New(t, ledger.Migrations())
 	s, err := ledger.New(ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
 		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 2, Group: 64, Waiting: 4096},
-		ledger.Deps{Pool: pgtest.New(t, ledger.Migrations()), Bus: b, Logger: slog.New(slog.DiscardHandler)})
+		ledger.Deps{Pool: pool, Bus: b, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +74,8 @@ func setup(t *testing.T, credits int64) *bundle {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(); cancel(); srv.Stop(); wg.Wait() })
-	x := &bundle{bus: b, jobs: ledgerv1.NewJobServiceClient(conn), accts: ledgerv1.NewAccountServiceClient(conn), money: ledgerv1.NewLedgerServiceClient(conn)}
+	x := &bundle{bus: b, jobs: ledgerv1.NewJobServiceClient(conn), accts: ledgerv1.NewAccountServiceClient(conn), money: ledgerv1.NewLedgerServiceClient(conn),
+		pool: pool, service: s}
 	a, err := x.accts.CreateAccount(ctx, &ledgerv1.CreateAccountRequest{Name: "test"})
 	if err != nil {
 		t.Fatal(err)

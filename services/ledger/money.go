@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/money"
 )
 
 // book names one column of an account's balance row.
@@ -114,14 +115,5 @@ func (u *unit) once(ctx context.Context, b *balance, p posting) error {
 
 func insufficient(quote, have int64) error {
 	return fault.New(fault.InsufficientCredits,
-		"this video costs %s credits and %s are available; top up the account or ask for a shorter or smaller video", credits(quote), credits(have))
-}
-
-// credits writes micro-credits as a decimal, exactly.
-func credits(micros int64) string {
-	sign := ""
-	if micros < 0 {
-		sign, micros = "-", -micros
-	}
-	return fmt.Sprintf("%s%d.%06d", sign, micros/1_000_000, micros%1_000_000)
+		"this video costs %s credits and %s are available; top up the account or ask for a shorter or smaller video", money.Format(quote), money.Format(have))
 }

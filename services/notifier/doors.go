@@ -83,7 +83,7 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request) {
 		}
 		return rc.Flush()
 	}
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := s.d.Auth.Hold(r.Context(), p, auth.Bearer(r.Header.Get("Authorization")))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		t := time.NewTicker(heartbeat)
@@ -192,6 +192,17 @@ func (s *Service) socket(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	})
+	held, free := s.d.Auth.Hold(ctx, p, key)
+	defer free()
+	wg.Go(func() {
+		<-held.Done()
+		var f *fault.Error
+		if errors.As(context.Cause(held), &f) {
+			_ = refuse(f)
+			_ = c.Close(websocket.StatusPolicyViolation, "the API key has ended")
+			cancel()
+		}
+	})
 	watches := map[string]context.CancelFunc{}
 	for {
 		_, data, err := c.Read(ctx)
@@ -266,9 +277,14 @@ func (g *watchServer) WatchVideo(r *videov1.WatchVideoRequest, stream grpc.Serve
 	if err != nil {
 		return err
 	}
-	err = g.s.watch(stream.Context(), p, r.GetId(), r.GetAfter(), func(it item) error {
+	ctx, free := g.s.d.Auth.Hold(stream.Context(), p, key)
+	defer free()
+	err = g.s.watch(ctx, p, r.GetId(), r.GetAfter(), func(it item) error {
 		return stream.Send(&videov1.WatchVideoResponse{Cursor: it.cursor, Video: it.video})
 	})
+	if f := (*fault.Error)(nil); errors.As(context.Cause(ctx), &f) {
+		return f
+	}
 	if errors.Is(err, errSlow) {
 		return fault.New(fault.ProviderUnavailable, "the reader is too slow; resume with the last cursor")
 	}

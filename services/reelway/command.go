@@ -45,6 +45,11 @@ type cli struct {
 	Up       upCmd       `cmd:"" help:"Run all of Reelway in this process until Ctrl-C."`
 	Demo     demoCmd     `cmd:"" help:"Start Reelway, submit a video, watch it live, save the MP4 and print what it cost."`
 	Settings settingsCmd `cmd:"" help:"List every environment variable with its default."`
+
+	Accounts accountsCmd `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
+	Keys     keysCmd     `cmd:"" help:"API keys of an account: create, list, rotate, revoke."`
+	Users    usersCmd    `cmd:"" help:"End users of an account: create, list."`
+	Audit    auditCmd    `cmd:"" help:"What administrators did, the latest first."`
 }
 
 // Main runs the command line and returns the exit code: 0 done, 1 failed, 2
@@ -117,8 +122,9 @@ func (s *Stack) print(out io.Writer, dir string) {
   simulated providers   %s
   data                  %s
   API key               %s
+  admin key             %s
 Stop with Ctrl-C.
-`, s.HTTPURL, s.GRPCAddr, s.OpsURL, first(s.SimURL, "off: real keys are set"), dir, s.APIKey)
+`, s.HTTPURL, s.GRPCAddr, s.OpsURL, first(s.SimURL, "off: real keys are set"), dir, s.APIKey, s.AdminKey)
 }
 
 type demoCmd struct {

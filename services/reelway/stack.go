@@ -29,6 +29,7 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/catalog"
+	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/pkg/provider/registry"
 	"reelway.dev/pkg/rpc"
@@ -78,7 +79,7 @@ func (s *Settings) parts() []any {
 // Load reads the settings from the environment.
 func Load(environ []string) (*Settings, error) {
 	s := &Settings{}
-	return s, run.Load(environ, []string{"REELWAY_POSTGRES_BIN"}, s.parts()...)
+	return s, run.Load(environ, []string{"REELWAY_POSTGRES_BIN", serverVariable}, s.parts()...)
 }
 
 // Describe lists every setting, for --help.
@@ -87,6 +88,7 @@ func Describe() []run.Setting { return run.Settings((&Settings{}).parts()...) }
 // Stack is a running Reelway.
 type Stack struct {
 	APIKey    string
+	AdminKey  string
 	AccountID string
 	HTTPURL   string
 	GRPCAddr  string
@@ -160,7 +162,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 		return err
 	}
 	h.OnClose(func() { _ = conn.Close() })
-	accounts, jobs, money := ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewJobServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn)
+	accounts, jobs, credit := ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewJobServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn)
 
 	public := first(set.PublicURL, s.HTTPURL)
 	tokens, err := callbacktoken.New(first(set.CallbackURL, public), []byte("callback "+secret))
@@ -199,7 +201,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: money, Auth: authn, Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
+	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Accounts: accounts, Auth: authn, Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
 	}
@@ -219,6 +221,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, disp.Components()...)
 	h.Add(run.Consumers, arch.Components()...)
 	h.Add(run.Consumers, note.Components()...)
+	h.Add(run.Consumers, authn.Components(b)...)
 	h.Add(run.Relays, led.Components()...)
 	h.Add(run.Last, rpc.Component("ledger-grpc", inner, mem))
 	return s.account(ctx, led, set, dir)
@@ -302,7 +305,8 @@ func broker(ctx context.Context, h *run.Host, url, dir string) (*bus.Bus, error)
 
 const devAccount = "acct_development"
 
-// account makes the development account, its key and its first credits, once.
+// account makes the development account, its key and its first credits, and the
+// operator's account and key; each once.
 func (s *Stack) account(ctx context.Context, led *ledger.Service, set *Settings, dir string) error {
 	key := set.DevAPIKey
 	if key == "" {
@@ -313,7 +317,38 @@ func (s *Stack) account(ctx context.Context, led *ledger.Service, set *Settings,
 		key = "rw_dev_" + kept[:40]
 	}
 	s.APIKey, s.AccountID = key, devAccount
-	return led.Provision(ctx, devAccount, key, set.DevCredits*1_000_000)
+	if err := led.Provision(ctx, devAccount, key, set.DevCredits*money.Micros); err != nil {
+		return err
+	}
+	var err error
+	if s.AdminKey, err = adminKey(set.Ledger.AdminAPIKey, dir); err != nil {
+		return err
+	}
+	return led.ProvisionOperator(ctx, s.AdminKey)
+}
+
+// adminKey is the key that was set, or one that is made at the first start and
+// kept as a whole in a file, for REELWAY_ADMIN_API_KEY_FILE to name.
+func adminKey(set, dir string) (string, error) {
+	if set != "" {
+		return set, nil
+	}
+	path := filepath.Join(dir, "admin.key")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		raw := make([]byte, 32)
+		_, _ = rand.Read(raw) // never fails (crypto/rand since Go 1.24)
+		data = []byte("rw_admin_" + hex.EncodeToString(raw) + "\n")
+		err = os.WriteFile(path, data, 0o600)
+	}
+	if err != nil {
+		return "", fmt.Errorf("keep admin key: %w", err)
+	}
+	key := strings.TrimSpace(string(data))
+	if len(key) != len("rw_admin_")+64 {
+		return "", fmt.Errorf("keep admin key: %s is damaged; remove it to have one made", path)
+	}
+	return key, nil
 }
 
 // keptSecret reads a secret from a file, made at the first start.

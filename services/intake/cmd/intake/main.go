@@ -51,8 +51,10 @@ func main() {
 			return err
 		}
 		h.OnClose(func() { _ = conn.Close() })
+		accounts := ledgerv1.NewAccountServiceClient(conn)
+		authn := auth.New(accounts, time.Now)
 		s, err := intake.New(*cfg, intake.Deps{Jobs: ledgerv1.NewJobServiceClient(conn), Ledger: ledgerv1.NewLedgerServiceClient(conn),
-			Auth: auth.New(ledgerv1.NewAccountServiceClient(conn), time.Now), Status: b, Files: files, Catalog: catalog.Builtin(),
+			Accounts: accounts, Auth: authn, Status: b, Files: files, Catalog: catalog.Builtin(),
 			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 		if err != nil {
 			return err
@@ -65,6 +67,7 @@ func main() {
 		srv := rpc.NewServer()
 		s.Register(srv)
 		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
+		h.Add(run.Consumers, authn.Components(b)...)
 		return nil
 	}, door, cfg, nats, led, bkt, guard))
 }

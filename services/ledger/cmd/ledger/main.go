@@ -38,6 +38,11 @@ func main() {
 		if err != nil {
 			return err
 		}
+		if cfg.AdminAPIKey != "" {
+			if err := s.ProvisionOperator(ctx, cfg.AdminAPIKey); err != nil {
+				return err
+			}
+		}
 		srv := rpc.NewServer()
 		s.Register(srv)
 		h.Add(run.Doors, rpc.Component("grpc", srv, l))

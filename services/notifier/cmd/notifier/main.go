@@ -48,7 +48,8 @@ func main() {
 			return err
 		}
 		h.OnClose(func() { _ = conn.Close() })
-		s, err := notifier.New(notifier.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Auth: auth.New(ledgerv1.NewAccountServiceClient(conn), time.Now), Files: files, Logger: h.Log})
+		authn := auth.New(ledgerv1.NewAccountServiceClient(conn), time.Now)
+		s, err := notifier.New(notifier.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Auth: authn, Files: files, Logger: h.Log})
 		if err != nil {
 			return err
 		}
@@ -56,6 +57,7 @@ func main() {
 		s.Register(srv)
 		h.Add(run.Doors, run.HTTP("http", l, s.Handler()), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, s.Components()...)
+		h.Add(run.Consumers, authn.Components(b)...)
 		return nil
 	}, cfg, nats, led, bkt))
 }

@@ -1,0 +1,94 @@
+package intake
+
+import (
+	"context"
+	"fmt"
+	"path"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"reelway.dev/pkg/auth"
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/id"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+)
+
+// registerAdmin opens the ledger's services to operators: each method listed
+// here, and no other, is passed on for a key of scope admin.
+func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
+	a, l := s.d.Accounts, s.d.Ledger
+	s.open(r, ledgerv1.AccountService_ServiceDesc,
+		pass(s, ledgerv1.AccountService_CreateAccount_FullMethodName, a.CreateAccount),
+		pass(s, ledgerv1.AccountService_GetAccount_FullMethodName, a.GetAccount),
+		pass(s, ledgerv1.AccountService_ListAccounts_FullMethodName, a.ListAccounts),
+		pass(s, ledgerv1.AccountService_UpdateAccount_FullMethodName, a.UpdateAccount),
+		pass(s, ledgerv1.AccountService_SuspendAccount_FullMethodName, a.SuspendAccount),
+		pass(s, ledgerv1.AccountService_ResumeAccount_FullMethodName, a.ResumeAccount),
+		pass(s, ledgerv1.AccountService_CreateEndUser_FullMethodName, a.CreateEndUser),
+		pass(s, ledgerv1.AccountService_ListEndUsers_FullMethodName, a.ListEndUsers),
+		pass(s, ledgerv1.AccountService_CreateAPIKey_FullMethodName, a.CreateAPIKey),
+		pass(s, ledgerv1.AccountService_ListAPIKeys_FullMethodName, a.ListAPIKeys),
+		pass(s, ledgerv1.AccountService_RotateAPIKey_FullMethodName, a.RotateAPIKey),
+		pass(s, ledgerv1.AccountService_RevokeAPIKey_FullMethodName, a.RevokeAPIKey),
+		pass(s, ledgerv1.AccountService_ListAuditEntries_FullMethodName, a.ListAuditEntries),
+	)
+	s.open(r, ledgerv1.LedgerService_ServiceDesc,
+		pass(s, ledgerv1.LedgerService_TopUp_FullMethodName, l.TopUp),
+		pass(s, ledgerv1.LedgerService_GetBalance_FullMethodName, l.GetBalance),
+	)
+}
+
+// open registers some of a service's methods. The others are unimplemented.
+func (s *Service) open(r grpc.ServiceRegistrar, of grpc.ServiceDesc, methods ...grpc.MethodDesc) {
+	r.RegisterService(&grpc.ServiceDesc{ServiceName: of.ServiceName, HandlerType: (*any)(nil), Methods: methods, Metadata: of.Metadata}, s)
+}
+
+// pass is a method that authenticates an operator and hands the request on to
+// the ledger in their name. An admin key of a suspended account passes nothing.
+func pass[Q, A any](s *Service, method string, call func(context.Context, *Q, ...grpc.CallOption) (*A, error)) grpc.MethodDesc {
+	serve := func(ctx context.Context, q *Q) (*A, error) {
+		p, err := s.who(ctx, auth.Admin)
+		if err == nil {
+			err = p.Active()
+		}
+		if err != nil {
+			return nil, err
+		}
+		a, err := call(auth.Actor{KeyID: p.KeyID, RequestID: requestID(ctx)}.Outgoing(ctx), q)
+		if err != nil {
+			return nil, fault.FromStatus(err)
+		}
+		return a, nil
+	}
+	return grpc.MethodDesc{MethodName: path.Base(method), Handler: func(srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+		q := new(Q)
+		if err := decode(q); err != nil {
+			return nil, err
+		}
+		if intercept == nil {
+			return serve(ctx, q)
+		}
+		return intercept(ctx, q, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, func(ctx context.Context, req any) (any, error) {
+			q, ok := req.(*Q)
+			if !ok {
+				return nil, fmt.Errorf("%s: request is a %T", method, req)
+			}
+			return serve(ctx, q)
+		})
+	}}
+}
+
+// requestID is the caller's own x-request-id, or one made here; the caller
+// reads it in the answer's header and an operator in the audit log.
+func requestID(ctx context.Context) string {
+	rid := ""
+	if v := metadata.ValueFromIncomingContext(ctx, "x-request-id"); len(v) > 0 {
+		rid = v[0]
+	}
+	if !id.Safe(rid) {
+		rid = id.New(id.Request)
+	}
+	_ = grpc.SetHeader(ctx, metadata.Pairs("x-request-id", rid)) // fails only after the header has been sent
+	return rid
+}

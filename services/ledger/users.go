@@ -1,0 +1,70 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"reelway.dev/pkg/fault"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+)
+
+func scanUser(row pgx.CollectableRow) (*ledgerv1.EndUser, error) {
+	u := &ledgerv1.EndUser{}
+	var created time.Time
+	if err := row.Scan(&u.AccountId, &u.Id, &u.Name, &created); err != nil {
+		return nil, err
+	}
+	u.CreatedAt = timestamppb.New(created)
+	return u, nil
+}
+
+// CreateEndUser registers one of an account's own users. Asking again is a
+// success; asking with another name is a conflict.
+func (g *accountServer) CreateEndUser(ctx context.Context, r *ledgerv1.CreateEndUserRequest) (*ledgerv1.CreateEndUserResponse, error) {
+	resp := &ledgerv1.CreateEndUserResponse{}
+	err := g.s.administer(ctx, func(ctx context.Context, tx pgx.Tx) (deed, error) {
+		tag, err := tx.Exec(ctx, `insert into end_user (account_id, id, name) values ($1, $2, $3) on conflict do nothing`,
+			r.GetAccountId(), r.GetUserId(), r.GetName())
+		if err != nil {
+			return nothing, ofAccount(fmt.Errorf("insert end user: %w", err))
+		}
+		rows, err := tx.Query(ctx, `select account_id, id, name, created_at from end_user where account_id = $1 and id = $2`,
+			r.GetAccountId(), r.GetUserId())
+		if err != nil {
+			return nothing, fmt.Errorf("read end user: %w", err)
+		}
+		if resp.EndUser, err = pgx.CollectExactlyOneRow(rows, scanUser); err != nil {
+			return nothing, fmt.Errorf("read end user: %w", err)
+		}
+		if tag.RowsAffected() == 0 {
+			if resp.GetEndUser().GetName() != r.GetName() {
+				return nothing, fault.New(fault.Conflict, "the end user exists already by another name")
+			}
+			return nothing, nil
+		}
+		// A user's id may be an e-mail address, and may have to be erased: the
+		// entry, which stays, can be matched with it but does not tell it.
+		sum := sha256.Sum256([]byte(r.GetUserId()))
+		return deed{action: "end_user.create", account: r.GetAccountId(), target: r.GetAccountId(),
+			details: map[string]any{"user_sha256": hex.EncodeToString(sum[:])}}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// ListEndUsers pages through one account's end users by id.
+func (g *accountServer) ListEndUsers(ctx context.Context, r *ledgerv1.ListEndUsersRequest) (*ledgerv1.ListEndUsersResponse, error) {
+	resp := &ledgerv1.ListEndUsersResponse{}
+	var err error
+	resp.EndUsers, resp.HasMore, err = page(ctx, g.s.pool, r.GetLimit(), scanUser,
+		`select account_id, id, name, created_at from end_user where account_id = $1 and id > $2 order by id`, r.GetAccountId(), r.GetAfter())
+	return resp, err
+}

@@ -1,0 +1,54 @@
+package reelway
+
+import (
+	"context"
+	"io"
+
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+)
+
+type usersCmd struct {
+	Create userCreateCmd `cmd:"" help:"Register one of an account's own users."`
+	List   userListCmd   `cmd:"" help:"List an account's end users by id."`
+}
+
+type userCreateCmd struct {
+	admin
+	ID      string `arg:"" help:"The user's id: what the account sends as user with its requests."`
+	Account string `required:"" help:"The account's id." placeholder:"ID"`
+	Name    string `help:"A name to show."`
+}
+
+// Run registers the user.
+func (c *userCreateCmd) Run(ctx context.Context, out io.Writer) error {
+	return c.do(ctx, func(ctx context.Context, d doors) error {
+		r, err := d.accounts.CreateEndUser(ctx, &ledgerv1.CreateEndUserRequest{AccountId: c.Account, UserId: c.ID, Name: c.Name})
+		if err != nil {
+			return err
+		}
+		u := r.GetEndUser()
+		return c.answer(out, u, []string{"user", u.GetId()}, []string{"account", u.GetAccountId()}, []string{"name", u.GetName()}, []string{"created", when(u.GetCreatedAt())})
+	})
+}
+
+type userListCmd struct {
+	admin
+	paging  `embed:""`
+	Account string `required:"" help:"The account's id." placeholder:"ID"`
+}
+
+// Run lists one page.
+func (c *userListCmd) Run(ctx context.Context, out io.Writer) error {
+	return c.do(ctx, func(ctx context.Context, d doors) error {
+		r, err := d.accounts.ListEndUsers(ctx, &ledgerv1.ListEndUsersRequest{AccountId: c.Account, After: c.After, Limit: c.Limit})
+		if err != nil {
+			return err
+		}
+		rows, last := [][]string{{"USER", "NAME", "CREATED"}}, ""
+		for _, u := range r.GetEndUsers() {
+			last = u.GetId()
+			rows = append(rows, []string{u.GetId(), first(u.GetName(), "-"), when(u.GetCreatedAt())})
+		}
+		return c.answer(out, r, append(rows, more(r.GetHasMore(), last)...)...)
+	})
+}
