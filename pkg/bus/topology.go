@@ -45,7 +45,7 @@ func streams(replicas int) []jetstream.StreamConfig {
 		work(StreamObservations, "observed.>"),
 		watchdog,
 		{
-			Name: StreamEvents, Subjects: []string{"job.>"}, Retention: jetstream.LimitsPolicy,
+			Name: StreamEvents, Subjects: []string{"job.>", "account.*.notice"}, Retention: jetstream.LimitsPolicy,
 			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: DuplicateWindow,
 			MaxAge: 72 * time.Hour, MaxBytes: 8 << 30, AllowDirect: true,
 		},
@@ -102,6 +102,10 @@ func ObservedSubject(provider, jobID string) string {
 func EventSubject(accountID, jobID, state string) string {
 	return "job." + token(accountID) + "." + token(jobID) + "." + token(state)
 }
+
+// NoticeSubject is where the ledger's notices to an account are published. They
+// lie in EVENTS beside the account's jobs, so that one cursor leads through both.
+func NoticeSubject(accountID string) string { return "account." + token(accountID) + ".notice" }
 
 // AccessChangedSubject is where the ledger tells that an account or one of its
 // keys was changed. It is a broadcast, not a stream: whoever misses one relies
