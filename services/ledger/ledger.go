@@ -96,6 +96,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterJobServiceServer(r, &jobServer{s: s})
 	ledgerv1.RegisterAccountServiceServer(r, &accountServer{s: s})
 	ledgerv1.RegisterLedgerServiceServer(r, &moneyServer{s: s})
+	ledgerv1.RegisterBudgetServiceServer(r, &budgetServer{s: s})
 }
 
 // Components are the ledger's background parts.
