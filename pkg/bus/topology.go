@@ -20,6 +20,7 @@ const (
 	StreamEvents       = "EVENTS"       // the ledger's word, 72 h
 	StreamWatchdog     = "WATCHDOG"     // schedules of polls
 	StreamDead         = "DEAD"         // dead letters, 30 d
+	StreamLimits       = "LIMITS"       // counters of requests, 3 min
 	StatusBucket       = "job_status"   // the read model, 24 h
 )
 
@@ -53,6 +54,12 @@ func streams(replicas int) []jetstream.StreamConfig {
 			Name: StreamDead, Subjects: []string{"dead.>"}, Retention: jetstream.LimitsPolicy,
 			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: DuplicateWindow,
 			MaxAge: 30 * 24 * time.Hour, MaxBytes: 1 << 30, AllowDirect: true,
+		},
+		{
+			// In memory: a counter that is lost lets a minute's requests through.
+			Name: StreamLimits, Subjects: []string{"limit.>"}, Retention: jetstream.LimitsPolicy,
+			Storage: jetstream.MemoryStorage, Replicas: replicas, AllowMsgCounter: true, MaxMsgsPerSubject: 1,
+			Discard: jetstream.DiscardOld, MaxAge: 3 * time.Minute, MaxBytes: 64 << 20, AllowDirect: true,
 		},
 	}
 }

@@ -37,13 +37,17 @@ func (s *Service) Handler() http.Handler {
 
 // frame is what a WebSocket sends, and an SSE message's data.
 type frame struct {
-	Type   string           `json:"type"` // snapshot, event, error
+	Type   string           `json:"type"` // snapshot, event, notice, error
 	Cursor string           `json:"cursor,omitempty"`
 	Video  *videojson.Video `json:"video,omitempty"`
+	Notice *notice          `json:"notice,omitempty"`
 	Error  *videojson.Error `json:"error,omitempty"`
 }
 
 func (s *Service) frame(ctx context.Context, it item) frame {
+	if it.notice != nil {
+		return frame{Type: "notice", Cursor: it.cursor, Notice: noticeOf(it.notice)}
+	}
 	o := s.object(ctx, it.video)
 	f := frame{Type: "event", Cursor: it.cursor, Video: &o}
 	if it.snapshot {

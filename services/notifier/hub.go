@@ -18,12 +18,32 @@ import (
 // buffer is how many events a watcher may lag behind before it is cut off.
 const buffer = 256
 
-// live is an event as the hub passes it on; video is shared and read-only.
+// live is an event as the hub passes it on, of a video or a notice to an
+// account; both are shared and read-only.
 type live struct {
-	epoch int64
-	seq   uint64
-	video *videov1.Video
+	epoch  int64
+	seq    uint64
+	video  *videov1.Video
+	notice *eventv1.AccountNotice
 }
+
+// decode reads a message of EVENTS.
+func decode(msg jetstream.Msg) (*videov1.Video, *eventv1.AccountNotice, error) {
+	if msg.Headers().Get(bus.HeaderType) == noticeType {
+		n := &eventv1.AccountNotice{}
+		return nil, n, proto.Unmarshal(msg.Data(), n)
+	}
+	var ev eventv1.JobEvent
+	if err := proto.Unmarshal(msg.Data(), &ev); err != nil {
+		return nil, nil, err
+	}
+	if ev.GetVideo() == nil {
+		return nil, nil, errors.New("event without a video")
+	}
+	return ev.GetVideo(), nil, nil
+}
+
+var noticeType = string((&eventv1.AccountNotice{}).ProtoReflect().Descriptor().FullName())
 
 type subscriber struct {
 	scope scope
@@ -78,8 +98,11 @@ func (h *hub) drop(s *subscriber) {
 func (h *hub) pass(ev live) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	v := ev.video
-	for _, sc := range []scope{{v.GetAccountId(), v.GetId()}, {v.GetAccountId(), ""}} {
+	scopes := []scope{{ev.video.GetAccountId(), ev.video.GetId()}, {ev.video.GetAccountId(), ""}}
+	if ev.notice != nil {
+		scopes = []scope{{ev.notice.GetAccountId(), ""}}
+	}
+	for _, sc := range scopes {
 		for s := range h.subs[sc] {
 			select {
 			case s.ch <- ev:
@@ -138,14 +161,11 @@ func (h *hub) read(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var ev eventv1.JobEvent
-		if err := proto.Unmarshal(msg.Data(), &ev); err != nil {
-			h.log.ErrorContext(ctx, "event cannot be read", "error", err.Error())
+		video, notice, err := decode(msg)
+		if err != nil {
+			h.log.ErrorContext(ctx, "event cannot be read", "subject", msg.Subject(), "error", err.Error())
 			continue
 		}
-		if ev.GetVideo() == nil {
-			return errors.New("event without a video")
-		}
-		h.pass(live{info.Created.UnixNano(), meta.Sequence.Stream, ev.GetVideo()})
+		h.pass(live{info.Created.UnixNano(), meta.Sequence.Stream, video, notice})
 	}
 }

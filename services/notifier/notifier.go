@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"google.golang.org/protobuf/proto"
 
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/bus"
@@ -61,21 +60,22 @@ func (s *Service) Components() []run.Component {
 	return []run.Component{{Name: "notifier-hub", Run: s.hub.run}}
 }
 
-// item is one thing that a watcher is told.
+// item is one thing that a watcher is told: of a video, or a notice.
 type item struct {
 	cursor   string
 	video    *videov1.Video
+	notice   *eventv1.AccountNotice
 	snapshot bool
 }
 
 // scope is what one watcher watches: one job, or all of an account.
 type scope struct{ account, job string }
 
-func (sc scope) subject() string {
+func (sc scope) subjects() []string {
 	if sc.job == "" {
-		return bus.EventSubject(sc.account, "x", "x")[:len("job.")+len(sc.account)] + ".>"
+		return []string{bus.EventSubject(sc.account, "x", "x")[:len("job.")+len(sc.account)] + ".>", bus.NoticeSubject(sc.account)}
 	}
-	return strings.TrimSuffix(bus.EventSubject(sc.account, sc.job, "x"), ".x") + ".>"
+	return []string{strings.TrimSuffix(bus.EventSubject(sc.account, sc.job, "x"), ".x") + ".>"}
 }
 
 // errSlow says that a watcher did not keep up; it may resume.
@@ -83,7 +83,8 @@ var errSlow = errors.New("watcher is too slow")
 
 // watch emits what p may see of videoID (all of the account when empty), from
 // after its cursor or from a snapshot, until ctx is done, emit fails, or the
-// one job watched is final. Nothing is left out and nothing comes twice.
+// one job watched is final. Nothing is left out and nothing comes twice. With
+// all of the account come its notices, for keys of scope billing:read.
 func (s *Service) watch(ctx context.Context, p auth.Principal, videoID, after string, emit func(item) error) error {
 	if videoID != "" {
 		if _, err := s.read(ctx, p, videoID); err != nil {
@@ -100,7 +101,15 @@ func (s *Service) watch(ctx context.Context, p auth.Principal, videoID, after st
 	info := st.CachedInfo()
 	epoch, last := info.Created.UnixNano(), info.State.LastSeq
 	told := map[string]mark{}
+	// Money is not everybody's: a page that shows videos holds such a key too.
+	billing := p.Require(auth.BillingRead) == nil
 	tell := func(it item) (done bool, err error) {
+		if it.notice != nil {
+			if !billing {
+				return false, nil
+			}
+			return false, emit(it)
+		}
 		m := mark{it.video.GetVersion(), it.video.GetProgress()}
 		if old, ok := told[it.video.GetId()]; ok && !m.after(old) {
 			return false, nil
@@ -141,7 +150,7 @@ func (s *Service) watch(ctx context.Context, p auth.Principal, videoID, after st
 				continue
 			}
 			epoch, seen = ev.epoch, ev.seq
-			if done, err := tell(item{cursor: cursor(ev.epoch, ev.seq), video: ev.video}); done || err != nil {
+			if done, err := tell(item{cursor: cursor(ev.epoch, ev.seq), video: ev.video, notice: ev.notice}); done || err != nil {
 				return err
 			}
 		}
@@ -179,7 +188,7 @@ func (s *Service) replay(ctx context.Context, sc scope, from, last uint64, epoch
 		return false, nil
 	}
 	cons, err := s.d.Bus.JetStream().OrderedConsumer(ctx, bus.StreamEvents, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{sc.subject()}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from + 1,
+		FilterSubjects: sc.subjects(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from + 1,
 	})
 	if err != nil {
 		return false, fmt.Errorf("replay events: %w", err)
@@ -208,11 +217,11 @@ func (s *Service) replay(ctx context.Context, sc scope, from, last uint64, epoch
 		if meta.Sequence.Stream > last {
 			return false, nil // the hub has it
 		}
-		var ev eventv1.JobEvent
-		if err := proto.Unmarshal(msg.Data(), &ev); err != nil {
-			return false, fmt.Errorf("unmarshal event: %w", err)
+		video, notice, err := decode(msg)
+		if err != nil {
+			return false, fmt.Errorf("read event: %w", err)
 		}
-		if done, err := tell(item{cursor: cursor(epoch, meta.Sequence.Stream), video: ev.GetVideo()}); done || err != nil {
+		if done, err := tell(item{cursor: cursor(epoch, meta.Sequence.Stream), video: video, notice: notice}); done || err != nil {
 			return done, err
 		}
 		if meta.NumPending == 0 {

@@ -680,7 +680,7 @@ type KeyLimits struct {
 	KeyId string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	// Videos under way at the same time; 0 is no ceiling.
 	MaxConcurrent int32 `protobuf:"varint,2,opt,name=max_concurrent,json=maxConcurrent,proto3" json:"max_concurrent,omitempty"`
-	// Requests in any minute, over all replicas; 0 is no ceiling.
+	// Requests in a minute that slides, over all replicas; 0 is no ceiling.
 	RequestsPerMinute int32 `protobuf:"varint,3,opt,name=requests_per_minute,json=requestsPerMinute,proto3" json:"requests_per_minute,omitempty"`
 	// Videos under way now; counted only while there are ceilings.
 	UnderWay      int32 `protobuf:"varint,4,opt,name=under_way,json=underWay,proto3" json:"under_way,omitempty"`
