@@ -51,6 +51,8 @@ type Config struct {
 	Workers       int           `env:"REELWAY_LEDGER_WORKERS" min:"1" max:"64" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
 	Group         int           `env:"REELWAY_LEDGER_GROUP" min:"1" max:"4096" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
 	Waiting       int           `env:"REELWAY_LEDGER_WAITING" min:"1" max:"1000000" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
+	SpikeFactor   int           `env:"REELWAY_SPIKE_FACTOR" min:"0" envDefault:"10" desc:"an account that is about to spend more than this many times its usual hour is paused until an operator resumes it; 0: never"`
+	SpikeFloor    int64         `env:"REELWAY_SPIKE_FLOOR" min:"0" envDefault:"0" desc:"credits in an hour up to which no account is paused for spending too fast, and the limit of those with less than 24 hours of spending in 7 days; 0: those are not paused"`
 	AdminAPIKey   string        `env:"REELWAY_ADMIN_API_KEY" desc:"a key of scope admin for the operator's account, made at the start; one made before stays until it is revoked"`
 }
 
@@ -96,6 +98,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterJobServiceServer(r, &jobServer{s: s})
 	ledgerv1.RegisterAccountServiceServer(r, &accountServer{s: s})
 	ledgerv1.RegisterLedgerServiceServer(r, &moneyServer{s: s})
+	ledgerv1.RegisterBudgetServiceServer(r, &budgetServer{s: s})
 }
 
 // Components are the ledger's background parts.

@@ -35,6 +35,7 @@ type record struct {
 	Metadata                         []byte
 	ResultURL                        *string
 	Traceparent                      string
+	Counted                          []counted // where its money is counted
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
@@ -42,7 +43,7 @@ type record struct {
 
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
-	metadata, result_url, traceparent, deleted_at is not null`
+	metadata, result_url, traceparent, deleted_at is not null, counted_in`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -53,7 +54,7 @@ func scan(r pgx.CollectableRow) (*record, error) {
 func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
-		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted}
+		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Counted}
 }
 
 type querier interface {
@@ -220,12 +221,14 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) []byte { return j.Params })
 	column(&t, u.opened, func(j *record) string { return string(j.Metadata) })
 	column(&t, u.opened, func(j *record) string { return j.Traceparent })
+	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
 	t.columns = append(t.columns, u.now)
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
-			created_at, updated_at, swept_at, submit_after)
-		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace, $11, $11, $11, $11
-		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace)`, t.columns...)
+			counted_in, created_at, updated_at, swept_at, submit_after)
+		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace, counted::jsonb, $12, $12, $12, $12
+		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
+			$11::text[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, counted)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {

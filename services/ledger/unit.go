@@ -33,6 +33,7 @@ type unit struct {
 	seen     []sighting
 	freed    []idempotencyKey
 	deferred []deferral
+	spending spending
 }
 
 // outgoing is a message for the outbox.
@@ -162,6 +163,7 @@ func (u *unit) flush(ctx context.Context) error {
 	u.writeChanged(b)
 	u.writeSeen(b)
 	u.writeMessages(b)
+	u.writeSpending(b)
 	if len(u.deferred) > 0 {
 		accounts := map[string]bool{}
 		for _, d := range u.deferred {
@@ -184,6 +186,7 @@ func (u *unit) flush(ctx context.Context) error {
 	}
 	u.writePostings(b)
 	u.writeBalances(b)
+	u.writeSettled(b)
 	return u.send(ctx, b)
 }
 
