@@ -92,6 +92,10 @@ func (g *accountServer) ResumeAccount(ctx context.Context, r *ledgerv1.ResumeAcc
 
 func (g *accountServer) setStatus(ctx context.Context, account, action, reason string, already func(*ledgerv1.Account) bool, sql string, args ...any) (a *ledgerv1.Account, _ error) {
 	err := g.s.administer(ctx, func(ctx context.Context, tx pgx.Tx) (_ deed, err error) {
+		// The balance first, as where an account is paused.
+		if err := stopSpending(ctx, tx, account); err != nil {
+			return nothing, err
+		}
 		if a, err = oneAccount(ctx, tx, account, "for no key update"); err != nil || already(a) {
 			return nothing, err
 		}

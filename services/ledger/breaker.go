@@ -3,8 +3,8 @@ package ledger
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,14 +15,12 @@ import (
 )
 
 // hour is what an account has held for new videos since the hour began. What
-// is released later stays in it: a flood of requests that fail is one too.
+// is released later stays in it: a flood of requests that fail is one too. It is
+// part of the balance's row, which every opening writes anyway.
 type hour struct {
-	start   time.Time
-	spent   int64
-	usual   *int64 // nil: too little history
-	exempt  bool   // an operator has resumed the account a moment ago
-	fresh   bool   // has no row yet
-	changed bool
+	start time.Time
+	spent int64
+	usual *int64 // nil: too little history
 }
 
 const (
@@ -36,7 +34,7 @@ const (
 // limit. The floor is never undercut, and stands alone without a history.
 func (s *Service) spikeLimit(h hour) (int64, bool) {
 	floor := s.cfg.SpikeFloor * money.Micros
-	if s.cfg.SpikeFactor <= 0 || h.exempt || h.usual == nil && floor == 0 {
+	if s.cfg.SpikeFactor <= 0 || h.usual == nil && floor == 0 {
 		return 0, false
 	}
 	limit := floor
@@ -46,69 +44,68 @@ func (s *Service) spikeLimit(h hour) (int64, bool) {
 	return limit, true
 }
 
-// queueUsual finds the usual hour of accounts that spend for the first time in
-// this one, and removes what is too old to matter.
-func (u *unit) queueUsual(b *pgx.Batch) {
-	var accounts []string
-	var start time.Time
-	for id, g := range u.spending.accounts {
-		if g.hour.fresh {
-			accounts, start = append(accounts, id), g.hour.start
+// queueHours begins a new hour where the last one is over: that one goes into
+// the history, and what is usual is found anew.
+func (u *unit) queueHours(b *pgx.Batch, accounts map[string]bool) {
+	start := u.now.UTC().Truncate(time.Hour)
+	var over []*balance
+	for id := range accounts {
+		// An hour that is ahead of this transaction's clock is counted on: another
+		// transaction, begun later, came first.
+		if x := u.balances[id]; x != nil && x.hour.start.Before(start) {
+			over = append(over, x)
 		}
 	}
-	if len(accounts) == 0 {
+	if len(over) == 0 {
 		return
 	}
-	slices.Sort(accounts)
-	b.Queue("delete from spend_hour where account_id = any($1) and hour < $2", accounts, start.Add(-usualFrom))
+	slices.SortFunc(over, func(a, b *balance) int { return strings.Compare(a.account, b.account) })
+	var t table
+	column(&t, over, func(x *balance) string { return x.account })
+	column(&t, over, func(x *balance) time.Time { return x.hour.start })
+	column(&t, over, func(x *balance) int64 { return x.hour.spent })
+	b.Queue(`insert into spend_hour (account_id, hour, micros) select * from unnest($1::text[], $2::timestamptz[], $3::bigint[]) as x (a, h, m)
+		where m > 0 on conflict do nothing`, t.columns...)
+	b.Queue("delete from spend_hour where account_id = any($1) and hour < $2", t.columns[0], start.Add(-usualFrom))
 	b.Queue(`select account_id, trunc(avg(micros))::bigint from spend_hour where account_id = any($1) and hour < $2
-		group by account_id having count(*) >= $3`, accounts, start, usualHours).Query(func(rows pgx.Rows) error {
+		group by account_id having count(*) >= $3`, t.columns[0], start, usualHours).Query(func(rows pgx.Rows) error {
 		var account string
-		var usual int64
-		_, err := pgx.ForEachRow(rows, []any{&account, &usual}, func() error {
-			mean := usual
-			u.spending.accounts[account].hour.usual = &mean
+		var mean int64
+		_, err := pgx.ForEachRow(rows, []any{&account, &mean}, func() error {
+			usual := mean
+			u.balances[account].hour.usual = &usual
 			return nil
 		})
 		return err
 	})
-}
-
-func (u *unit) writeHours(b *pgx.Batch) {
-	var t table
-	accounts := slices.DeleteFunc(slices.Sorted(maps.Keys(u.spending.accounts)), func(id string) bool { return !u.spending.accounts[id].hour.changed })
-	if len(accounts) == 0 {
-		return
+	for _, x := range over {
+		x.hour = hour{start: start}
 	}
-	of := func(id string) hour { return u.spending.accounts[id].hour }
-	column(&t, accounts, func(id string) string { return id })
-	column(&t, accounts, func(id string) time.Time { return of(id).start })
-	column(&t, accounts, func(id string) int64 { return of(id).spent })
-	column(&t, accounts, func(id string) *int64 { return of(id).usual })
-	b.Queue(`insert into spend_hour (account_id, hour, micros, usual_micros)
-		select * from unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::bigint[])
-		on conflict (account_id, hour) do update set micros = excluded.micros`, t.columns...)
 }
 
 // pause stops an account's spending until an operator resumes it, with a notice
 // and an entry in the audit log, and returns what its callers are told from now on.
-func (u *unit) pause(ctx context.Context, s *Service, j *record, g *guard, limit int64) (*fault.Error, error) {
-	would := add(g.hour.spent, j.Quote)
-	g.paused = fmt.Sprintf("with this video the account would have spent %s credits since %s UTC, and the most that an hour may come to is %s",
-		money.Format(would), g.hour.start.UTC().Format("15:04"), money.Format(limit))
-	if g.hour.usual != nil {
-		g.paused += fmt.Sprintf(", as its usual hour is %s", money.Format(*g.hour.usual))
+func (u *unit) pause(ctx context.Context, s *Service, b *balance, j *record, limit int64) (*fault.Error, error) {
+	would := add(b.hour.spent, j.Quote)
+	reason := fmt.Sprintf("with this video the account would have spent %s credits since %s UTC, and the most that an hour may come to is %s",
+		money.Format(would), b.hour.start.UTC().Format("15:04"), money.Format(limit))
+	if b.hour.usual != nil {
+		reason += fmt.Sprintf(", as its usual hour is %s", money.Format(*b.hour.usual))
 	}
-	if _, err := u.tx.Exec(ctx, "update account set paused_reason = $2, paused_at = now() where id = $1", j.Account, g.paused); err != nil {
+	if _, err := u.tx.Exec(ctx, "update account set paused_reason = $2, paused_at = now() where id = $1", j.Account, reason); err != nil {
 		return nil, fmt.Errorf("pause account: %w", err)
 	}
-	if err := enter(ctx, u.tx, deed{action: "account.pause", account: j.Account, target: j.Account, details: map[string]any{"reason": g.paused}}); err != nil {
+	if err := guardFromNow(ctx, u.tx, j.Account); err != nil {
+		return nil, err
+	}
+	u.spending.accounts[j.Account] = &guard{paused: reason} // for the rest of the group
+	if err := enter(ctx, u.tx, deed{action: "account.pause", account: j.Account, target: j.Account, details: map[string]any{"reason": reason}}); err != nil {
 		return nil, err
 	}
 	s.log.WarnContext(ctx, "account paused", "account_id", j.Account, "api_key_id", j.Key, "hour_micros", would, "limit_micros", limit)
-	refusal := pausedBecause(g.paused)
+	refusal := pausedBecause(reason)
 	return refusal, u.notify(ctx, "paused-"+j.ID, &eventv1.AccountNotice{AccountId: j.Account, Text: refusal.Message,
-		About: &eventv1.AccountNotice_Paused{Paused: &eventv1.SpendingPaused{HourMicros: would, LimitMicros: limit, UsualMicros: g.hour.usual}}})
+		About: &eventv1.AccountNotice_Paused{Paused: &eventv1.SpendingPaused{HourMicros: would, LimitMicros: limit, UsualMicros: b.hour.usual}}})
 }
 
 func pausedBecause(reason string) *fault.Error {

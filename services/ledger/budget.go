@@ -48,7 +48,9 @@ type budgetUse struct {
 	period      period
 	limit       int64
 	hard        bool
+	zone        *time.Location
 	start, end  time.Time
+	latest      *time.Time // when the period began in which something was counted last
 	held, spent int64
 	alerted     int
 	changed     bool
@@ -67,7 +69,7 @@ func (u *unit) queueBudgets(b *pgx.Batch, group []*openCall) {
 	var wanted []subject
 	for _, c := range group {
 		r := c.req
-		if g := u.spending.accounts[r.GetAccountId()]; g == nil || !g.limited {
+		if !u.isGuarded(r.GetAccountId()) {
 			continue
 		}
 		j := record{Account: r.GetAccountId(), Key: r.GetApiKeyId(), User: r.GetUser()}
@@ -92,10 +94,8 @@ func (u *unit) queueBudgets(b *pgx.Batch, group []*openCall) {
 		left join lateral (select * from budget_use u where u.budget_id = b.id and u.subject_id = x.id order by period_start desc limit 1) u on true
 		order by b.id`, t.columns...).Query(func(rows pgx.Rows) error {
 		var x budgetUse
-		var latest *time.Time
-		_, err := pgx.ForEachRow(rows, []any{&x.account, &x.kind, &x.id, &x.budget, &x.period, &x.limit, &x.hard, &latest, &x.held, &x.spent, &x.alerted}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&x.account, &x.kind, &x.id, &x.budget, &x.period, &x.limit, &x.hard, &x.latest, &x.held, &x.spent, &x.alerted}, func() error {
 			one := x
-			one.begin(u.now, latest, u.spending.accounts[x.account].zone)
 			u.spending.budgets[x.subject] = append(u.spending.budgets[x.subject], &one)
 			return nil
 		})
@@ -103,21 +103,19 @@ func (u *unit) queueBudgets(b *pgx.Batch, group []*openCall) {
 	})
 }
 
-// begin finds the period that holds now, given the latest in which something
-// was counted. That one may be later than now: another transaction, begun after
-// this one, came first, or the account's time zone was changed.
-func (x *budgetUse) begin(now time.Time, latest *time.Time, zone *time.Location) {
+// begin finds the period that holds now. The latest that was counted in may be
+// later than now: another transaction, begun after this one, came first, or the
+// account's time zone was changed. Then it holds on.
+func (x *budgetUse) begin(now time.Time, zone *time.Location) {
+	x.zone = zone
 	x.start, x.end = x.period.bounds(now, zone)
 	switch {
-	case latest == nil:
-	case latest.After(x.start):
-		_, x.end = x.period.bounds(*latest, zone)
-		x.start = *latest
-		return
-	case latest.Equal(x.start):
-		return
+	case x.latest != nil && x.latest.After(x.start):
+		_, x.end = x.period.bounds(*x.latest, zone)
+		x.start = *x.latest
+	case x.latest == nil || x.latest.Before(x.start):
+		x.held, x.spent, x.alerted = 0, 0, 0
 	}
-	x.held, x.spent, x.alerted = 0, 0, 0
 }
 
 func (x *budgetUse) used() int64 { return add(x.held, x.spent) }
@@ -139,16 +137,16 @@ func (x *budgetUse) name() string {
 }
 
 // resets says when the budget begins anew, by the account's clock and in UTC.
-func (x *budgetUse) resets(zone *time.Location) string {
+func (x *budgetUse) resets() string {
 	if x.end.IsZero() {
 		return "it does not reset"
 	}
-	return fmt.Sprintf("it resets at %s %s (%s UTC)", x.end.In(zone).Format("2006-01-02 15:04"), zone, x.end.UTC().Format("2006-01-02 15:04"))
+	return fmt.Sprintf("it resets at %s %s (%s UTC)", x.end.In(x.zone).Format("2006-01-02 15:04"), x.zone, x.end.UTC().Format("2006-01-02 15:04"))
 }
 
 // overBudget is the refusal of a job that does not fit a hard budget. When there
 // are several it is that of the one which resets last, and names them all.
-func (u *unit) overBudget(j *record, model string, zone *time.Location) *fault.Error {
+func (u *unit) overBudget(j *record, model string) *fault.Error {
 	var last *budgetUse
 	var fields []fault.Field
 	for _, s := range j.subjects(model) {
@@ -157,7 +155,7 @@ func (u *unit) overBudget(j *record, model string, zone *time.Location) *fault.E
 				continue
 			}
 			fields = append(fields, fault.Field{Name: "budget", Message: fmt.Sprintf("%s, the %s, has %s of %s credits left; %s",
-				x.budget, x.name(), money.Format(x.left()), money.Format(x.limit), x.resets(zone))})
+				x.budget, x.name(), money.Format(x.left()), money.Format(x.limit), x.resets())})
 			if last == nil || !last.end.IsZero() && (x.end.IsZero() || x.end.After(last.end)) {
 				last = x
 			}
@@ -167,7 +165,7 @@ func (u *unit) overBudget(j *record, model string, zone *time.Location) *fault.E
 		return nil
 	}
 	e := fault.New(fault.InsufficientCredits, "this video costs %s credits, and the %s has %s left: of its %s, %s are spent and %s held for videos under way; %s",
-		money.Format(j.Quote), last.name(), money.Format(last.left()), money.Format(last.limit), money.Format(last.spent), money.Format(last.held), last.resets(zone))
+		money.Format(j.Quote), last.name(), money.Format(last.left()), money.Format(last.limit), money.Format(last.spent), money.Format(last.held), last.resets())
 	e.Fields = fields
 	if !last.end.IsZero() && j.Quote <= last.limit {
 		e.RetryAfter = last.end.Sub(u.now)
@@ -177,7 +175,7 @@ func (u *unit) overBudget(j *record, model string, zone *time.Location) *fault.E
 
 // countInBudgets counts an opened job in every budget that it concerns, and
 // tells when one is used so far.
-func (u *unit) countInBudgets(ctx context.Context, j *record, model string, zone *time.Location) error {
+func (u *unit) countInBudgets(ctx context.Context, j *record, model string) error {
 	for _, s := range j.subjects(model) {
 		for _, x := range u.spending.budgets[s] {
 			x.held = add(x.held, j.Quote)
@@ -188,7 +186,7 @@ func (u *unit) countInBudgets(ctx context.Context, j *record, model string, zone
 					continue
 				}
 				x.alerted = percent
-				if err := u.notify(ctx, x.noticeID(), x.notice(zone)); err != nil {
+				if err := u.notify(ctx, x.noticeID(), x.notice()); err != nil {
 					return err
 				}
 			}
@@ -220,7 +218,7 @@ func (x *budgetUse) noticeID() string {
 	return fmt.Sprintf("%s-%x-%d-%d-%d", x.budget, of[:8], x.start.Unix(), x.limit, x.alerted)
 }
 
-func (x *budgetUse) notice(zone *time.Location) *eventv1.AccountNotice {
+func (x *budgetUse) notice() *eventv1.AccountNotice {
 	b := &eventv1.BudgetReached{BudgetId: x.budget, Subject: x.kind, SubjectId: x.id, Period: string(x.period), Percent: int32(x.alerted),
 		LimitMicros: x.limit, SpentMicros: x.spent, HeldMicros: x.held, Hard: x.hard}
 	if !x.end.IsZero() {
@@ -228,7 +226,7 @@ func (x *budgetUse) notice(zone *time.Location) *eventv1.AccountNotice {
 	}
 	return &eventv1.AccountNotice{AccountId: x.account, About: &eventv1.AccountNotice_Budget{Budget: b},
 		Text: fmt.Sprintf("%d %% of the %s is used: of its %s credits, %s are spent and %s held for videos under way; %s",
-			x.alerted, x.name(), money.Format(x.limit), money.Format(x.spent), money.Format(x.held), x.resets(zone))}
+			x.alerted, x.name(), money.Format(x.limit), money.Format(x.spent), money.Format(x.held), x.resets())}
 }
 
 func (u *unit) writeBudgetUses(b *pgx.Batch) {

@@ -51,7 +51,8 @@ func scanBudget(row pgx.CollectableRow) (*ledgerv1.Budget, error) {
 }
 
 // stopSpending waits until nobody spends from an account, and keeps it so until
-// the transaction ends: what is set counts from one job to the next.
+// the transaction ends: what is set counts from one job to the next. From then
+// on OpenJob reads what guards the account.
 func stopSpending(ctx context.Context, tx pgx.Tx, account string) error {
 	var locked string
 	err := tx.QueryRow(ctx, "select account_id from balance where account_id = $1 for update", account).Scan(&locked)
@@ -60,6 +61,15 @@ func stopSpending(ctx context.Context, tx pgx.Tx, account string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("lock balance: %w", err)
+	}
+	return guardFromNow(ctx, tx, account)
+}
+
+// guardFromNow marks an account as one of which more is to be read than its
+// balance. It stays marked.
+func guardFromNow(ctx context.Context, tx pgx.Tx, account string) error {
+	if _, err := tx.Exec(ctx, "update balance set guarded = true where account_id = $1 and not guarded", account); err != nil {
+		return fmt.Errorf("guard account: %w", err)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 // breaker. It is read after the balances were locked and written before they
 // are free: between the two nobody else spends from these accounts.
 type spending struct {
-	accounts map[string]*guard
+	accounts map[string]*guard // those that are guarded
 	budgets  map[subject][]*budgetUse
 	ceilings map[string]*ceiling // by key
 	settled  []*record
@@ -27,8 +27,7 @@ type spending struct {
 type guard struct {
 	zone              *time.Location
 	suspended, paused string // why; empty when not
-	limited           bool   // there are budgets or ceilings to read
-	hour              hour
+	exempt            bool   // from the breaker, a while after it was resumed
 }
 
 // ceiling is how many jobs of a key may be under way.
@@ -40,44 +39,56 @@ type ceiling struct {
 // at any moment.
 const ceilingRetry = 5 * time.Second
 
-// lockSpending locks the balances of a group and reads what guards them. An
-// account for which nothing is set costs one row.
+// lockSpending locks the balances of a group and reads what guards them. For
+// accounts of which nothing was ever set that is in the balance's row itself.
 func (u *unit) lockSpending(ctx context.Context, group []*openCall) error {
 	accounts := map[string]bool{}
 	for _, c := range group {
 		accounts[c.req.GetAccountId()] = true
 	}
 	u.spending = spending{accounts: map[string]*guard{}, budgets: map[subject][]*budgetUse{}, ceilings: map[string]*ceiling{}}
+	if err := u.lockBalances(ctx, accounts); err != nil {
+		return err
+	}
+	var guarded []string
+	for id := range accounts {
+		if b := u.balances[id]; b != nil && b.guarded {
+			guarded = append(guarded, id)
+		}
+	}
+	slices.Sort(guarded)
 	b := &pgx.Batch{}
-	u.queueBalances(b, accounts)
-	// A statement of its own, after the lock was granted: what the lock waited
-	// for would be older in the same one.
-	u.queueGuards(b, accounts)
+	u.queueHours(b, accounts)
+	if len(guarded) > 0 {
+		u.queueGuards(b, guarded)
+		u.queueBudgets(b, group)
+		u.queueCeilings(b, group)
+	}
 	if err := u.send(ctx, b); err != nil {
 		return err
 	}
-	b = &pgx.Batch{}
-	u.queueUsual(b)
-	u.queueBudgets(b, group)
-	u.queueCeilings(b, group)
-	return u.send(ctx, b)
+	for _, uses := range u.spending.budgets {
+		for _, x := range uses {
+			x.begin(u.now, u.spending.accounts[x.account].zone)
+		}
+	}
+	return nil
 }
 
-func (u *unit) queueGuards(b *pgx.Batch, accounts map[string]bool) {
-	b.Queue(`select a.id, a.time_zone, case status when 'suspended' then suspended_reason else '' end, paused_reason,
-			coalesce(spike_exempt_until > now(), false), date_trunc('hour', now(), 'UTC'), h.micros, h.usual_micros,
-			exists (select from budget where account_id = a.id and deleted_at is null) or exists (select from key_limit where account_id = a.id)
-		from account a left join spend_hour h on h.account_id = a.id and h.hour = date_trunc('hour', now(), 'UTC')
-		where a.id = any($1)`, slices.Sorted(maps.Keys(accounts))).Query(func(rows pgx.Rows) error {
+// isGuarded says whether more is to be read of an account than its balance.
+func (u *unit) isGuarded(account string) bool {
+	b := u.balances[account]
+	return b != nil && b.guarded
+}
+
+func (u *unit) queueGuards(b *pgx.Batch, accounts []string) {
+	b.Queue(`select id, time_zone, case status when 'suspended' then suspended_reason else '' end, paused_reason,
+		coalesce(spike_exempt_until > now(), false) from account where id = any($1)`, accounts).Query(func(rows pgx.Rows) error {
 		var account, zone string
 		var g guard
-		var spent *int64
-		_, err := pgx.ForEachRow(rows, []any{&account, &zone, &g.suspended, &g.paused, &g.hour.exempt, &g.hour.start, &spent, &g.hour.usual, &g.limited}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&account, &zone, &g.suspended, &g.paused, &g.exempt}, func() error {
 			one := g
 			one.zone = location(zone)
-			if one.hour.fresh = spent == nil; spent != nil {
-				one.hour.spent = *spent
-			}
 			u.spending.accounts[account] = &one
 			return nil
 		})
@@ -88,7 +99,7 @@ func (u *unit) queueGuards(b *pgx.Batch, accounts map[string]bool) {
 func (u *unit) queueCeilings(b *pgx.Batch, group []*openCall) {
 	var keys []string
 	for _, c := range group {
-		if g := u.spending.accounts[c.req.GetAccountId()]; g != nil && g.limited && c.req.GetApiKeyId() != "" {
+		if u.isGuarded(c.req.GetAccountId()) && c.req.GetApiKeyId() != "" {
 			keys = append(keys, c.req.GetApiKeyId())
 		}
 	}
@@ -111,10 +122,9 @@ func (u *unit) queueCeilings(b *pgx.Batch, group []*openCall) {
 // except that it pauses an account which spends too fast.
 func (s *Service) admit(ctx context.Context, u *unit, b *balance, j *record, model string) (refusal *fault.Error, _ error) {
 	g := u.spending.accounts[j.Account]
-	if g == nil {
-		return nil, fmt.Errorf("account %s has a balance and no row", j.Account)
-	}
 	switch {
+	case g == nil: // nothing was ever set
+		g = &guard{}
 	case g.suspended != "":
 		return fault.New(fault.PermissionDenied, "the account is suspended: %s", g.suspended), nil
 	case g.paused != "":
@@ -126,32 +136,29 @@ func (s *Service) admit(ctx context.Context, u *unit, b *balance, j *record, mod
 		e.RetryAfter = ceilingRetry
 		return e, nil
 	}
-	if e := u.overBudget(j, model, g.zone); e != nil {
+	if e := u.overBudget(j, model); e != nil {
 		return e, nil
 	}
 	if b.of[available] < j.Quote {
 		return nil, nil // the hold says so; what cannot be paid pauses nothing
 	}
-	if limit, ok := s.spikeLimit(g.hour); ok && limit-g.hour.spent < j.Quote {
-		return u.pause(ctx, s, j, g, limit)
+	if limit, ok := s.spikeLimit(b.hour); ok && !g.exempt && limit-b.hour.spent < j.Quote {
+		return u.pause(ctx, s, b, j, limit)
 	}
 	return nil, nil
 }
 
 // countOpened counts a job that was admitted and is held.
-func (u *unit) countOpened(ctx context.Context, j *record, model string) error {
-	g := u.spending.accounts[j.Account]
-	g.hour.spent = add(g.hour.spent, j.Quote)
-	g.hour.changed = true
+func (u *unit) countOpened(ctx context.Context, b *balance, j *record, model string) error {
+	b.hour.spent = add(b.hour.spent, j.Quote) // written with the hold
 	if c := u.spending.ceilings[j.Key]; c != nil {
 		c.live++
 		c.added++
 	}
-	return u.countInBudgets(ctx, j, model, g.zone)
+	return u.countInBudgets(ctx, j, model)
 }
 
 func (u *unit) writeSpending(b *pgx.Batch) {
-	u.writeHours(b)
 	u.writeBudgetUses(b)
 	added := map[string]int{}
 	for key, c := range u.spending.ceilings {

@@ -35,6 +35,8 @@ var books = []book{available, held, revenue, funding, promotional, writeOff, pro
 type balance struct {
 	account string
 	of      map[book]int64
+	guarded bool // there is more to read before something is opened
+	hour    hour
 	changed bool
 }
 

@@ -218,7 +218,7 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[
 	if taken != nil {
 		taken.job = j
 	}
-	if err := u.countOpened(c.ctx, j, model); err != nil {
+	if err := u.countOpened(c.ctx, b, j, model); err != nil {
 		return err
 	}
 	u.opened = append(u.opened, j)

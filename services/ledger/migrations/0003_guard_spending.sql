@@ -44,15 +44,23 @@ create table key_limit (
 ) with (fillfactor = 50);
 create index key_limit_by_account on key_limit (account_id);
 
--- What an account held for new videos in each hour. The usual hour is fixed when
--- the hour's row is made: what is being spent does not raise its own limit.
+-- What is read with the balance's lock, and written with the hold, costs
+-- nothing: an account that was never guarded reads nothing else, and the hour
+-- that the breaker watches is counted here.
+alter table balance
+    add column guarded           boolean not null default false, -- has, or had, a budget, a ceiling, a suspension or a pause
+    add column hour_start        timestamptz not null default 'epoch',
+    add column hour_micros       bigint not null default 0 check (hour_micros >= 0), -- held for new videos since hour_start
+    add column hour_usual_micros bigint;                         -- the mean of the hours before, fixed for the hour; null: too few
+update balance b set guarded = true from account a where a.id = b.account_id and a.status = 'suspended';
+
+-- The hours before, of the last 7 days, in which an account spent at all.
 create table spend_hour (
-    account_id   text not null references account,
-    hour         timestamptz not null,
-    micros       bigint not null check (micros >= 0),
-    usual_micros bigint,                               -- null: too little history
+    account_id text not null references account,
+    hour       timestamptz not null,
+    micros     bigint not null check (micros > 0),
     primary key (account_id, hour)
-) with (fillfactor = 50);
+);
 
 alter table account
     add column paused_reason      text not null default '',
