@@ -350,3 +350,23 @@ func (b *Bus) Status(ctx context.Context, jobID string) (*videov1.Video, bool, e
 	}
 	return &v, true, nil
 }
+
+// Forget removes what the bus still holds of a job: its entry in the read model
+// and its events. It is for jobs that are final and erased.
+func (b *Bus) Forget(ctx context.Context, accountID, jobID string) error {
+	kv, err := b.status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := kv.Purge(ctx, token(jobID)); err != nil && !notFound(err) {
+		return fmt.Errorf("forget status: %w", err)
+	}
+	s, err := b.js.Stream(ctx, StreamEvents)
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", StreamEvents, err)
+	}
+	if err := s.Purge(ctx, jetstream.WithPurgeSubject("job."+token(accountID)+"."+token(jobID)+".>")); err != nil {
+		return fmt.Errorf("forget events: %w", err)
+	}
+	return nil
+}

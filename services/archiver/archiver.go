@@ -72,8 +72,29 @@ func (s *Service) Components() []run.Component {
 		c := bus.ArchiveConsumer
 		c.Timeout = s.cfg.Timeout + time.Minute
 		return bus.Consume(ctx, s.d.Bus, c, s.cfg.Workers, s.archive)
+	}}, {Name: "archiver-delete", Run: func(ctx context.Context) error {
+		return bus.Consume(ctx, s.d.Bus, bus.DeleteConsumer, deleters, s.delete)
 	}}}
 }
+
+// deleters is how many files one replica deletes at the same time.
+const deleters = 4
+
+// delete removes a stored result and reports it gone; one that is gone already
+// is reported again. Only results are deleted, whatever the command says.
+func (s *Service) delete(ctx context.Context, c *eventv1.DeleteArtifact) error {
+	if !strings.HasPrefix(c.GetKey(), results) || strings.Contains(c.GetKey(), "..") {
+		return bus.Terminate(fmt.Errorf("delete result: the key of %s is not a result's", c.GetJobId()))
+	}
+	if err := s.d.Bucket.Delete(ctx, c.GetKey()); err != nil {
+		return err
+	}
+	return s.publish(ctx, "deleted", &eventv1.Observation{JobId: c.GetJobId(), AttemptId: c.GetAttemptId(), Provider: c.GetProvider(),
+		Fact: &eventv1.Observation_ArtifactDeleted{ArtifactDeleted: &eventv1.ArtifactDeleted{Key: c.GetKey()}}})
+}
+
+// results is where they lie in the bucket.
+const results = "videos/"
 
 // lostError says that the result is not there, or is no video: asking again
 // helps only if the provider was not ready yet.
@@ -118,13 +139,21 @@ func (s *Service) archive(ctx context.Context, ev *eventv1.JobEvent) error {
 // report tells the ledger how it ended.
 func (s *Service) report(ctx context.Context, ev *eventv1.JobEvent, how string, o *eventv1.Observation) error {
 	o.JobId, o.AttemptId, o.Provider = ev.GetVideo().GetId(), ev.GetAttemptId(), ev.GetVideo().GetProvider()
-	o.Id, o.Source, o.ObservedAt = o.GetAttemptId()+"-"+how, "archiver", timestamppb.Now()
-	if err := s.d.Bus.PublishObservation(ctx, o); err != nil {
-		return bus.After(time.Second, err)
+	if err := s.publish(ctx, how, o); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	delete(s.denied, o.GetAttemptId())
 	s.mu.Unlock()
+	return nil
+}
+
+// publish is the end of what was done with an attempt's result.
+func (s *Service) publish(ctx context.Context, how string, o *eventv1.Observation) error {
+	o.Id, o.Source, o.ObservedAt = o.GetAttemptId()+"-"+how, "archiver", timestamppb.Now()
+	if err := s.d.Bus.PublishObservation(ctx, o); err != nil {
+		return bus.After(time.Second, err)
+	}
 	s.d.Logger.InfoContext(ctx, "archiving ended", "job_id", o.GetJobId(), "fact_id", o.GetId(), "bytes", o.GetArchived().GetArtifact().GetSizeBytes())
 	return nil
 }
@@ -204,7 +233,7 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, url strin
 	if ct := resp.Header.Get("Content-Type"); len(head) < 12 || string(head[4:8]) != "ftyp" || strings.HasPrefix(ct, "text/") {
 		return nil, &lostError{reason: "it is not an MP4 video"}
 	}
-	key := "videos/" + v.GetAccountId() + "/" + v.GetId() + "/" + attempt + ".mp4"
+	key := results + v.GetAccountId() + "/" + v.GetId() + "/" + attempt + ".mp4"
 	wctx, abandon := context.WithCancel(ctx)
 	defer abandon()
 	w, err := s.d.Bucket.Writer(wctx, key, "video/mp4")

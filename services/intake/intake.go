@@ -38,10 +38,9 @@ type StatusReader interface {
 	Status(ctx context.Context, jobID string) (*videov1.Video, bool, error)
 }
 
-// Files signs and deletes stored results; bucket.Bucket is one.
+// Files signs stored results; bucket.Bucket is one.
 type Files interface {
 	SignedURL(ctx context.Context, key string) (string, time.Time, error)
-	Delete(ctx context.Context, key string) error
 }
 
 // Limiter counts the requests of keys; limit.Limiter is one.
@@ -53,6 +52,8 @@ type Limiter interface {
 type Deps struct {
 	Jobs     ledgerv1.JobServiceClient
 	Ledger   ledgerv1.LedgerServiceClient
+	Usage    ledgerv1.UsageServiceClient
+	Privacy  ledgerv1.PrivacyServiceClient
 	Accounts ledgerv1.AccountServiceClient
 	Budgets  ledgerv1.BudgetServiceClient
 	Auth     *auth.Authenticator
@@ -73,7 +74,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Accounts == nil || d.Budgets == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil
@@ -216,19 +217,16 @@ func (s *Service) cancel(ctx context.Context, p auth.Principal, videoID string) 
 	return r.GetVideo(), nil
 }
 
+// remove deletes a finished video: the ledger hides it and has its file deleted.
 func (s *Service) remove(ctx context.Context, p auth.Principal, videoID string) error {
 	if err := p.Active(); err != nil {
 		return err
 	}
-	v, err := s.get(ctx, p, videoID)
-	if err != nil {
-		return err
+	if !id.Safe(videoID) {
+		return missing()
 	}
 	if _, err := s.d.Jobs.DeleteJob(ctx, &ledgerv1.DeleteJobRequest{AccountId: p.AccountID, JobId: videoID}); err != nil {
 		return fault.FromStatus(err)
-	}
-	if k := v.GetArtifact().GetKey(); k != "" {
-		return s.d.Files.Delete(ctx, k)
 	}
 	return nil
 }

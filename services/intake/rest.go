@@ -44,6 +44,7 @@ func (s *Service) Handler() http.Handler {
 	route("POST /v1/videos:quote", auth.VideosRead, s.quoteVideo)
 	route("GET /v1/models", auth.VideosRead, s.listModels)
 	route("GET /v1/balance", auth.BillingRead, s.getBalance)
+	route("GET /v1/usage", auth.BillingRead, s.getUsage)
 	mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, r *http.Request) {
 		if err := s.d.Health(r.Context()); err != nil {
 			videojson.Write(w, http.StatusServiceUnavailable, map[string]string{"status": "unavailable"})
@@ -207,6 +208,9 @@ func (s *Service) content(w http.ResponseWriter, r *http.Request, p auth.Princip
 		return err
 	}
 	if o.URL == "" {
+		if o.Status == "completed" {
+			return fault.New(fault.NotFound, "the video's file was removed after the time for which this service keeps results")
+		}
 		e := fault.New(fault.Conflict, "the video is %s and has no content", o.State)
 		if o.Status != "failed" {
 			e.Message += " yet"

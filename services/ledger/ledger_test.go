@@ -41,6 +41,8 @@ type bundle struct {
 	jobs  ledgerv1.JobServiceClient
 	accts ledgerv1.AccountServiceClient
 	money ledgerv1.LedgerServiceClient
+	usage ledgerv1.UsageServiceClient
+	erase ledgerv1.PrivacyServiceClient
 	acct  string
 }
 
@@ -53,7 +55,7 @@ func setup(t *testing.T, credits int64, change ...func(*ledgerConfig)) *bundle {
 	b := natstest.Bus(t)
 	pool := pgtest.New(t, ledger.Migrations())
 	cfg := ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
-		SweepAfter: 300 * time.Millisecond, StoreLife: time.Hour, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 2, Group: 64, Waiting: 4096}
+		SweepAfter: 300 * time.Millisecond, StoreLife: time.Hour, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, RetainEvery: 50 * time.Millisecond, Workers: 2, Group: 64, Waiting: 4096}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -80,7 +82,8 @@ func setup(t *testing.T, credits int64, change ...func(*ledgerConfig)) *bundle {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(); cancel(); srv.Stop(); wg.Wait() })
-	x := &bundle{svc: s, pool: pool, bus: b, jobs: ledgerv1.NewJobServiceClient(conn), accts: ledgerv1.NewAccountServiceClient(conn), money: ledgerv1.NewLedgerServiceClient(conn)}
+	x := &bundle{svc: s, pool: pool, bus: b, jobs: ledgerv1.NewJobServiceClient(conn), accts: ledgerv1.NewAccountServiceClient(conn), money: ledgerv1.NewLedgerServiceClient(conn),
+		usage: ledgerv1.NewUsageServiceClient(conn), erase: ledgerv1.NewPrivacyServiceClient(conn)}
 	a, err := x.accts.CreateAccount(ctx, &ledgerv1.CreateAccountRequest{Name: "test"})
 	if err != nil {
 		t.Fatal(err)

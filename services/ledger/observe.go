@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -121,20 +122,28 @@ func (s *Service) observed(x sighting) error {
 	return nil
 }
 
+const (
+	// One that was ignored or contradicted the known may be true later.
+	knownFactsSQL = "select id from observation where id = any($1) and verdict in ('applied', 'late')"
+	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider = any($1) and provider_task_id = any($2)"
+)
+
 // apply judges a group in its order and gathers what follows.
 func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
-	var ids, facts, tasks []string
+	var ids, facts, tasks, providers []string
 	for _, x := range seen {
 		ids, facts = append(ids, x.o.GetJobId()), append(facts, x.o.GetId())
 		if t := taskID(x.o); t != "" {
 			tasks = append(tasks, t)
+			if !slices.Contains(providers, x.o.GetProvider()) {
+				providers = append(providers, x.o.GetProvider())
+			}
 		}
 	}
 	known, owners := map[string]bool{}, map[[2]string]string{}
 	jobs, err := u.lockJobs(ctx, ids, func(b *pgx.Batch) {
 		// Under the jobs' locks: the same fact cannot be on its way elsewhere.
-		// One that was ignored or contradicted the known may be true later.
-		b.Queue("select id from observation where id = any($1) and verdict in ('applied', 'late')", facts).Query(func(rows pgx.Rows) error {
+		b.Queue(knownFactsSQL, facts).Query(func(rows pgx.Rows) error {
 			var fact string
 			_, err := pgx.ForEachRow(rows, []any{&fact}, func() error { known[fact] = true; return nil })
 			return err
@@ -142,7 +151,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 		if len(tasks) == 0 {
 			return
 		}
-		b.Queue("select provider, provider_task_id, id from attempt where provider_task_id = any($1)", tasks).Query(func(rows pgx.Rows) error {
+		b.Queue(taskOwnersSQL, providers, tasks).Query(func(rows pgx.Rows) error {
 			var provider, task, attempt string
 			_, err := pgx.ForEachRow(rows, []any{&provider, &task, &attempt}, func() error {
 				owners[[2]string{provider, task}] = attempt
@@ -210,6 +219,10 @@ func factName(o *eventv1.Observation) string {
 // judge draws the conclusion from one observation of a locked job.
 func (s *Service) judge(u *unit, x *sighting, owners map[[2]string]string) (string, error) {
 	j, o := x.job, x.o
+	if d := o.GetArtifactDeleted(); d != nil {
+		u.cleared = append(u.cleared, d.GetKey())
+		return applied, nil
+	}
 	a := j.current()
 	if a == nil || a.ID != o.GetAttemptId() || j.State.Terminal() {
 		if o.GetRendered() != nil || o.GetAccepted() != nil {

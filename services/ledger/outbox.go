@@ -44,6 +44,16 @@ func (s *Service) relay(ctx context.Context) error {
 	}
 }
 
+const (
+	relayBatch = 512
+	// statement_timestamp, unlike clock_timestamp, ends the reading of the index:
+	// messages that are due much later cost nothing.
+	dueSQL = `select publish_after, id, message_id, subject, type, data, traceparent from outbox
+		where publish_after <= statement_timestamp() order by publish_after, id limit $1`
+	sentSQL = `delete from outbox o using unnest($1::timestamptz[], $2::bigint[]) as x (at, id)
+		where o.publish_after = x.at and o.id = x.id`
+)
+
 // watchOutbox makes the gauges that tell of a relay that does not get through.
 func (s *Service) watchOutbox(meter metric.Meter) error {
 	size, err1 := meter.Int64ObservableGauge("reelway.ledger.outbox.size", metric.WithUnit("{message}"),
@@ -57,7 +67,7 @@ func (s *Service) watchOutbox(meter metric.Meter) error {
 		var oldest float64
 		if err := s.pool.QueryRow(ctx, `select count(*), coalesce(extract(epoch from clock_timestamp() - min(publish_after)), 0)::float8,
 				(select count(*) from outbox_parked)
-			from outbox where publish_after <= clock_timestamp()`).Scan(&due, &oldest, &parked); err != nil {
+			from outbox where publish_after <= statement_timestamp()`).Scan(&due, &oldest, &parked); err != nil {
 			return fmt.Errorf("count outbox: %w", err)
 		}
 		o.ObserveInt64(size, due, metric.WithAttributes(attribute.String("state", "due")))
@@ -67,8 +77,6 @@ func (s *Service) watchOutbox(meter metric.Meter) error {
 	}, size, age)
 	return errors.Join(err1, err2, err3)
 }
-
-const relayBatch = 512
 
 // relayOnce publishes one batch and returns how many messages went out.
 func (s *Service) relayOnce(ctx context.Context) (n int, err error) {
@@ -81,8 +89,7 @@ func (s *Service) relayOnce(ctx context.Context) (n int, err error) {
 		if err := tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(7233510)").Scan(&mine); err != nil || !mine {
 			return err
 		}
-		rows, err := tx.Query(ctx, `select publish_after, id, message_id, subject, type, data, traceparent from outbox
-			where publish_after <= clock_timestamp() order by publish_after, id limit $1`, relayBatch)
+		rows, err := tx.Query(ctx, dueSQL, relayBatch)
 		if err != nil {
 			return err
 		}
@@ -115,8 +122,7 @@ func (s *Service) relayOnce(ctx context.Context) (n int, err error) {
 		} else if n == 0 {
 			return err
 		}
-		_, err = tx.Exec(ctx, "delete from outbox o using unnest($1::timestamptz[], $2::bigint[]) as x (at, id) where o.publish_after = x.at and o.id = x.id",
-			at[:n], ids[:n])
+		_, err = tx.Exec(ctx, sentSQL, at[:n], ids[:n])
 		return err
 	})
 	if err != nil {

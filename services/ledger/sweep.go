@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,7 +23,7 @@ func (s *Service) sweep(ctx context.Context) error {
 	tick := time.NewTicker(s.cfg.SweepInterval)
 	defer tick.Stop()
 	for {
-		if err := s.sweepOnce(ctx); err != nil && ctx.Err() == nil {
+		if err := errors.Join(s.sweepOnce(ctx), s.askAgain(ctx)); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "sweep failed", "error", err.Error())
 		}
 		select {
@@ -33,13 +34,16 @@ func (s *Service) sweep(ctx context.Context) error {
 	}
 }
 
-const sweepBatch = 500
+const (
+	sweepBatch = 500
+	sweepSQL   = "select now(), " + columns + ` from job where completed_at is null and submit_after < now() - $1::interval
+			and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
+		order by swept_at limit $3 for update skip locked`
+)
 
 func (s *Service) sweepOnce(ctx context.Context) error {
 	return s.write(ctx, func(ctx context.Context, u *unit) error {
-		rows, err := u.tx.Query(ctx, "select now(), "+columns+` from job where completed_at is null and submit_after < now() - $1::interval
-				and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
-			order by swept_at limit $3 for update skip locked`, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch)
+		rows, err := u.tx.Query(ctx, sweepSQL, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}
@@ -108,7 +112,7 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
 	case j.State == job.Running:
 		return s.bus.SchedulePoll(ctx, &eventv1.PollAttempt{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider}, u.now)
 	case j.State == job.Storing:
-		v, err := j.video()
+		v, err := j.video(s.cfg.RetainVideos)
 		if err != nil {
 			return err
 		}

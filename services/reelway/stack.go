@@ -206,7 +206,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn),
+	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn),
 		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
