@@ -264,6 +264,8 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 		"unknown route":   {"GET", "/v1/nothing", nil, nil, 404, "not_found", ""},
 		"bad limit":       {"GET", "/v1/videos?limit=0", nil, nil, 400, "invalid_request", "limit"},
 		"missing events":  {"GET", "/v1/videos/video_x/events", nil, nil, 404, "not_found", ""},
+		"no upgrade":      {"GET", "/v1/stream", nil, nil, 426, "invalid_request", ""},
+		"forged link":     {"GET", "/v1/files?obj=videos%2Fx&expiry=9999999999&signature=x", nil, nil, 403, "permission_denied", ""},
 		"forged callback": {"POST", "/v1/callbacks/kling/video_x?attempt=att_x&token=x", `{}`, nil, 401, "", ""},
 		"no provider":     {"POST", "/v1/callbacks/nobody/video_x?attempt=att_x&token=x", `{}`, nil, 404, "", ""},
 	} {

@@ -21,6 +21,7 @@ const (
 	StreamWatchdog     = "WATCHDOG"     // schedules of polls
 	StreamArtifacts    = "ARTIFACTS"    // commands to archivers
 	StreamDead         = "DEAD"         // dead letters, 30 d
+	StreamLimits       = "LIMITS"       // counters of requests, 3 min
 	StatusBucket       = "job_status"   // the read model, 24 h
 )
 
@@ -47,7 +48,7 @@ func streams(replicas int) []jetstream.StreamConfig {
 		work(StreamArtifacts, "artifacts.>"),
 		watchdog,
 		{
-			Name: StreamEvents, Subjects: []string{"job.>"}, Retention: jetstream.LimitsPolicy,
+			Name: StreamEvents, Subjects: []string{"job.>", "account.*.notice"}, Retention: jetstream.LimitsPolicy,
 			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: DuplicateWindow,
 			MaxAge: 72 * time.Hour, MaxBytes: 8 << 30, AllowDirect: true,
 		},
@@ -55,6 +56,12 @@ func streams(replicas int) []jetstream.StreamConfig {
 			Name: StreamDead, Subjects: []string{"dead.>"}, Retention: jetstream.LimitsPolicy,
 			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: DuplicateWindow,
 			MaxAge: 30 * 24 * time.Hour, MaxBytes: 1 << 30, AllowDirect: true,
+		},
+		{
+			// In memory: a counter that is lost lets a minute's requests through.
+			Name: StreamLimits, Subjects: []string{"limit.>"}, Retention: jetstream.LimitsPolicy,
+			Storage: jetstream.MemoryStorage, Replicas: replicas, AllowMsgCounter: true, MaxMsgsPerSubject: 1,
+			Discard: jetstream.DiscardOld, MaxAge: 3 * time.Minute, MaxBytes: 64 << 20, AllowDirect: true,
 		},
 	}
 }
@@ -112,6 +119,10 @@ func ObservedSubject(provider, jobID string) string {
 func EventSubject(accountID, jobID, state string) string {
 	return "job." + token(accountID) + "." + token(jobID) + "." + token(state)
 }
+
+// NoticeSubject is where the ledger's notices to an account are published. They
+// lie in EVENTS beside the account's jobs, so that one cursor leads through both.
+func NoticeSubject(accountID string) string { return "account." + token(accountID) + ".notice" }
 
 // AccessChangedSubject is where the ledger tells that an account or one of its
 // keys was changed. It is a broadcast, not a stream: whoever misses one relies

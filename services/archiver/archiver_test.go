@@ -194,7 +194,7 @@ func TestEveryResultHasAnEnd(t *testing.T) {
 		"too large, and says so":   {serve: func(w http.ResponseWriter, _ int64) { _, _ = w.Write(video(length + 1)) }, reason: "larger"},
 		// Cut by our own limit exactly where a box ends.
 		"too large behind a box": {serve: func(w http.ResponseWriter, _ int64) { raw(w, bare, append(video(length), box("free")...)) }, reason: "larger"},
-		"500 for ever":           {serve: func(w http.ResponseWriter, _ int64) { w.WriteHeader(500) }, reason: "in time"},
+		"500 for ever":           {serve: func(w http.ResponseWriter, _ int64) { w.WriteHeader(http.StatusBadGateway) }, reason: "in time"},
 		"500 twice": {serve: func(w http.ResponseWriter, n int64) {
 			w.WriteHeader(map[bool]int{true: 500, false: 200}[n <= 2])
 			_, _ = w.Write(whole)
@@ -202,7 +202,7 @@ func TestEveryResultHasAnEnd(t *testing.T) {
 		"refused":      {url: gone.URL, reason: "in time"},
 		"forbidden":    {url: "http://user@127.0.0.1", reason: "not allowed"},
 		"no URL":       {url: "http://[", reason: "not a URL"},
-		"404 for ever": {serve: func(w http.ResponseWriter, _ int64) { w.WriteHeader(404) }, reason: "status 404"},
+		"404 for ever": {serve: func(w http.ResponseWriter, _ int64) { w.WriteHeader(http.StatusNotFound) }, reason: "status 404"},
 		// The event is older than any patience: what counts is the first denial.
 		"late, 403 once": {serve: func(w http.ResponseWriter, n int64) {
 			w.WriteHeader(map[bool]int{true: 403, false: 200}[n == 1])
@@ -253,7 +253,7 @@ func TestReminders(t *testing.T) {
 	t.Parallel()
 	x := setup(t, archiver.Config{MaxBytes: length, Timeout: 5 * time.Second, Patience: time.Second, GiveUp: time.Hour}, safehttp.Config{AllowHTTP: true, AllowPrivate: true})
 	var calls atomic.Int64
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { calls.Add(1); w.WriteHeader(500) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { calls.Add(1); w.WriteHeader(http.StatusBadGateway) }))
 	t.Cleanup(srv.Close)
 	for range 5 {
 		x.store("att_1", srv.URL, time.Now(), true)

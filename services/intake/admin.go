@@ -17,7 +17,7 @@ import (
 // registerAdmin opens the ledger's services to operators: each method listed
 // here, and no other, is passed on for a key of scope admin.
 func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
-	a, l, p := s.d.Accounts, s.d.Ledger, s.d.Privacy
+	a, l, b, p := s.d.Accounts, s.d.Ledger, s.d.Budgets, s.d.Privacy
 	s.open(r, ledgerv1.AccountService_ServiceDesc,
 		pass(s, ledgerv1.AccountService_CreateAccount_FullMethodName, a.CreateAccount),
 		pass(s, ledgerv1.AccountService_GetAccount_FullMethodName, a.GetAccount),
@@ -37,6 +37,13 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 	s.open(r, ledgerv1.LedgerService_ServiceDesc,
 		pass(s, ledgerv1.LedgerService_TopUp_FullMethodName, l.TopUp),
 		pass(s, ledgerv1.LedgerService_GetBalance_FullMethodName, l.GetBalance),
+	)
+	s.open(r, ledgerv1.BudgetService_ServiceDesc,
+		pass(s, ledgerv1.BudgetService_SetBudget_FullMethodName, b.SetBudget),
+		pass(s, ledgerv1.BudgetService_ListBudgets_FullMethodName, b.ListBudgets),
+		pass(s, ledgerv1.BudgetService_DeleteBudget_FullMethodName, b.DeleteBudget),
+		pass(s, ledgerv1.BudgetService_SetKeyLimits_FullMethodName, b.SetKeyLimits),
+		pass(s, ledgerv1.BudgetService_GetKeyLimits_FullMethodName, b.GetKeyLimits),
 	)
 }
 

@@ -20,6 +20,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/limit"
 	"reelway.dev/pkg/money"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
@@ -42,6 +43,11 @@ type Files interface {
 	SignedURL(ctx context.Context, key string) (string, time.Time, error)
 }
 
+// Limiter counts the requests of keys; limit.Limiter is one.
+type Limiter interface {
+	Take(ctx context.Context, key string, perMinute int) limit.Verdict
+}
+
 // Deps are intake's neighbours.
 type Deps struct {
 	Jobs     ledgerv1.JobServiceClient
@@ -49,7 +55,9 @@ type Deps struct {
 	Usage    ledgerv1.UsageServiceClient
 	Privacy  ledgerv1.PrivacyServiceClient
 	Accounts ledgerv1.AccountServiceClient
+	Budgets  ledgerv1.BudgetServiceClient
 	Auth     *auth.Authenticator
+	Limits   Limiter
 	Status   StatusReader
 	Files    Files
 	Catalog  *catalog.Catalog
@@ -66,7 +74,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Auth == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil

@@ -22,7 +22,13 @@ func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
 	route := func(pattern, scope string, h func(http.ResponseWriter, *http.Request, auth.Principal) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			p, err := s.d.Auth.Request(r, scope)
+			p, err := s.d.Auth.Authenticate(r.Context(), auth.Bearer(r.Header.Get("Authorization")))
+			if err == nil {
+				err = s.throttle(r.Context(), p, w.Header().Set)
+			}
+			if err == nil {
+				err = p.Require(scope)
+			}
 			if err == nil {
 				err = h(w, r, p)
 			}

@@ -51,6 +51,8 @@ type Config struct {
 	Workers       int           `env:"REELWAY_LEDGER_WORKERS" min:"1" max:"64" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
 	Group         int           `env:"REELWAY_LEDGER_GROUP" min:"1" max:"4096" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
 	Waiting       int           `env:"REELWAY_LEDGER_WAITING" min:"1" max:"1000000" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
+	SpikeFactor   int           `env:"REELWAY_SPIKE_FACTOR" min:"0" envDefault:"10" desc:"an account that is about to spend more than this many times its usual hour is paused until an operator resumes it; 0: never"`
+	SpikeFloor    int64         `env:"REELWAY_SPIKE_FLOOR" min:"0" envDefault:"0" desc:"credits in an hour up to which no account is paused for spending too fast, and the limit of those with less than 24 hours of spending in 7 days; 0: those are not paused"`
 	RetainPrompts time.Duration `env:"REELWAY_RETAIN_PROMPTS" min:"0s" envDefault:"0" desc:"how long after its end a job keeps prompt, addresses, metadata and error texts, such as 720h; 0 keeps them for ever"`
 	RetainVideos  time.Duration `env:"REELWAY_RETAIN_VIDEOS" min:"0s" envDefault:"0" desc:"how long after its end a job keeps its video in the bucket; 0 keeps it for ever"`
 	RetainFacts   time.Duration `env:"REELWAY_RETAIN_OBSERVATIONS" min:"0s" envDefault:"0" desc:"how long after its end a job keeps what was observed of it and its Idempotency-Key, which may be used anew then; 0 keeps them for ever"`
@@ -100,6 +102,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterJobServiceServer(r, &jobServer{s: s})
 	ledgerv1.RegisterAccountServiceServer(r, &accountServer{s: s})
 	ledgerv1.RegisterLedgerServiceServer(r, &moneyServer{s: s})
+	ledgerv1.RegisterBudgetServiceServer(r, &budgetServer{s: s})
 	ledgerv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	ledgerv1.RegisterPrivacyServiceServer(r, &privacyServer{s: s})
 }

@@ -35,6 +35,8 @@ var books = []book{available, held, revenue, funding, promotional, writeOff, pro
 type balance struct {
 	account string
 	of      map[book]int64
+	guarded bool // there is more to read before something is opened
+	hour    hour
 	changed bool
 }
 
@@ -81,6 +83,7 @@ func (u *unit) hold(b *balance, j *record) error {
 // settle ends a job's hold: captured micros go to revenue, the rest back to the
 // customer. The job's state, changed with it, keeps it from happening twice.
 func (u *unit) settle(b *balance, j *record) error {
+	u.spending.settled = append(u.spending.settled, j)
 	if j.Captured > 0 {
 		if err := u.post(b, posting{key: j.ID + "/capture", kind: "capture", job: j.ID, from: held, to: revenue, amount: j.Captured}); err != nil {
 			return fmt.Errorf("capture of %s: %w", j.ID, err)

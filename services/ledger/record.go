@@ -37,6 +37,7 @@ type record struct {
 	Metadata                         []byte
 	ResultURL                        *string
 	Traceparent                      string
+	Budgets                          []counted // where its money is counted
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
@@ -44,7 +45,7 @@ type record struct {
 
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
-	metadata, result_url, traceparent, deleted_at is not null, model, counted`
+	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -55,7 +56,7 @@ func scan(r pgx.CollectableRow) (*record, error) {
 func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
-		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Model, &j.Counted}
+		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted}
 }
 
 type querier interface {
@@ -229,14 +230,15 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) []byte { return j.Params })
 	column(&t, u.opened, func(j *record) string { return string(j.Metadata) })
 	column(&t, u.opened, func(j *record) string { return j.Traceparent })
+	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
 	column(&t, u.opened, func(j *record) string { return j.Model })
 	t.columns = append(t.columns, u.now)
-	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent, model,
-			created_at, updated_at, swept_at, submit_after)
-		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace, model, $12, $12, $12, $12
+	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
+			counted_in, model, created_at, updated_at, swept_at, submit_after)
+		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace, counted::jsonb, model, $13, $13, $13, $13
 		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
-			$11::text[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model)`, t.columns...)
+			$11::text[], $12::text[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, counted, model)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {

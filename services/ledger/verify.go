@@ -32,6 +32,12 @@ var invariants = []struct{ name, sql string }{
 		where coalesce(h, 0) <> quote_micros or coalesce(c, 0) <> captured_micros
 			or coalesce(r, 0) <> case when completed_at is null then 0 else quote_micros - captured_micros end`},
 	{"no posting names a job that is not there", `select key from posting p where job_id is not null and not exists (select from job j where j.id = p.job_id)`},
+	{"budgets hold what their live jobs hold", `select coalesce(u.budget_id, x.budget) || ' ' || coalesce(u.subject_id, x.of) from
+		(select * from budget_use where held_micros > 0) u full join (select c.budget, c.of, c."from", sum(quote_micros) micros
+			from job, jsonb_to_recordset(counted_in) as c (budget text, of text, "from" timestamptz) where completed_at is null group by 1, 2, 3) x
+		on x.budget = u.budget_id and x.of = u.subject_id and x."from" = u.period_start where coalesce(u.held_micros, 0) <> coalesce(x.micros, 0)`},
+	{"keys with ceilings know their live jobs", `select api_key_id from key_limit l where live <>
+		(select count(*) from job where completed_at is null and api_key_id = l.api_key_id)`},
 	{"each day's usage equals the jobs that ended on it", `select coalesce(u.account_id, j.account_id) || ' ' || coalesce(u.day, j.day)
 		from (select account_id, day, sum(jobs) n, sum(captured_micros) m from usage_day group by 1, 2) u
 		full join (select account_id, (completed_at at time zone 'UTC')::date as day, count(*) n, sum(captured_micros) m from job where counted group by 1, 2) j

@@ -35,10 +35,11 @@ func (s *Service) Handler() http.Handler {
 // frame is what a WebSocket sends, and an SSE message's data. A cursor resumes
 // the subscription whose frame it came with: one video's, or that of all.
 type frame struct {
-	Type    string           `json:"type"` // snapshot, event, reset, end, error
+	Type    string           `json:"type"` // snapshot, event, notice, reset, end, error
 	Cursor  string           `json:"cursor,omitempty"`
 	VideoID string           `json:"video_id,omitempty"` // with end and error: whose watch ended
 	Video   *videojson.Video `json:"video,omitempty"`
+	Notice  *notice          `json:"notice,omitempty"`
 	Error   *videojson.Error `json:"error,omitempty"`
 }
 
@@ -47,6 +48,9 @@ func (s *Service) frame(ctx context.Context, it item) frame {
 	if it.video != nil {
 		o := s.object(ctx, it.video)
 		f.Video = &o
+	}
+	if it.notice != nil {
+		f.Notice = noticeOf(it.notice)
 	}
 	return f
 }

@@ -21,10 +21,21 @@ const buffer = 256
 // readyWait is how long a watcher waits for the hub's first reading.
 const readyWait = 2 * time.Second
 
-// live is an event as the hub passes it on; it is shared and read-only.
+// live is what the hub passes on: an event of a video, or a notice to an
+// account. Both are shared and read-only; neither is set for what is no event.
 type live struct {
-	seq uint64
-	ev  *eventv1.JobEvent
+	seq    uint64
+	ev     *eventv1.JobEvent
+	notice *eventv1.AccountNotice
+}
+
+// scopes are whose watchers are told.
+func (l live) scopes() []scope {
+	if l.notice != nil {
+		return []scope{{l.notice.GetAccountId(), ""}}
+	}
+	v := l.ev.GetVideo()
+	return []scope{{v.GetAccountId(), v.GetId()}, {v.GetAccountId(), ""}}
 }
 
 // place is a place in the stream. The stream's birth is part of it: after a
@@ -107,8 +118,7 @@ func (h *hub) pass(ev live) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.at.seq = ev.seq
-	v := ev.ev.GetVideo()
-	for _, sc := range []scope{{v.GetAccountId(), v.GetId()}, {v.GetAccountId(), ""}} {
+	for _, sc := range ev.scopes() {
 		for s := range h.subs[sc] {
 			select {
 			case s.ch <- ev:
@@ -140,7 +150,7 @@ func (h *hub) read(ctx context.Context) error {
 		return err
 	}
 	from := h.settle(ctx, st)
-	cons, err := consumer(ctx, h.js, "job.>", from.seq)
+	cons, err := consumer(ctx, h.js, nil, from.seq)
 	if err != nil {
 		return err
 	}
@@ -159,14 +169,14 @@ func (h *hub) read(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read events: %w", err)
 		}
-		ev, seq, err := parse(msg, n)
+		ev, err := parse(msg, n)
 		if err != nil {
 			return err
 		}
-		if ev.GetVideo() == nil {
-			h.log.ErrorContext(ctx, "event cannot be read", "sequence", seq)
+		if ev.notice == nil && ev.ev.GetVideo() == nil {
+			h.log.ErrorContext(ctx, "event cannot be read", "sequence", ev.seq)
 		}
-		h.pass(live{seq, ev})
+		h.pass(ev)
 	}
 }
 
@@ -211,14 +221,14 @@ func (h *hub) forget(ctx context.Context, cons jetstream.Consumer) {
 	_ = h.js.DeleteConsumer(ctx, bus.StreamEvents, cons.CachedInfo().Name)
 }
 
-// consumer reads a subject of EVENTS after a sequence, in order. It is not the
+// consumer reads subjects of EVENTS, or all, after a sequence, in order. It is not the
 // client's ordered consumer: that one makes itself anew when it is lost, on
 // whatever stream there is by then, and does not tell.
-func consumer(ctx context.Context, js jetstream.JetStream, subject string, after uint64) (jetstream.Consumer, error) {
+func consumer(ctx context.Context, js jetstream.JetStream, subjects []string, after uint64) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	cons, err := js.CreateConsumer(ctx, bus.StreamEvents, jetstream.ConsumerConfig{
-		FilterSubject: subject, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
+		FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
 		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
 	})
 	if err != nil {
@@ -229,17 +239,26 @@ func consumer(ctx context.Context, js jetstream.JetStream, subject string, after
 
 // parse reads the n-th message of a consumer. One that is no event comes back
 // empty: it must not stop the others.
-func parse(msg jetstream.Msg, n uint64) (*eventv1.JobEvent, uint64, error) {
+func parse(msg jetstream.Msg, n uint64) (live, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
-		return nil, 0, fmt.Errorf("read events: %w", err)
+		return live{}, fmt.Errorf("read events: %w", err)
 	}
 	if meta.Sequence.Consumer != n {
-		return nil, 0, fmt.Errorf("read events: message %d came as %d", n, meta.Sequence.Consumer)
+		return live{}, fmt.Errorf("read events: message %d came as %d", n, meta.Sequence.Consumer)
 	}
-	var ev eventv1.JobEvent
-	if err := proto.Unmarshal(msg.Data(), &ev); err != nil {
-		ev.Reset()
+	l := live{seq: meta.Sequence.Stream, ev: &eventv1.JobEvent{}}
+	if msg.Headers().Get(bus.HeaderType) == noticeType {
+		l.notice = &eventv1.AccountNotice{}
+		if proto.Unmarshal(msg.Data(), l.notice) != nil {
+			l.notice = nil
+		}
+		return l, nil
 	}
-	return &ev, meta.Sequence.Stream, nil
+	if proto.Unmarshal(msg.Data(), l.ev) != nil {
+		l.ev.Reset()
+	}
+	return l, nil
 }
+
+var noticeType = string((&eventv1.AccountNotice{}).ProtoReflect().Descriptor().FullName())

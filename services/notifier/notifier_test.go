@@ -158,8 +158,14 @@ func (f *told) read() {
 	}
 }
 
+// head is how a door answered.
+type head struct {
+	status int
+	header http.Header
+}
+
 // sse opens a stream; next returns false at its end.
-func (x *bundle) sse(ctx context.Context, id, after string) (resp *http.Response, next func() (told, bool)) {
+func (x *bundle) sse(ctx context.Context, id, after string) (h head, next func() (told, bool)) {
 	x.t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, x.url+"/v1/videos/"+id+"/events", nil)
 	if err != nil {
@@ -169,13 +175,13 @@ func (x *bundle) sse(ctx context.Context, id, after string) (resp *http.Response
 	if after != "" {
 		req.Header.Set("Last-Event-ID", after)
 	}
-	resp, err = http.DefaultClient.Do(req)
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		x.t.Fatal(err)
 	}
 	x.t.Cleanup(func() { _ = resp.Body.Close() })
 	sc := bufio.NewScanner(resp.Body)
-	return resp, func() (told, bool) {
+	return head{resp.StatusCode, resp.Header}, func() (told, bool) {
 		for sc.Scan() {
 			data, ok := strings.CutPrefix(sc.Text(), "data: ")
 			if !ok {
@@ -264,13 +270,13 @@ func TestNoGapAndNoRepetition(t *testing.T) {
 		after := ""
 		for cuts := 0; ; cuts++ {
 			cctx, cut := context.WithCancel(ctx)
-			resp, next := x.sse(cctx, id, after)
-			if resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != "" && ctx.Err() == nil {
+			h, next := x.sse(cctx, id, after)
+			if h.status == http.StatusServiceUnavailable && ctx.Err() == nil {
 				cut() // the hub took too long to begin again: come again, as told
 				continue
 			}
-			if resp.StatusCode != http.StatusOK {
-				t.Errorf("%s: status %d after %v", id, resp.StatusCode, seen)
+			if h.status != http.StatusOK {
+				t.Errorf("%s: status %d after %v", id, h.status, seen)
 				cut()
 				return
 			}
@@ -340,6 +346,9 @@ func TestStreamWipedUnderWatchers(t *testing.T) {
 	x.move("video_1", 3)
 	f, _ = next()
 	a, err := all()
+	for a.version < 3 && err == nil { // the hub may have been behind the snapshot
+		a, err = all()
+	}
 	if f.version != 3 || err != nil || a.Video.ID != "video_1" {
 		t.Fatalf("%+v, %+v %v", f, a, err)
 	}
@@ -416,15 +425,15 @@ func TestDeletedIsNotFound(t *testing.T) {
 	if err := x.bus.PutStatus(ctx, video("video_1", last)); err != nil {
 		t.Fatal(err)
 	}
-	resp, next := x.sse(ctx, "video_1", "")
+	h, next := x.sse(ctx, "video_1", "")
 	if f, _ := next(); f.Video.State != "succeeded" || f.Video.URL == "" {
-		t.Errorf("%d %+v", resp.StatusCode, f)
+		t.Errorf("%d %+v", h.status, f)
 	}
 	x.remove("video_1")
 	x.move("video_0", 2)
 	for _, after := range []string{"", start.Cursor} {
-		if resp, _ := x.sse(ctx, "video_1", after); resp.StatusCode != http.StatusNotFound {
-			t.Errorf("status %d", resp.StatusCode)
+		if h, _ := x.sse(ctx, "video_1", after); h.status != http.StatusNotFound {
+			t.Errorf("status %d", h.status)
 		}
 		send, next := x.socket(ctx)
 		send(`{"type":"subscribe","videos":["video_1"],"after":"` + after + `"}`)
@@ -452,12 +461,12 @@ func TestResumptionAfterTheEnd(t *testing.T) {
 	if _, ok := next(); ok || final.Video.State != "succeeded" {
 		t.Fatalf("%+v", final)
 	}
-	if resp, _ := x.sse(ctx, "video_1", final.Cursor); resp.StatusCode != http.StatusNoContent {
-		t.Errorf("status %d", resp.StatusCode)
+	if h, _ := x.sse(ctx, "video_1", final.Cursor); h.status != http.StatusNoContent {
+		t.Errorf("status %d", h.status)
 	}
-	resp, next := x.sse(ctx, "video_1", first.Cursor)
-	if f, _ := next(); resp.StatusCode != http.StatusOK || f.Cursor != final.Cursor || f.Type != "event" {
-		t.Errorf("%d %+v", resp.StatusCode, f)
+	h, next := x.sse(ctx, "video_1", first.Cursor)
+	if f, _ := next(); h.status != http.StatusOK || f.Cursor != final.Cursor || f.Type != "event" {
+		t.Errorf("%d %+v", h.status, f)
 	}
 	if _, ok := next(); ok {
 		t.Error("the stream goes on")
@@ -475,13 +484,13 @@ func TestResumptionAfterTheEnd(t *testing.T) {
 	if err := x.publish(video("video_2", last)); err != nil || snapshot.Type != "snapshot" {
 		t.Fatalf("%+v %v", snapshot, err)
 	}
-	if resp, _ := x.sse(ctx, "video_2", snapshot.Cursor); resp.StatusCode != http.StatusNoContent {
-		t.Errorf("status %d", resp.StatusCode)
+	if h, _ := x.sse(ctx, "video_2", snapshot.Cursor); h.status != http.StatusNoContent {
+		t.Errorf("status %d", h.status)
 	}
 	// A cursor of one video, given for another, holds nothing of that one.
 	x.move("video_3", last)
-	if resp, next := x.sse(ctx, "video_3", snapshot.Cursor); resp.StatusCode != http.StatusOK {
-		t.Errorf("status %d", resp.StatusCode)
+	if h, next := x.sse(ctx, "video_3", snapshot.Cursor); h.status != http.StatusOK {
+		t.Errorf("status %d", h.status)
 	} else if f, _ := next(); f.Video.State != "succeeded" {
 		t.Errorf("%+v", f)
 	}
@@ -544,9 +553,9 @@ func TestBusDown(t *testing.T) {
 	x.nats.Stop()
 	eventually(t, "the connection is seen to be lost", func() bool { return x.bus.Ready(ctx) != nil })
 	start := time.Now()
-	resp, _ := x.sse(ctx, "video_1", "")
-	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || time.Since(start) > time.Second {
-		t.Errorf("status %d, %v, after %v", resp.StatusCode, resp.Header, time.Since(start))
+	h, _ := x.sse(ctx, "video_1", "")
+	if h.status != http.StatusServiceUnavailable || h.header.Get("Retry-After") == "" || time.Since(start) > time.Second {
+		t.Errorf("status %d, %v, after %v", h.status, h.header, time.Since(start))
 	}
 	send, next := x.socket(ctx)
 	send(`{"type":"subscribe","videos":["video_1"]}`)

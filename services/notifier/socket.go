@@ -173,7 +173,7 @@ func (s *Service) socket(w http.ResponseWriter, r *http.Request) {
 
 // subscription is one watch of a socket.
 type subscription struct {
-	ctx    context.Context //nolint:containedctx // it is the subscription's life
+	ctx    context.Context // its life
 	cancel context.CancelFunc
 	done   chan struct{}
 }

@@ -28,23 +28,26 @@ const (
 	// isReset says that the events after a cursor are lost to a watch of all
 	// videos: what they told is to be read from the list of videos.
 	isReset kind = "reset"
+	// isNotice is a word to the account, for a watch of all its videos.
+	isNotice kind = "notice"
 )
 
 // item is one thing that a watcher is told.
 type item struct {
 	kind   kind
 	cursor string
-	video  *videov1.Video // nil with isReset
+	video  *videov1.Video // nil with isReset and isNotice
+	notice *eventv1.AccountNotice
 }
 
 // scope is what one watcher watches: one job, or all of an account.
 type scope struct{ account, job string }
 
-func (sc scope) subject() string {
+func (sc scope) subjects() []string {
 	if sc.job == "" {
-		return bus.EventSubject(sc.account, "x", "x")[:len("job.")+len(sc.account)] + ".>"
+		return []string{bus.EventSubject(sc.account, "x", "x")[:len("job.")+len(sc.account)] + ".>", bus.NoticeSubject(sc.account)}
 	}
-	return strings.TrimSuffix(bus.EventSubject(sc.account, sc.job, "x"), ".x") + ".>"
+	return []string{strings.TrimSuffix(bus.EventSubject(sc.account, sc.job, "x"), ".x") + ".>"}
 }
 
 var (
@@ -72,6 +75,7 @@ type watch struct {
 	lost    bool           // it had a cursor where the stream cannot continue
 	video   *videov1.Video // the one job, read after the hub began to listen
 	told    map[string]mark
+	billing bool // may know of the account's money: a page that shows videos holds a key too
 }
 
 // open begins a watch of what p may see of videoID (all of the account when
@@ -87,7 +91,7 @@ func (s *Service) open(ctx context.Context, p auth.Principal, videoID, after str
 	if err != nil {
 		return nil, err
 	}
-	w := &watch{s: s, scope: sub.scope, sub: sub, upto: sub.from, told: map[string]mark{}}
+	w := &watch{s: s, scope: sub.scope, sub: sub, upto: sub.from, told: map[string]mark{}, billing: p.Require(auth.BillingRead) == nil}
 	if err := w.begin(ctx, after); err != nil {
 		w.close()
 		return nil, err
@@ -193,14 +197,18 @@ func (w *watch) run(ctx context.Context, emit func(item) error) error {
 				continue
 			}
 			at.seq = ev.seq
-			if done, err := w.event(at, ev.ev, emit); done || err != nil {
+			if done, err := w.event(at, ev, emit); done || err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (w *watch) event(at place, ev *eventv1.JobEvent, emit func(item) error) (done bool, err error) {
+func (w *watch) event(at place, l live, emit func(item) error) (done bool, err error) {
+	if l.notice != nil && w.billing && w.scope.job == "" {
+		return false, emit(item{kind: isNotice, cursor: at.String(), notice: l.notice})
+	}
+	ev := l.ev
 	v := ev.GetVideo()
 	if v == nil {
 		return false, nil
@@ -233,7 +241,7 @@ func (w *watch) replay(ctx context.Context, emit func(item) error) (done bool, e
 	if w.after >= w.upto.seq {
 		return false, nil
 	}
-	cons, err := consumer(ctx, w.s.hub.js, w.scope.subject(), w.after)
+	cons, err := consumer(ctx, w.s.hub.js, w.scope.subjects(), w.after)
 	if err != nil {
 		return false, err
 	}
@@ -248,19 +256,19 @@ func (w *watch) replay(ctx context.Context, emit func(item) error) (done bool, e
 		before := n
 		for msg := range batch.Messages() {
 			n++
-			ev, seq, err := parse(msg, n)
+			ev, err := parse(msg, n)
 			if err != nil {
 				return false, err
 			}
-			if seq > w.upto.seq {
+			if ev.seq > w.upto.seq {
 				return false, nil // the hub's
 			}
-			if gone, err := w.deleted(ctx, deleted, ev.GetVideo()); err != nil {
+			if gone, err := w.deleted(ctx, deleted, ev.ev.GetVideo()); err != nil {
 				return false, err
 			} else if gone {
 				continue
 			}
-			if done, err := w.event(place{w.upto.epoch, seq}, ev, emit); done || err != nil {
+			if done, err := w.event(place{w.upto.epoch, ev.seq}, ev, emit); done || err != nil {
 				return done, err
 			}
 		}

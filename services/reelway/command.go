@@ -47,7 +47,8 @@ type cli struct {
 	Settings settingsCmd `cmd:"" help:"List every environment variable with its default."`
 
 	Accounts accountsCmd `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
-	Keys     keysCmd     `cmd:"" help:"API keys of an account: create, list, rotate, revoke."`
+	Keys     keysCmd     `cmd:"" help:"API keys of an account: create, list, rotate, revoke, limit."`
+	Budgets  budgetsCmd  `cmd:"" help:"Budgets of an account, its keys, users and models: set, list, delete."`
 	Users    usersCmd    `cmd:"" help:"End users of an account: create, list."`
 	Audit    auditCmd    `cmd:"" help:"What administrators did, the latest first."`
 }

@@ -29,6 +29,7 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/catalog"
+	"reelway.dev/pkg/limit"
 	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/pkg/provider/registry"
@@ -201,8 +202,12 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn),
-		Accounts: accounts, Auth: authn, Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
+	counters, err := b.Counters(ctx)
+	if err != nil {
+		return err
+	}
+	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn),
+		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
 	}
