@@ -50,6 +50,9 @@ type Config struct {
 	Workers       int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
 	Group         int           `env:"REELWAY_LEDGER_GROUP" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
 	Waiting       int           `env:"REELWAY_LEDGER_WAITING" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
+	ReviewEvery   time.Duration `env:"REELWAY_REVIEW_EVERY" envDefault:"1h" desc:"how often a provider is asked for the fate of a task that had no verdict in time"`
+	ReviewFor     time.Duration `env:"REELWAY_REVIEW_FOR" envDefault:"168h" desc:"for how long it is asked; after that an operator settles the suspense"`
+	Reconcile     time.Duration `env:"REELWAY_RECONCILE_EVERY" envDefault:"10m" desc:"how often the books are proven in the background, by one replica at a time; once a day from the first posting on"`
 	AdminAPIKey   string        `env:"REELWAY_ADMIN_API_KEY" desc:"a key of scope admin for the operator's account, made at the start; one made before stays until it is revoked"`
 }
 

@@ -72,7 +72,7 @@ func (s *Service) open(ctx context.Context, group []*openCall) error {
 		for _, c := range group {
 			accounts[c.req.GetAccountId()] = true
 		}
-		if err := u.lockBalances(ctx, accounts); err != nil {
+		if err := u.lockCredits(ctx, accounts); err != nil {
 			return err
 		}
 		for _, c := range group {
@@ -197,7 +197,8 @@ func (u *unit) openOne(c *openCall, claims map[idempotencyKey]*claim) error {
 	}
 	j := &record{Account: r.GetAccountId(), Provider: r.GetProvider(), User: r.GetUser(), Key: r.GetApiKeyId(),
 		State: job.Queued, Version: 1, Quote: r.GetQuoteMicros(), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
-		Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
+		Model: r.GetParams().GetModel(), Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
+	j.expect(r.GetCostMicros(), r.GetCostCurrency())
 	if taken != nil {
 		j.ID, taken.hash = taken.id, r.GetRequestHash()
 	} else {

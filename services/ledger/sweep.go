@@ -22,8 +22,10 @@ func (s *Service) sweep(ctx context.Context) error {
 	tick := time.NewTicker(s.cfg.SweepInterval)
 	defer tick.Stop()
 	for {
-		if err := s.sweepOnce(ctx); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "sweep failed", "error", err.Error())
+		for _, once := range []func(context.Context) error{s.sweepOnce, s.expireGrants, s.pollReviews} {
+			if err := once(ctx); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "sweep failed", "error", err.Error())
+			}
 		}
 		select {
 		case <-ctx.Done():
