@@ -89,7 +89,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
-	return s, errors.Join(err1, err2)
+	return s, errors.Join(err1, err2, s.measureBooks(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.
@@ -109,6 +109,7 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-progress", Run: s.estimate},
 		{Name: "ledger-sweep", Run: s.sweep},
 		{Name: "ledger-partitions", Run: s.partition},
+		{Name: "ledger-reconcile", Run: s.reconcile},
 		{Name: "ledger-key-use", Run: s.noteUse},
 	}
 	for range s.cfg.Workers {
