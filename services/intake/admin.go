@@ -36,6 +36,16 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 	s.open(r, ledgerv1.LedgerService_ServiceDesc,
 		pass(s, ledgerv1.LedgerService_TopUp_FullMethodName, l.TopUp),
 		pass(s, ledgerv1.LedgerService_GetBalance_FullMethodName, l.GetBalance),
+		pass(s, ledgerv1.LedgerService_Grant_FullMethodName, l.Grant),
+		pass(s, ledgerv1.LedgerService_ListGrants_FullMethodName, l.ListGrants),
+		pass(s, ledgerv1.LedgerService_Refund_FullMethodName, l.Refund),
+		pass(s, ledgerv1.LedgerService_Adjust_FullMethodName, l.Adjust),
+		pass(s, ledgerv1.LedgerService_WriteOff_FullMethodName, l.WriteOff),
+		pass(s, ledgerv1.LedgerService_ListReviews_FullMethodName, l.ListReviews),
+		pass(s, ledgerv1.LedgerService_SettleSuspense_FullMethodName, l.SettleSuspense),
+		pass(s, ledgerv1.LedgerService_GetStatement_FullMethodName, l.GetStatement),
+		pass(s, ledgerv1.LedgerService_Margin_FullMethodName, l.Margin),
+		pass(s, ledgerv1.LedgerService_Verify_FullMethodName, l.Verify),
 	)
 }
 

@@ -49,6 +49,7 @@ type cli struct {
 	Accounts accountsCmd `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
 	Keys     keysCmd     `cmd:"" help:"API keys of an account: create, list, rotate, revoke."`
 	Users    usersCmd    `cmd:"" help:"End users of an account: create, list."`
+	Ledger   ledgerCmd   `cmd:"" help:"The books: balances, top-ups, grants, refunds, statements, margins, and their proof."`
 	Audit    auditCmd    `cmd:"" help:"What administrators did, the latest first."`
 }
 

@@ -2699,6 +2699,70 @@ func (x *MarginRequest) GetBy() []string {
 	return nil
 }
 
+// ProviderCost is in the provider's own currency.
+type ProviderCost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ISO 4217
+	Currency string `protobuf:"bytes,1,opt,name=currency,proto3" json:"currency,omitempty"`
+	// In millionths of the currency.
+	Micros int64 `protobuf:"varint,2,opt,name=micros,proto3" json:"micros,omitempty"`
+	// The part that providers reported themselves; the rest is by the catalogue.
+	ReportedMicros int64 `protobuf:"varint,3,opt,name=reported_micros,json=reportedMicros,proto3" json:"reported_micros,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ProviderCost) Reset() {
+	*x = ProviderCost{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderCost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderCost) ProtoMessage() {}
+
+func (x *ProviderCost) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderCost.ProtoReflect.Descriptor instead.
+func (*ProviderCost) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ProviderCost) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *ProviderCost) GetMicros() int64 {
+	if x != nil {
+		return x.Micros
+	}
+	return 0
+}
+
+func (x *ProviderCost) GetReportedMicros() int64 {
+	if x != nil {
+		return x.ReportedMicros
+	}
+	return 0
+}
+
 // MarginRow is what jobs of one kind earned, in credits, and cost, in the
 // provider's own currency. A job counts on the day on which it was asked for.
 type MarginRow struct {
@@ -2712,20 +2776,17 @@ type MarginRow struct {
 	// Captured less refunded.
 	RevenueMicros  int64 `protobuf:"varint,7,opt,name=revenue_micros,json=revenueMicros,proto3" json:"revenue_micros,omitempty"`
 	RefundedMicros int64 `protobuf:"varint,8,opt,name=refunded_micros,json=refundedMicros,proto3" json:"refunded_micros,omitempty"`
-	// Empty when no job of the row has a known cost.
-	CostCurrency string `protobuf:"bytes,9,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
-	CostMicros   int64  `protobuf:"varint,10,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
-	// The part of the cost that providers reported themselves.
-	ReportedCostMicros int64 `protobuf:"varint,11,opt,name=reported_cost_micros,json=reportedCostMicros,proto3" json:"reported_cost_micros,omitempty"`
-	// Jobs that a provider rendered without a known cost.
-	Uncosted      int64 `protobuf:"varint,12,opt,name=uncosted,proto3" json:"uncosted,omitempty"`
+	// What was rendered, paid by a customer or not; by currency.
+	Costs []*ProviderCost `protobuf:"bytes,9,rep,name=costs,proto3" json:"costs,omitempty"`
+	// Jobs that a provider rendered at a cost that is not known.
+	Uncosted      int64 `protobuf:"varint,10,opt,name=uncosted,proto3" json:"uncosted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MarginRow) Reset() {
 	*x = MarginRow{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +2798,7 @@ func (x *MarginRow) String() string {
 func (*MarginRow) ProtoMessage() {}
 
 func (x *MarginRow) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +2811,7 @@ func (x *MarginRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRow.ProtoReflect.Descriptor instead.
 func (*MarginRow) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MarginRow) GetDay() string {
@@ -2809,25 +2870,11 @@ func (x *MarginRow) GetRefundedMicros() int64 {
 	return 0
 }
 
-func (x *MarginRow) GetCostCurrency() string {
+func (x *MarginRow) GetCosts() []*ProviderCost {
 	if x != nil {
-		return x.CostCurrency
+		return x.Costs
 	}
-	return ""
-}
-
-func (x *MarginRow) GetCostMicros() int64 {
-	if x != nil {
-		return x.CostMicros
-	}
-	return 0
-}
-
-func (x *MarginRow) GetReportedCostMicros() int64 {
-	if x != nil {
-		return x.ReportedCostMicros
-	}
-	return 0
+	return nil
 }
 
 func (x *MarginRow) GetUncosted() int64 {
@@ -2846,7 +2893,7 @@ type MarginResponse struct {
 
 func (x *MarginResponse) Reset() {
 	*x = MarginResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +2905,7 @@ func (x *MarginResponse) String() string {
 func (*MarginResponse) ProtoMessage() {}
 
 func (x *MarginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +2918,7 @@ func (x *MarginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginResponse.ProtoReflect.Descriptor instead.
 func (*MarginResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MarginResponse) GetRows() []*MarginRow {
@@ -2889,7 +2936,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2901,7 +2948,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2914,7 +2961,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
 }
 
 type VerifyResponse struct {
@@ -2930,7 +2977,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +2989,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3002,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *VerifyResponse) GetViolations() []string {
@@ -3214,7 +3261,11 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x06to_day\x18\x02 \x01(\tB#\xbaH r\x1e2\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$R\x05toDay\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x03 \x01(\tR\taccountId\x12;\n" +
-	"\x02by\x18\x04 \x03(\tB+\xbaH(\x92\x01%\x18\x01\"!r\x1fR\x03dayR\x05modelR\bproviderR\aaccountR\x02by\"\x84\x03\n" +
+	"\x02by\x18\x04 \x03(\tB+\xbaH(\x92\x01%\x18\x01\"!r\x1fR\x03dayR\x05modelR\bproviderR\aaccountR\x02by\"k\n" +
+	"\fProviderCost\x12\x1a\n" +
+	"\bcurrency\x18\x01 \x01(\tR\bcurrency\x12\x16\n" +
+	"\x06micros\x18\x02 \x01(\x03R\x06micros\x12'\n" +
+	"\x0freported_micros\x18\x03 \x01(\x03R\x0ereportedMicros\"\xc3\x02\n" +
 	"\tMarginRow\x12\x10\n" +
 	"\x03day\x18\x01 \x01(\tR\x03day\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1a\n" +
@@ -3224,13 +3275,10 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04jobs\x18\x05 \x01(\x03R\x04jobs\x12\x1c\n" +
 	"\tsucceeded\x18\x06 \x01(\x03R\tsucceeded\x12%\n" +
 	"\x0erevenue_micros\x18\a \x01(\x03R\rrevenueMicros\x12'\n" +
-	"\x0frefunded_micros\x18\b \x01(\x03R\x0erefundedMicros\x12#\n" +
-	"\rcost_currency\x18\t \x01(\tR\fcostCurrency\x12\x1f\n" +
-	"\vcost_micros\x18\n" +
-	" \x01(\x03R\n" +
-	"costMicros\x120\n" +
-	"\x14reported_cost_micros\x18\v \x01(\x03R\x12reportedCostMicros\x12\x1a\n" +
-	"\buncosted\x18\f \x01(\x03R\buncosted\"B\n" +
+	"\x0frefunded_micros\x18\b \x01(\x03R\x0erefundedMicros\x125\n" +
+	"\x05costs\x18\t \x03(\v2\x1f.reelway.ledger.v1.ProviderCostR\x05costs\x12\x1a\n" +
+	"\buncosted\x18\n" +
+	" \x01(\x03R\buncosted\"B\n" +
 	"\x0eMarginResponse\x120\n" +
 	"\x04rows\x18\x01 \x03(\v2\x1c.reelway.ledger.v1.MarginRowR\x04rows\"\x0f\n" +
 	"\rVerifyRequest\"H\n" +
@@ -3282,7 +3330,7 @@ func file_reelway_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(Outcome)(0),                   // 0: reelway.ledger.v1.Outcome
 	(*OpenJobRequest)(nil),         // 1: reelway.ledger.v1.OpenJobRequest
@@ -3323,86 +3371,88 @@ var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(*Movement)(nil),               // 36: reelway.ledger.v1.Movement
 	(*GetStatementResponse)(nil),   // 37: reelway.ledger.v1.GetStatementResponse
 	(*MarginRequest)(nil),          // 38: reelway.ledger.v1.MarginRequest
-	(*MarginRow)(nil),              // 39: reelway.ledger.v1.MarginRow
-	(*MarginResponse)(nil),         // 40: reelway.ledger.v1.MarginResponse
-	(*VerifyRequest)(nil),          // 41: reelway.ledger.v1.VerifyRequest
-	(*VerifyResponse)(nil),         // 42: reelway.ledger.v1.VerifyResponse
-	nil,                            // 43: reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	(*v1.VideoParams)(nil),         // 44: reelway.video.v1.VideoParams
-	(*v1.Video)(nil),               // 45: reelway.video.v1.Video
-	(v1.VideoState)(0),             // 46: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),  // 47: google.protobuf.Timestamp
+	(*ProviderCost)(nil),           // 39: reelway.ledger.v1.ProviderCost
+	(*MarginRow)(nil),              // 40: reelway.ledger.v1.MarginRow
+	(*MarginResponse)(nil),         // 41: reelway.ledger.v1.MarginResponse
+	(*VerifyRequest)(nil),          // 42: reelway.ledger.v1.VerifyRequest
+	(*VerifyResponse)(nil),         // 43: reelway.ledger.v1.VerifyResponse
+	nil,                            // 44: reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	(*v1.VideoParams)(nil),         // 45: reelway.video.v1.VideoParams
+	(*v1.Video)(nil),               // 46: reelway.video.v1.Video
+	(v1.VideoState)(0),             // 47: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),  // 48: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
-	44, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
-	43, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	45, // 2: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	45, // 3: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	46, // 4: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	45, // 5: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	45, // 6: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	44, // 7: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	44, // 8: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	47, // 9: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	47, // 10: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	47, // 11: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	47, // 12: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	47, // 13: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	45, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
+	44, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	46, // 2: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	46, // 3: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	47, // 4: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	46, // 5: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	46, // 6: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	45, // 7: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	45, // 8: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	48, // 9: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	48, // 10: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	48, // 11: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 12: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 13: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
 	21, // 14: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	47, // 15: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	48, // 15: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
 	0,  // 16: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	47, // 17: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	48, // 17: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
 	30, // 18: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
 	0,  // 19: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
 	30, // 20: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	47, // 21: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	47, // 22: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	47, // 23: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	48, // 21: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	48, // 22: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	48, // 23: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
 	36, // 24: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	39, // 25: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	1,  // 26: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	3,  // 27: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	5,  // 28: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	7,  // 29: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	9,  // 30: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	11, // 31: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	13, // 32: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	15, // 33: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	17, // 34: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	19, // 35: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	22, // 36: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	24, // 37: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	26, // 38: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	28, // 39: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	31, // 40: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	33, // 41: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	35, // 42: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	38, // 43: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	41, // 44: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	2,  // 45: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	4,  // 46: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	6,  // 47: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	8,  // 48: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	10, // 49: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	12, // 50: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	14, // 51: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	16, // 52: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	18, // 53: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	20, // 54: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	23, // 55: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	25, // 56: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	27, // 57: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	29, // 58: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	32, // 59: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	34, // 60: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	37, // 61: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	40, // 62: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	42, // 63: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	45, // [45:64] is the sub-list for method output_type
-	26, // [26:45] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	39, // 25: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	40, // 26: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	1,  // 27: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	3,  // 28: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	5,  // 29: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	7,  // 30: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	9,  // 31: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	11, // 32: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	13, // 33: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	15, // 34: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	17, // 35: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	19, // 36: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	22, // 37: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	24, // 38: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	26, // 39: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	28, // 40: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	31, // 41: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	33, // 42: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	35, // 43: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	38, // 44: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	42, // 45: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	2,  // 46: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	4,  // 47: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	6,  // 48: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	8,  // 49: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	10, // 50: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	12, // 51: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	14, // 52: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	16, // 53: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	18, // 54: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	20, // 55: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	23, // 56: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	25, // 57: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	27, // 58: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	29, // 59: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	32, // 60: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	34, // 61: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	37, // 62: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	41, // 63: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	43, // 64: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	46, // [46:65] is the sub-list for method output_type
+	27, // [27:46] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
@@ -3416,7 +3466,7 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_ledger_proto_rawDesc), len(file_reelway_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
