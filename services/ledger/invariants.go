@@ -60,7 +60,7 @@ var invariants = []invariant{
 			where $1 = $1 and x.n = 1 and account_id = x.account_id and id < x.id order by id desc limit 1) f on true
 		where x.a <> coalesce(before_a, f.a, 0) or x.h <> coalesce(before_h, f.h, 0) or x.available_micros < 0 or x.held_micros < 0`},
 	{name: "held books equal open holds", sql: `
-		select b.account_id || ' holds ' || held_micros || ', its open jobs ' || coalesce(o.micros, 0) from balance b
+		select account_id || ' holds ' || coalesce(held_micros, 0) || ', its open jobs ' || coalesce(o.micros, 0) from balance b
 		full join (select account_id, sum(quote_micros) as micros from job where completed_at is null group by 1) o using (account_id)
 		where $1 = $1 and $2 = $2 and coalesce(held_micros, 0) <> coalesce(o.micros, 0)`},
 	{name: "every job was held once, and settled once when it ended, within its hold", sql: `
@@ -80,7 +80,7 @@ var invariants = []invariant{
 		from (select account_id, sum(remaining_micros) as micros from grant_lot where live group by 1) l left join balance b using (account_id)
 		where $1 = $1 and $2 = $2 and l.micros > coalesce(available_micros, 0)`},
 	{name: "grants equal their draws", sql: `
-		select l.id || ': drawn ' || l.drawn_micros || ' of ' || coalesce(d.open, 0) || ', spent ' || l.spent_micros || ' of ' || coalesce(d.spent, 0)
+		select coalesce(l.id, d.lot_id) || ': drawn ' || coalesce(l.drawn_micros, 0) || ' of ' || coalesce(d.open, 0) || ', spent ' || coalesce(l.spent_micros, 0) || ' of ' || coalesce(d.spent, 0)
 		from grant_lot l full join (select lot_id, sum(amount_micros) filter (where spent_micros is null) as open, sum(spent_micros) as spent
 			from lot_draw group by 1) d on d.lot_id = l.id
 		where $1 = $1 and $2 = $2 and (l.id is null or l.drawn_micros <> coalesce(d.open, 0) or l.spent_micros <> coalesce(d.spent, 0)
@@ -96,7 +96,7 @@ var invariants = []invariant{
 		where $2 = $2 and (granted_micros <> d.amount or (completed_at is not null and (open > 0 or spent <> least(granted_micros, captured_micros)))
 			or (completed_at is null and spent > 0))`},
 	{name: "suspense equals the open reviews", sql: `
-		select b.account_id || ' has ' || suspense_micros || ' in suspense, open reviews ' || coalesce(r.micros, 0) from balance b
+		select account_id || ' has ' || coalesce(suspense_micros, 0) || ' in suspense, open reviews ' || coalesce(r.micros, 0) from balance b
 		full join (select account_id, sum(amount_micros) as micros from review where outcome is null group by 1) r using (account_id)
 		where $1 = $1 and $2 = $2 and coalesce(suspense_micros, 0) <> coalesce(r.micros, 0)`},
 	{name: "every job without a verdict has a review, settled once", sql: `

@@ -47,12 +47,19 @@ type bundle struct {
 
 func setup(t *testing.T, credits int64) *bundle {
 	t.Helper()
+	return setupWith(t, credits, func(*ledger.Config) {})
+}
+
+// setupWith is setup with other settings.
+func setupWith(t *testing.T, credits int64, set func(*ledger.Config)) *bundle {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	b := natstest.Bus(t)
 	pool := pgtest.New(t, ledger.Migrations())
-	s, err := ledger.New(ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
-		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 2, Group: 64, Waiting: 4096},
-		ledger.Deps{Pool: pool, Bus: b, Logger: slog.New(slog.DiscardHandler)})
+	cfg := ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
+		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 2, Group: 64, Waiting: 4096, ReviewEvery: time.Hour, ReviewFor: 7 * 24 * time.Hour}
+	set(&cfg)
+	s, err := ledger.New(cfg, ledger.Deps{Pool: pool, Bus: b, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

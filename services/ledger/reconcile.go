@@ -75,20 +75,20 @@ func (s *Service) reconcileOnce(ctx context.Context) error {
 	if full {
 		part = span{}
 	}
-	violations, proven, seen, err := s.prove(ctx, part, false)
+	p, err := s.prove(ctx, part)
 	if err != nil {
 		return err
 	}
-	for _, v := range violations {
+	for _, v := range p.violations {
 		s.log.ErrorContext(ctx, "the books are wrong", "violation", v)
 	}
-	s.log.InfoContext(ctx, "books proven", "full", full, "proven", len(proven), "violations", len(violations))
+	s.log.InfoContext(ctx, "books proven", "full", full, "proven", len(p.proven), "violations", len(p.violations))
 	// A breach is looked at again with every run until it is mended: the marks and
 	// the date of the full run move on only past books that are right.
 	if _, err := conn.Exec(ctx, `update reconciliation set ran_at = $1, violations = $2,
 			clean_at = case when $2 = 0 then $1 else clean_at end, full_at = case when $3 and $2 = 0 then $1 else full_at end,
 			posting_floor = case when $2 = 0 then posting_mark else posting_floor end, posting_mark = case when $2 = 0 then $4 else posting_mark end`,
-		now, len(violations), full, seen); err != nil {
+		now, len(p.violations), full, p.mark); err != nil {
 		return fmt.Errorf("write reconciliation: %w", err)
 	}
 	return nil
