@@ -16,6 +16,7 @@ const (
 	Key     = "key"
 	Request = "req"
 	Audit   = "audit"
+	Lot     = "lot"
 )
 
 // New returns a fresh id, for example "video_0197…". Its 74 random bits come

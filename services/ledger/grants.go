@@ -33,6 +33,7 @@ type newLot struct {
 	amount        int64
 	expires       *time.Time
 	reason, actor string
+	key           string // of the posting
 }
 
 // draw is what a hold, or an adjustment, takes from a lot.
@@ -179,9 +180,11 @@ func (u *unit) writeLots(b *pgx.Batch) {
 		column(&t, u.granted, func(l newLot) *time.Time { return l.expires })
 		column(&t, u.granted, func(l newLot) string { return l.reason })
 		column(&t, u.granted, func(l newLot) string { return l.actor })
-		b.Queue(`insert into grant_lot (id, account_id, amount_micros, remaining_micros, expires_at, reason, actor)
-			select id, account, amount, amount, expires, reason, actor
-			from unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[]) as x (id, account, amount, expires, reason, actor)`,
+		column(&t, u.granted, func(l newLot) string { return l.key })
+		b.Queue(`insert into grant_lot (id, account_id, amount_micros, remaining_micros, expires_at, reason, actor, posting_key)
+			select id, account, amount, amount, expires, reason, actor, key
+			from unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[], $7::text[])
+				as x (id, account, amount, expires, reason, actor, key)`,
 			t.columns...)
 	}
 	if len(u.changes) > 0 {
@@ -234,9 +237,9 @@ func (g *moneyServer) Grant(ctx context.Context, r *ledgerv1.GrantRequest) (*led
 		if expires != nil && !expires.After(u.now) {
 			return fault.Invalid(fault.Field{Name: "expires_at", Message: "is in the past"})
 		}
-		resp.LotId = id.New("lot")
+		resp.LotId = id.New(id.Lot)
 		m.details["lot_id"] = resp.GetLotId()
-		u.granted = append(u.granted, newLot{resp.GetLotId(), p.account, p.amount, expires, p.reason, p.actor})
+		u.granted = append(u.granted, newLot{resp.GetLotId(), p.account, p.amount, expires, p.reason, p.actor, p.key})
 		return nil
 	}
 	b, _, err := g.s.moveMoney(ctx, m)
@@ -244,6 +247,11 @@ func (g *moneyServer) Grant(ctx context.Context, r *ledgerv1.GrantRequest) (*led
 		return nil, err
 	}
 	resp.AvailableMicros = b.of[available]
+	if resp.GetLotId() == "" { // granted before
+		if err := g.s.pool.QueryRow(ctx, "select id from grant_lot where posting_key = $1", m.postingKey()).Scan(&resp.LotId); err != nil {
+			return nil, fmt.Errorf("read grant: %w", err)
+		}
+	}
 	return resp, nil
 }
 

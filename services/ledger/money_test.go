@@ -128,6 +128,9 @@ func TestGrantsAreSpentBeforeCreditsAndFirstExpiringFirst(t *testing.T) {
 	late := x.grant(t, "late", 30, 48*time.Hour)
 	never := x.grant(t, "never", 5, 0)
 	soon := x.grant(t, "soon", 20, 24*time.Hour)
+	if again := x.grant(t, "never", 5, 0); again != never {
+		t.Errorf("%s was granted again as %s", never, again)
+	}
 	x.balance(t, 155, 0)
 	job, attempt := x.started(t, "a", 40)
 	x.lot(t, soon, 0, 20, 0, 0)
@@ -540,7 +543,7 @@ func TestTaskInReviewIsPolledSlowlyUntilItsFateIsKnown(t *testing.T) {
 		t.Errorf("still polled: %v", a)
 	}
 	last := due()
-	time.Sleep(500 * time.Millisecond) // three polls' time
+	<-time.After(500 * time.Millisecond) // two polls' time
 	if !due().Equal(last) {
 		t.Error("polled after its fate was known")
 	}

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -37,11 +38,7 @@ func (s *Service) moveMoney(ctx context.Context, m movement) (*balance, *record,
 	return s.onAccount(ctx, m.account, m.job, func(ctx context.Context, u *unit, b *balance, j *record) error {
 		p := m.posting
 		p.account, p.actor = b.account, actor(ctx)
-		// A job's movements lie together, behind its id.
-		p.key = fmt.Sprintf("%s/%s/%s", b.account, p.kind, m.once)
-		if p.job != "" {
-			p.key = fmt.Sprintf("%s/%s/%s", p.job, p.kind, m.once)
-		}
+		p.key = m.postingKey()
 		p.hash = contentHash(p, m.content)
 		known, err := u.known(ctx, p)
 		if err != nil || known {
@@ -75,6 +72,12 @@ func (s *Service) moveMoney(ctx context.Context, m movement) (*balance, *record,
 		maps.Copy(d.details, m.details)
 		return enter(ctx, u.tx, d)
 	})
+}
+
+// postingKey is the posting's own key, made of the caller's. A job's movements
+// lie together, behind its id.
+func (m movement) postingKey() string {
+	return cmp.Or(m.job, m.account) + "/" + m.kind + "/" + m.once
 }
 
 // contentHash tells one request of an administrator from another. Its form is

@@ -36,6 +36,7 @@ create table grant_lot (
     expires_at       timestamptz,                    -- null: never
     reason           text not null check (reason <> ''),
     actor            text not null,
+    posting_key      text collate "C" not null unique, -- the posting that gave it
     created_at       timestamptz not null default now(),
     check (amount_micros = remaining_micros + drawn_micros + spent_micros + expired_micros)
 ) with (fillfactor = 50);
