@@ -66,6 +66,9 @@ func measure(ctx context.Context, s subject, length time.Duration) (rate float64
 	return float64(done.Load()) / elapsed.Seconds(), all[len(all)/2], all[len(all)*99/100], nil
 }
 
+// say writes to standard output, which is this command's whole product.
+func say(format string, args ...any) { _, _ = fmt.Fprintf(os.Stdout, format, args...) }
+
 // result is one subject's medians over the rounds.
 type result struct {
 	rate     float64
@@ -94,12 +97,12 @@ func compare(ctx context.Context, title string, subjects []subject, rounds int, 
 			seen[s.name] = append(seen[s.name], result{rate, p50, p99})
 		}
 	}
-	fmt.Printf("\n%s (median of %d rounds)\n%-52s %10s %8s %10s %10s\n", title, rounds, "", "jobs/s", "ratio", "p50", "p99")
+	say("\n%s (median of %d rounds)\n%-52s %10s %8s %10s %10s\n", title, rounds, "", "jobs/s", "ratio", "p50", "p99")
 	out := map[string]result{}
 	for _, s := range subjects {
 		m := median(seen[s.name])
 		out[s.name] = m
-		fmt.Printf("%-52s %10.0f %8.2f %10s %10s\n", s.name, m.rate, m.rate/out[subjects[0].name].rate, m.p50.Round(time.Microsecond), m.p99.Round(time.Microsecond))
+		say("%-52s %10.0f %8.2f %10s %10s\n", s.name, m.rate, m.rate/out[subjects[0].name].rate, m.p50.Round(time.Microsecond), m.p99.Round(time.Microsecond))
 	}
 	return out, nil
 }

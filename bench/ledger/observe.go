@@ -110,7 +110,7 @@ func observations(ctx context.Context, s *stand, rounds int, length time.Duratio
 	if err != nil {
 		return err
 	}
-	fmt.Printf("River, fetch, no-op, complete: %.0f jobs/s\n256 at a time: %.1f x River's worked rate (goal 3)\n",
+	say("River, fetch, no-op, complete: %.0f jobs/s\n256 at a time: %.1f x River's worked rate (goal 3)\n",
 		riverRate, out["Observe, 256 at a time, 2 callers"].rate/riverRate)
 	return nil
 }

@@ -133,7 +133,7 @@ func opens(ctx context.Context, s *stand, rounds int, length time.Duration) erro
 		return err
 	}
 	hot := out["OpenJob, 512 callers"]
-	fmt.Printf("\n512 callers: %.1f x River's insert (goal 5), %.0f %% of the raw batched SQL (goal 50)\n1 caller: %s above a plain transaction (goal: at most 2 ms)\n",
+	say("\n512 callers: %.1f x River's insert (goal 5), %.0f %% of the raw batched SQL (goal 50)\n1 caller: %s above a plain transaction (goal: at most 2 ms)\n",
 		hot.rate/out["River, Insert, 64 callers"].rate, 100*hot.rate/out["raw SQL, 256 jobs a transaction, 2 callers"].rate,
 		(out["OpenJob, 1 caller"].p50 - out["raw SQL, one job a transaction, 1 caller"].p50).Round(time.Microsecond))
 	return nil

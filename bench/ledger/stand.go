@@ -51,7 +51,7 @@ func newStand(ctx context.Context) (_ *stand, err error) {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
 	s.end = append(s.end, func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { // the postgres user enters it
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the postgres user enters it
 		return nil, fmt.Errorf("open directory: %w", err)
 	}
 	if s.pg, err = postgres.StartPrivate(ctx, filepath.Join(dir, "postgres"), false); err != nil {

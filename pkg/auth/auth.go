@@ -36,6 +36,7 @@ type Principal struct {
 	Tier             string
 	CapResolution    string // the account's own cap; empty when the tier decides
 	SuspendedReason  string // empty while the account is active
+	PerMinute        int    // requests of the key; 0: no limit
 }
 
 // Require returns a permission_denied fault unless p has the scope.
@@ -135,7 +136,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, key string) (Principal
 		return Principal{}, fault.FromStatus(err)
 	}
 	p := Principal{AccountID: r.GetAccountId(), KeyID: r.GetKeyId(), Scopes: r.GetScopes(), Tier: r.GetTier(),
-		CapResolution: r.GetCapResolution(), SuspendedReason: r.GetSuspendedReason()}
+		CapResolution: r.GetCapResolution(), SuspendedReason: r.GetSuspendedReason(), PerMinute: int(r.GetRequestsPerMinute())}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.change != change {

@@ -20,6 +20,7 @@ const (
 	StreamEvents       = "EVENTS"       // the ledger's word, 72 h
 	StreamWatchdog     = "WATCHDOG"     // schedules of polls
 	StreamDead         = "DEAD"         // dead letters, 30 d
+	StreamLimits       = "LIMITS"       // counters of requests, 3 min
 	StatusBucket       = "job_status"   // the read model, 24 h
 )
 
@@ -45,7 +46,7 @@ func streams(replicas int) []jetstream.StreamConfig {
 		work(StreamObservations, "observed.>"),
 		watchdog,
 		{
-			Name: StreamEvents, Subjects: []string{"job.>"}, Retention: jetstream.LimitsPolicy,
+			Name: StreamEvents, Subjects: []string{"job.>", "account.*.notice"}, Retention: jetstream.LimitsPolicy,
 			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: DuplicateWindow,
 			MaxAge: 72 * time.Hour, MaxBytes: 8 << 30, AllowDirect: true,
 		},
@@ -54,7 +55,17 @@ func streams(replicas int) []jetstream.StreamConfig {
 			Storage: jetstream.FileStorage, Replicas: replicas, Duplicates: DuplicateWindow,
 			MaxAge: 30 * 24 * time.Hour, MaxBytes: 1 << 30, AllowDirect: true,
 		},
+		{
+			// In memory: a counter that is lost lets a minute's requests through.
+			Name: StreamLimits, Subjects: []string{"limit.>"}, Retention: jetstream.LimitsPolicy,
+			Storage: jetstream.MemoryStorage, Replicas: replicas, AllowMsgCounter: true, MaxMsgsPerSubject: 1,
+			Discard: jetstream.DiscardOld, MaxAge: 3 * time.Minute, MaxBytes: 64 << 20, AllowDirect: true,
+		},
 	}
+}
+
+func statusBucket(replicas int) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1}
 }
 
 // Consumer is a durable consumer as data: who reads what, how soon a message of
@@ -103,6 +114,10 @@ func EventSubject(accountID, jobID, state string) string {
 	return "job." + token(accountID) + "." + token(jobID) + "." + token(state)
 }
 
+// NoticeSubject is where the ledger's notices to an account are published. They
+// lie in EVENTS beside the account's jobs, so that one cursor leads through both.
+func NoticeSubject(accountID string) string { return "account." + token(accountID) + ".notice" }
+
 // AccessChangedSubject is where the ledger tells that an account or one of its
 // keys was changed. It is a broadcast, not a stream: whoever misses one relies
 // on how briefly it remembers.
@@ -131,9 +146,7 @@ func (b *Bus) Ensure(ctx context.Context, replicas int) error {
 			return fmt.Errorf("ensure stream %s: %w", cfg.Name, err)
 		}
 	}
-	kv, err := b.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1,
-	})
+	kv, err := b.js.CreateOrUpdateKeyValue(ctx, statusBucket(replicas))
 	if err != nil {
 		return fmt.Errorf("ensure bucket %s: %w", StatusBucket, err)
 	}

@@ -17,6 +17,7 @@ const (
 	Request = "req"
 	Audit   = "audit"
 	Lot     = "lot"
+	Budget  = "budget"
 )
 
 // New returns a fresh id, for example "video_0197…". Its 74 random bits come

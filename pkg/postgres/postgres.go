@@ -18,7 +18,7 @@ import (
 // Config is how a service reaches its database.
 type Config struct {
 	URL      string `env:"REELWAY_DATABASE_URL" desc:"PostgreSQL, postgres://user@host/database"`
-	MaxConns int32  `env:"REELWAY_DATABASE_CONNECTIONS" envDefault:"16" desc:"connections of one replica"`
+	MaxConns int32  `env:"REELWAY_DATABASE_CONNECTIONS" min:"2" max:"1000" envDefault:"16" desc:"connections of one replica"`
 }
 
 // Open returns a pool on url, traced with OpenTelemetry (statements without

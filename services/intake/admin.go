@@ -17,7 +17,7 @@ import (
 // registerAdmin opens the ledger's services to operators: each method listed
 // here, and no other, is passed on for a key of scope admin.
 func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
-	a, l := s.d.Accounts, s.d.Ledger
+	a, l, b := s.d.Accounts, s.d.Ledger, s.d.Budgets
 	s.open(r, ledgerv1.AccountService_ServiceDesc,
 		pass(s, ledgerv1.AccountService_CreateAccount_FullMethodName, a.CreateAccount),
 		pass(s, ledgerv1.AccountService_GetAccount_FullMethodName, a.GetAccount),
@@ -46,6 +46,13 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 		pass(s, ledgerv1.LedgerService_GetStatement_FullMethodName, l.GetStatement),
 		pass(s, ledgerv1.LedgerService_Margin_FullMethodName, l.Margin),
 		pass(s, ledgerv1.LedgerService_Verify_FullMethodName, l.Verify),
+	)
+	s.open(r, ledgerv1.BudgetService_ServiceDesc,
+		pass(s, ledgerv1.BudgetService_SetBudget_FullMethodName, b.SetBudget),
+		pass(s, ledgerv1.BudgetService_ListBudgets_FullMethodName, b.ListBudgets),
+		pass(s, ledgerv1.BudgetService_DeleteBudget_FullMethodName, b.DeleteBudget),
+		pass(s, ledgerv1.BudgetService_SetKeyLimits_FullMethodName, b.SetKeyLimits),
+		pass(s, ledgerv1.BudgetService_GetKeyLimits_FullMethodName, b.GetKeyLimits),
 	)
 }
 

@@ -22,7 +22,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	s.registerAdmin(r)
 }
 
-// who authenticates a gRPC call and requires a scope of it.
+// who authenticates a gRPC call, counts it, and requires a scope of it.
 func (s *Service) who(ctx context.Context, scope string) (auth.Principal, error) {
 	key := ""
 	if v := metadata.ValueFromIncomingContext(ctx, "authorization"); len(v) > 0 {
@@ -30,6 +30,11 @@ func (s *Service) who(ctx context.Context, scope string) (auth.Principal, error)
 	}
 	p, err := s.d.Auth.Authenticate(ctx, key)
 	if err != nil {
+		return p, err
+	}
+	if err := s.throttle(ctx, p, func(name, value string) {
+		_ = grpc.SetHeader(ctx, metadata.Pairs(name, value)) // fails only after the header has been sent
+	}); err != nil {
 		return p, err
 	}
 	return p, p.Require(scope)

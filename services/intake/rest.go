@@ -3,6 +3,7 @@ package intake
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"reelway.dev/pkg/auth"
@@ -21,7 +22,13 @@ func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
 	route := func(pattern, scope string, h func(http.ResponseWriter, *http.Request, auth.Principal) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			p, err := s.d.Auth.Request(r, scope)
+			p, err := s.d.Auth.Authenticate(r.Context(), auth.Bearer(r.Header.Get("Authorization")))
+			if err == nil {
+				err = s.throttle(r.Context(), p, w.Header().Set)
+			}
+			if err == nil {
+				err = p.Require(scope)
+			}
 			if err == nil {
 				err = h(w, r, p)
 			}
@@ -46,7 +53,12 @@ func (s *Service) Handler() http.Handler {
 		videojson.Write(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, fault.New(fault.NotFound, "there is no %s %s; the API is described in docs/api.md", r.Method, r.URL.Path))
+		if allowed := methods(mux, r); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			s.fail(w, r, fault.New(fault.MethodNotAllowed, "%s takes %s, not %s", r.URL.Path, strings.Join(allowed, " or "), r.Method))
+			return
+		}
+		s.fail(w, r, fault.New(fault.NotFound, "there is no %s %s; docs/api.md describes the API", r.Method, r.URL.Path))
 	})
 	return run.Traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rid := r.Header.Get("X-Request-Id")
@@ -59,6 +71,18 @@ func (s *Service) Handler() http.Handler {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(15 * time.Second))
 		mux.ServeHTTP(w, r)
 	}))
+}
+
+// methods are those that a path takes.
+func methods(mux *http.ServeMux, r *http.Request) (out []string) {
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		probe := r.Clone(r.Context())
+		probe.Method = m
+		if _, pattern := mux.Handler(probe); pattern != "/" {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 func (s *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -146,9 +170,6 @@ func (s *Service) listVideos(w http.ResponseWriter, r *http.Request, p auth.Prin
 		if req.State = job.State(v).Proto(); req.GetState() == 0 {
 			bad = append(bad, fault.Field{Name: "state", Message: "is not a state of a video"})
 		}
-	}
-	if req.GetAfter() != "" && !id.Safe(req.GetAfter()) {
-		bad = append(bad, fault.Field{Name: "after", Message: "must be the id of a video"})
 	}
 	if len(bad) > 0 {
 		return invalid(bad)

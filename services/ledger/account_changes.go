@@ -78,16 +78,24 @@ func (g *accountServer) SuspendAccount(ctx context.Context, r *ledgerv1.SuspendA
 	return &ledgerv1.SuspendAccountResponse{Account: a}, err
 }
 
-// ResumeAccount ends a suspension. An active account is a success.
+// ResumeAccount ends a suspension and a pause. An active account is a success.
+// After a pause the breaker leaves the account alone for an hour: the hour that
+// tripped it is not over.
 func (g *accountServer) ResumeAccount(ctx context.Context, r *ledgerv1.ResumeAccountRequest) (*ledgerv1.ResumeAccountResponse, error) {
 	a, err := g.setStatus(ctx, r.GetAccountId(), "account.resume", r.GetReason(),
 		func(a *ledgerv1.Account) bool { return a.GetStatus() == ledgerv1.AccountStatus_ACCOUNT_STATUS_ACTIVE },
-		`update account set status = 'active', suspended_reason = '', suspended_at = null where id = $1`)
+		`update account set status = 'active', suspended_reason = '', suspended_at = null,
+			spike_exempt_until = case when paused_at is null then spike_exempt_until else now() + interval '1 hour' end,
+			paused_reason = '', paused_at = null where id = $1`)
 	return &ledgerv1.ResumeAccountResponse{Account: a}, err
 }
 
 func (g *accountServer) setStatus(ctx context.Context, account, action, reason string, already func(*ledgerv1.Account) bool, sql string, args ...any) (a *ledgerv1.Account, _ error) {
 	err := g.s.administer(ctx, func(ctx context.Context, tx pgx.Tx) (_ deed, err error) {
+		// The balance first, as where an account is paused.
+		if err := stopSpending(ctx, tx, account); err != nil {
+			return nothing, err
+		}
 		if a, err = oneAccount(ctx, tx, account, "for no key update"); err != nil || already(a) {
 			return nothing, err
 		}

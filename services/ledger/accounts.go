@@ -22,21 +22,24 @@ type accountServer struct {
 }
 
 const accountColumns = `id, name, tier, status = 'suspended', suspended_reason, suspended_at, time_zone,
-	coalesce(cap_resolution, ''), cap_reason, created_at`
+	coalesce(cap_resolution, ''), cap_reason, created_at, paused_reason, paused_at`
 
 func scanAccount(row pgx.CollectableRow) (*ledgerv1.Account, error) {
 	a := &ledgerv1.Account{Status: ledgerv1.AccountStatus_ACCOUNT_STATUS_ACTIVE}
 	var suspended bool
-	var since *time.Time
+	var since, paused *time.Time
 	var created time.Time
-	err := row.Scan(&a.Id, &a.Name, &a.Tier, &suspended, &a.SuspendedReason, &since, &a.TimeZone, &a.CapResolution, &a.CapReason, &created)
+	err := row.Scan(&a.Id, &a.Name, &a.Tier, &suspended, &a.SuspendedReason, &since, &a.TimeZone, &a.CapResolution, &a.CapReason, &created, &a.PausedReason, &paused)
 	if err != nil {
 		return nil, err
 	}
-	if suspended {
+	switch {
+	case suspended:
 		a.Status = ledgerv1.AccountStatus_ACCOUNT_STATUS_SUSPENDED
+	case paused != nil:
+		a.Status = ledgerv1.AccountStatus_ACCOUNT_STATUS_PAUSED
 	}
-	a.SuspendedAt, a.CreatedAt = stamp(since), timestamppb.New(created)
+	a.SuspendedAt, a.PausedAt, a.CreatedAt = stamp(since), stamp(paused), timestamppb.New(created)
 	return a, nil
 }
 
@@ -63,8 +66,6 @@ func oneAccount(ctx context.Context, q querier, account, lock string) (*ledgerv1
 	}
 	return a, nil
 }
-
-func noAccount() *fault.Error { return fault.New(fault.NotFound, "no such account") }
 
 // ofAccount turns the violation of a reference to an account into its fault.
 func ofAccount(err error) error {

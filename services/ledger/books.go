@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"reelway.dev/pkg/fault"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
@@ -15,6 +16,8 @@ type moneyServer struct {
 	ledgerv1.UnimplementedLedgerServiceServer
 	s *Service
 }
+
+func noAccount() error { return fault.New(fault.NotFound, "no such account") }
 
 // GetBalance reads both of a customer's books, and what of them comes from
 // grants, in one snapshot. What has expired is not shown, swept or not.

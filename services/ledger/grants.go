@@ -13,7 +13,6 @@ import (
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
-	"reelway.dev/pkg/money"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
@@ -82,12 +81,24 @@ func (u *unit) lockCredits(ctx context.Context, accounts map[string]bool) error 
 		})
 		return err
 	})
-	return u.send(ctx, b)
+	if err := u.send(ctx, b); err != nil {
+		return err
+	}
+	for account := range accounts {
+		if err := u.expireDue(u.balances[account]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// expireDue takes back what is left of lots whose time has come, so that nobody
-// spends it before the sweep comes by.
+// expireDue takes back what is left of lots whose time has come: before
+// anything is judged by what there is, so that nobody spends it before the
+// sweep comes by.
 func (u *unit) expireDue(b *balance) error {
+	if b == nil {
+		return nil
+	}
 	for _, l := range b.lots {
 		if l.remaining == 0 || l.expires == nil || l.expires.After(u.now) {
 			continue
@@ -286,16 +297,12 @@ func (s *Service) expireGrants(ctx context.Context) error {
 	}
 	for _, account := range accounts {
 		// One account a transaction: a hot account's lock is held for a moment only.
-		if _, _, err := s.onAccount(ctx, account, "", func(_ context.Context, u *unit, b *balance, _ *record) error {
-			before := b.of[available]
-			if err := u.expireDue(b); err != nil {
-				return err
-			}
-			s.log.InfoContext(ctx, "grants expired", "account_id", account, "credits", money.Format(before-b.of[available]))
-			return nil
+		if _, _, err := s.onAccount(ctx, account, "", func(context.Context, *unit, *balance, *record) error {
+			return nil // the lock is enough: it expires what is due
 		}); err != nil {
 			return err
 		}
+		s.log.InfoContext(ctx, "grants expired", "account_id", account)
 	}
 	return nil
 }

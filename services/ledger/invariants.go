@@ -118,6 +118,15 @@ var invariants = []invariant{
 			when 'succeeded' then a.state = 'succeeded'
 			when 'needs_review' then a.state = 'uncertain'
 			else true end is true)`},
+	{name: "budgets hold what their live jobs hold", sql: `
+		select coalesce(u.budget_id, x.budget) || ' ' || coalesce(u.subject_id, x.of) from
+		(select * from budget_use where held_micros > 0) u full join (select c.budget, c.of, c."from", sum(quote_micros) micros
+			from job, jsonb_to_recordset(counted_in) as c (budget text, of text, "from" timestamptz) where completed_at is null group by 1, 2, 3) x
+		on x.budget = u.budget_id and x.of = u.subject_id and x."from" = u.period_start
+		where $1 = $1 and $2 = $2 and coalesce(u.held_micros, 0) <> coalesce(x.micros, 0)`},
+	{name: "keys with ceilings know their live jobs", sql: `
+		select api_key_id from key_limit l where $1 = $1 and $2 = $2 and live <>
+		(select count(*) from job where completed_at is null and api_key_id = l.api_key_id)`},
 	{name: "a provider's task belongs to one attempt", whole: true, sql: `
 		select provider || ' ' || provider_task_id from attempt where $1 = '' and $2 = 0 and provider_task_id is not null
 		group by provider, provider_task_id having count(*) > 1`},

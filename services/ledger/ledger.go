@@ -39,20 +39,23 @@ func Migrations() fs.FS {
 
 // Config is what an operator may set.
 type Config struct {
-	MaxAttempts   int           `env:"REELWAY_MAX_ATTEMPTS" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
-	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
-	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
-	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
-	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
-	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
-	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
-	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
-	Workers       int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
-	Group         int           `env:"REELWAY_LEDGER_GROUP" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
-	Waiting       int           `env:"REELWAY_LEDGER_WAITING" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
-	ReviewEvery   time.Duration `env:"REELWAY_REVIEW_EVERY" envDefault:"1h" desc:"how often a provider is asked for the fate of a task that had no verdict in time"`
-	ReviewFor     time.Duration `env:"REELWAY_REVIEW_FOR" envDefault:"168h" desc:"for how long it is asked; after that an operator settles the suspense"`
-	Reconcile     time.Duration `env:"REELWAY_RECONCILE_EVERY" envDefault:"10m" desc:"how often the books are proven in the background, by one replica at a time; once a day from the first posting on"`
+	MaxAttempts   int           `env:"REELWAY_MAX_ATTEMPTS" min:"1" max:"100" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
+	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
+	StoreLife     time.Duration `env:"REELWAY_STORE_LIFE" min:"1s" envDefault:"25h" desc:"longest time for copying a finished result before the job fails and the hold is released"`
+	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" min:"1s" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
+	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" min:"10ms" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
+	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" min:"100ms" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
+	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" min:"100ms" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
+	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" min:"10ms" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
+	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" min:"1ms" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
+	Workers       int           `env:"REELWAY_LEDGER_WORKERS" min:"1" max:"64" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
+	Group         int           `env:"REELWAY_LEDGER_GROUP" min:"1" max:"4096" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
+	Waiting       int           `env:"REELWAY_LEDGER_WAITING" min:"1" max:"1000000" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
+	SpikeFactor   int           `env:"REELWAY_SPIKE_FACTOR" min:"0" envDefault:"10" desc:"an account that is about to spend more than this many times its usual hour is paused until an operator resumes it; 0: never"`
+	SpikeFloor    int64         `env:"REELWAY_SPIKE_FLOOR" min:"0" envDefault:"0" desc:"credits in an hour up to which no account is paused for spending too fast, and the limit of those with less than 24 hours of spending in 7 days; 0: those are not paused"`
+	ReviewEvery   time.Duration `env:"REELWAY_REVIEW_EVERY" min:"1s" envDefault:"1h" desc:"how often a provider is asked for the fate of a task that had no verdict in time"`
+	ReviewFor     time.Duration `env:"REELWAY_REVIEW_FOR" min:"0s" envDefault:"168h" desc:"for how long it is asked; after that an operator settles the suspense"`
+	Reconcile     time.Duration `env:"REELWAY_RECONCILE_EVERY" min:"0s" envDefault:"10m" desc:"how often the books are proven in the background, by one replica at a time; once a day from the first posting on"`
 	AdminAPIKey   string        `env:"REELWAY_ADMIN_API_KEY" desc:"a key of scope admin for the operator's account, made at the start; one made before stays until it is revoked"`
 }
 
@@ -89,7 +92,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
-	return s, errors.Join(err1, err2, s.measureBooks(meter))
+	return s, errors.Join(err1, err2, s.watchOutbox(meter), s.measureBooks(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.
@@ -97,6 +100,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterJobServiceServer(r, &jobServer{s: s})
 	ledgerv1.RegisterAccountServiceServer(r, &accountServer{s: s})
 	ledgerv1.RegisterLedgerServiceServer(r, &moneyServer{s: s})
+	ledgerv1.RegisterBudgetServiceServer(r, &budgetServer{s: s})
 }
 
 // Components are the ledger's background parts.

@@ -31,6 +31,8 @@ type balance struct {
 	account string
 	of      map[book]int64
 	lots    []*lot // with something left, first-expiring first; read where credits are spent
+	guarded bool   // there is more to read before something is opened
+	hour    hour
 	changed bool
 }
 
@@ -75,9 +77,6 @@ func (u *unit) post(b *balance, p posting) error {
 // hold moves a job's quote from available to held, grants before what was paid
 // for.
 func (u *unit) hold(b *balance, j *record) error {
-	if err := u.expireDue(b); err != nil {
-		return err
-	}
 	if err := u.post(b, posting{key: j.ID + "/hold", kind: "hold", job: j.ID, from: available, to: held, amount: j.Quote}); err != nil {
 		return err
 	}
@@ -88,6 +87,7 @@ func (u *unit) hold(b *balance, j *record) error {
 // settle ends a job's hold: captured micros go to revenue, the rest back to the
 // customer. The job's state, changed with it, keeps it from happening twice.
 func (u *unit) settle(b *balance, j *record) error {
+	u.spending.settled = append(u.spending.settled, j)
 	if j.Granted > 0 {
 		if err := u.giveBack(j); err != nil {
 			return err

@@ -44,10 +44,6 @@ func (s *Service) moveMoney(ctx context.Context, m movement) (*balance, *record,
 		if err != nil || known {
 			return err
 		}
-		// What is expired is gone, before anything is judged by what there is.
-		if err := u.expireDue(b); err != nil {
-			return err
-		}
 		if m.judge != nil {
 			if err := m.judge(u, b, j, &p); err != nil {
 				return err
@@ -61,8 +57,8 @@ func (s *Service) moveMoney(ctx context.Context, m movement) (*balance, *record,
 		case err != nil:
 			return err
 		}
-		d := deed{action: m.action, account: b.account, target: b.account, transfer: p.key,
-			details: map[string]any{"credits": money.Format(p.amount), "idempotency_key": m.once}}
+		d := deed{action: m.action, account: b.account, target: b.account,
+			details: map[string]any{"credits": money.Format(p.amount), "posting": p.key}}
 		if p.job != "" {
 			d.target = p.job
 		}

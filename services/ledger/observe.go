@@ -2,9 +2,12 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
@@ -47,7 +50,9 @@ func (s *Service) Observe(ctxs []context.Context, os []*eventv1.Observation) []e
 	for i, o := range os {
 		switch {
 		case !id.Safe(o.GetJobId()) || !id.Safe(o.GetAttemptId()) || o.GetFact() == nil || o.GetId() == "":
-			errs[i] = bus.Terminate(fmt.Errorf("observation without job, attempt, id or fact"))
+			errs[i] = bus.Terminate(errors.New("observation without job, attempt, id or fact"))
+		case !storable(taskID(o)) || !storable(o.GetRendered().GetUrl()):
+			errs[i] = bus.Terminate(errors.New("observation with a task id or URL that cannot be stored"))
 		case o.GetProgressed() != nil:
 			var done bool
 			if done, errs[i] = s.progress(ctxs[i], o, o.GetProgressed()); !done {
@@ -128,7 +133,8 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 	known, owners := map[string]bool{}, map[[2]string]string{}
 	jobs, err := u.lockJobs(ctx, ids, func(b *pgx.Batch) {
 		// Under the jobs' locks: the same fact cannot be on its way elsewhere.
-		b.Queue("select id from observation where id = any($1)", facts).Query(func(rows pgx.Rows) error {
+		// One that was ignored or contradicted the known may be true later.
+		b.Queue("select id from observation where id = any($1) and verdict in ('applied', 'late')", facts).Query(func(rows pgx.Rows) error {
 			var fact string
 			_, err := pgx.ForEachRow(rows, []any{&fact}, func() error { known[fact] = true; return nil })
 			return err
@@ -157,11 +163,11 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 			x.verdict = duplicate
 			continue
 		}
-		known[x.o.GetId()] = true
 		if x.verdict, err = s.judge(ctx, u, x, owners); err != nil {
 			return err
 		}
-		u.seen = append(u.seen, *x)
+		known[x.o.GetId()] = x.verdict == applied || x.verdict == late
+		u.see(*x)
 	}
 	return nil
 }
@@ -324,7 +330,8 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 		j.Artifact = m.artifact
 	}
 	if m.url != nil {
-		j.ResultURL = m.url
+		deadline := u.now.Add(s.cfg.StoreLife)
+		j.ResultURL, j.DeadlineAt = m.url, &deadline
 	}
 	if r := o.GetRendered(); r != nil {
 		j.bill(r)
@@ -362,10 +369,31 @@ func taskID(o *eventv1.Observation) string {
 	return ""
 }
 
+// maxText bounds what a provider may have stored of a task id or URL, in bytes:
+// an event has to fit on the bus.
+const maxText = 16 << 10
+
+// storable reports whether Postgres takes a text: a NUL would come back as an
+// error for ever.
+func storable(s string) bool {
+	return len(s) <= maxText && utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
 // retryDelay is exponential with full jitter: up to 1 s, 2 s, 4 s … 60 s.
 func retryDelay(attempts int) time.Duration {
 	ceiling := min(time.Second<<min(max(attempts-1, 0), 6), time.Minute)
 	return time.Duration(rand.Int64N(int64(ceiling))) + 50*time.Millisecond
+}
+
+// see remembers an observation to be written: the last verdict on each fact.
+func (u *unit) see(x sighting) {
+	for i := range u.seen {
+		if u.seen[i].o.GetId() == x.o.GetId() {
+			u.seen[i] = x
+			return
+		}
+	}
+	u.seen = append(u.seen, x)
 }
 
 func (u *unit) writeSeen(b *pgx.Batch) {
@@ -381,5 +409,6 @@ func (u *unit) writeSeen(b *pgx.Batch) {
 	column(&t, u.seen, func(x sighting) string { return x.verdict })
 	column(&t, u.seen, func(x sighting) time.Time { return x.o.GetObservedAt().AsTime() })
 	b.Queue(`insert into observation (id, job_id, attempt_id, source, fact, verdict, observed_at)
-		select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])`, t.columns...)
+		select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+		on conflict (id) do update set source = excluded.source, verdict = excluded.verdict, observed_at = excluded.observed_at`, t.columns...)
 }

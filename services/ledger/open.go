@@ -68,15 +68,11 @@ func (s *Service) open(ctx context.Context, group []*openCall) error {
 		if err != nil {
 			return err
 		}
-		accounts := map[string]bool{}
-		for _, c := range group {
-			accounts[c.req.GetAccountId()] = true
-		}
-		if err := u.lockCredits(ctx, accounts); err != nil {
+		if err := u.lockSpending(ctx, group); err != nil {
 			return err
 		}
 		for _, c := range group {
-			if err := u.openOne(c, claims); err != nil {
+			if err := s.openOne(ctx, u, c, claims); err != nil {
 				return err
 			}
 		}
@@ -179,7 +175,7 @@ func (u *unit) writeFreed(b *pgx.Batch) {
 
 // openOne judges one call. What concerns this call alone is its verdict; an
 // error is the group's.
-func (u *unit) openOne(c *openCall, claims map[idempotencyKey]*claim) error {
+func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[idempotencyKey]*claim) error {
 	r := c.req
 	taken := claims[r.key()]
 	if taken != nil && taken.job != nil {
@@ -204,6 +200,15 @@ func (u *unit) openOne(c *openCall, claims map[idempotencyKey]*claim) error {
 	} else {
 		j.ID = id.New(id.Video)
 	}
+	model := j.Model
+	refusal, err := s.admit(ctx, u, b, j, model)
+	if err != nil {
+		return err
+	}
+	if refusal != nil {
+		c.err = refusal
+		return nil
+	}
 	if err := u.hold(b, j); err != nil {
 		if !errors.Is(err, errShort) {
 			return err
@@ -213,6 +218,9 @@ func (u *unit) openOne(c *openCall, claims map[idempotencyKey]*claim) error {
 	}
 	if taken != nil {
 		taken.job = j
+	}
+	if err := u.countOpened(c.ctx, b, j, model); err != nil {
+		return err
 	}
 	u.opened = append(u.opened, j)
 	c.resp = opened{job: j}

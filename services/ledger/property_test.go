@@ -363,7 +363,7 @@ func TestRandomSequencesAgreeWithTheModel(t *testing.T) {
 		seed = s
 	}
 	t.Logf("REELWAY_TEST_SEED=%d", seed)
-	x := setupWith(t, 0, still)
+	x := setup(t, 0, still)
 	const workers, rounds, steps = 6, 3, 40
 	shared := must[*ledgerv1.CreateAccountResponse](t)(x.accts.CreateAccount(t.Context(), &ledgerv1.CreateAccountRequest{Name: "shared"})).GetAccountId()
 	must[*ledgerv1.GrantResponse](t)(x.money.Grant(t.Context(), &ledgerv1.GrantRequest{AccountId: shared, AmountMicros: 300, IdempotencyKey: "g", Reason: "r"}))

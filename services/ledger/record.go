@@ -38,6 +38,7 @@ type record struct {
 	Metadata                         []byte
 	ResultURL                        *string
 	Traceparent                      string
+	Counted                          []counted // where its money is counted
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
@@ -45,7 +46,7 @@ type record struct {
 
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
-	metadata, result_url, traceparent, deleted_at is not null,
+	metadata, result_url, traceparent, deleted_at is not null, counted_in,
 	model, granted_micros, refunded_micros, cost_micros, cost_currency, cost_source`
 
 func scan(r pgx.CollectableRow) (*record, error) {
@@ -57,7 +58,7 @@ func scan(r pgx.CollectableRow) (*record, error) {
 func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
-		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted,
+		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Counted,
 		&j.Model, &j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource}
 }
 
@@ -233,14 +234,15 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) int64 { return j.Cost })
 	column(&t, u.opened, func(j *record) string { return j.CostCurrency })
 	column(&t, u.opened, func(j *record) string { return j.CostSource })
+	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
 	t.columns = append(t.columns, u.now)
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
-			model, granted_micros, cost_micros, cost_currency, cost_source, created_at, updated_at, swept_at, submit_after)
+			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, created_at, updated_at, swept_at, submit_after)
 		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace,
-			model, granted, cost, currency, cost_source, $16, $16, $16, $16
+			model, granted, cost, currency, cost_source, counted::jsonb, $17, $17, $17, $17
 		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
-			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source)`, t.columns...)
+			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {

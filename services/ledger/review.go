@@ -235,8 +235,8 @@ func (g *moneyServer) SettleSuspense(ctx context.Context, r *ledgerv1.SettleSusp
 			j.bill(nil)
 			u.change(j)
 		}
-		return enter(ctx, u.tx, deed{action: "job.settle_suspense", account: b.account, target: j.ID, transfer: j.ID + "/suspense_settled",
-			details: map[string]any{"credits": money.Format(rev.amount), "outcome": outcome, "reason": r.GetReason()}})
+		return enter(ctx, u.tx, deed{action: "job.settle_suspense", account: b.account, target: j.ID,
+			details: map[string]any{"credits": money.Format(rev.amount), "posting": j.ID + "/suspense_settled", "outcome": outcome, "reason": r.GetReason()}})
 	})
 	if err != nil {
 		return nil, err

@@ -40,7 +40,7 @@ func (x *bundle) statement(t *testing.T, month string, limit int32) (movements [
 
 func TestStatementOfAMonthInTheAccountsTimeZone(t *testing.T) {
 	t.Parallel()
-	x := setupWith(t, 0, still)
+	x := setup(t, 0, still)
 	x.exec(t, "update account set time_zone = 'Europe/Vienna' where id = $1", x.acct)
 	for i := range 9 {
 		must[*ledgerv1.TopUpResponse](t)(x.money.TopUp(t.Context(), &ledgerv1.TopUpRequest{AccountId: x.acct, AmountMicros: 1 << i, IdempotencyKey: fmt.Sprint(i)}))
@@ -77,7 +77,7 @@ func TestStatementOfAMonthInTheAccountsTimeZone(t *testing.T) {
 
 func TestStatementIsFixedByItsFirstPage(t *testing.T) {
 	t.Parallel()
-	x := setupWith(t, 100, still)
+	x := setup(t, 100, still)
 	x.succeeded(t, "a", 10, 5)
 	job, attempt := x.started(t, "b", 20)
 	x.see(t, job, attempt, "timed-out", timedOut()) // suspense is no business of the customer's

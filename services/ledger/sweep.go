@@ -94,6 +94,17 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
 			return err
 		}
 		u.tell(ctx, m, 0)
+	case j.State == job.Storing && j.DeadlineAt != nil && u.now.After(*j.DeadlineAt):
+		// The archiver should have given up; the ledger does not depend on it.
+		o := &eventv1.Observation{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider, Id: *j.AttemptID + "-archive-failed",
+			Source: "sweep", ObservedAt: timestamppb.New(u.now), Fact: &eventv1.Observation_ArchiveFailed{ArchiveFailed: &eventv1.ArchiveFailed{
+				Error: &videov1.VideoError{Code: string(fault.ProviderRejected), Provider: j.Provider, ProviderCode: "result_lost",
+					Message: "the provider finished the video but its result could not be copied in time; nothing was charged"}}}}
+		m, err := bus.NewMessage(bus.ObservedSubject(j.Provider, j.ID), "", o)
+		if err != nil {
+			return err
+		}
+		u.tell(ctx, m, 0)
 	case j.State == job.Queued, j.State == job.Submitting:
 		return u.command(ctx, j, unique, 0)
 	case j.State == job.Running:

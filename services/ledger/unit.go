@@ -35,6 +35,7 @@ type unit struct {
 	deferred []deferral
 	reviews  []*review
 	purse
+	spending spending
 }
 
 // outgoing is a message for the outbox.
@@ -90,7 +91,8 @@ func (u *unit) collect(rows pgx.Rows) ([]*record, error) {
 // one is absent.
 func (u *unit) queueBalances(b *pgx.Batch, accounts map[string]bool) {
 	b.Queue(`select now(), account_id, available_micros, held_micros, revenue_micros, funding_micros, promotional_micros,
-			write_off_micros, provider_cost_micros, suspense_micros
+			write_off_micros, provider_cost_micros, suspense_micros,
+			guarded, hour_start, hour_micros, hour_usual_micros
 		from balance where account_id = any($1) order by account_id for update`, slices.Sorted(maps.Keys(accounts))).Query(func(rows pgx.Rows) error {
 		var id string
 		amounts := make([]int64, len(books))
@@ -98,11 +100,14 @@ func (u *unit) queueBalances(b *pgx.Batch, accounts map[string]bool) {
 		for i := range amounts {
 			into = append(into, &amounts[i])
 		}
+		var guarded bool
+		var h hour
+		into = append(into, &guarded, &h.start, &h.spent, &h.usual)
 		_, err := pgx.ForEachRow(rows, into, func() error {
 			if u.balances[id] != nil {
 				return nil // locked before, and perhaps changed since
 			}
-			bal := &balance{account: id, of: make(map[book]int64, len(books))}
+			bal := &balance{account: id, of: make(map[book]int64, len(books)), guarded: guarded, hour: h}
 			for i, k := range books {
 				bal.of[k] = amounts[i]
 			}
@@ -158,6 +163,7 @@ func (u *unit) flush(ctx context.Context) error {
 	u.writeChanged(b)
 	u.writeSeen(b)
 	u.writeMessages(b)
+	u.writeSpending(b)
 	if len(u.deferred) > 0 {
 		accounts := map[string]bool{}
 		for _, d := range u.deferred {
@@ -183,6 +189,7 @@ func (u *unit) flush(ctx context.Context) error {
 	u.writeLots(b)
 	u.writePostings(b)
 	u.writeBalances(b)
+	u.writeSettled(b)
 	return u.send(ctx, b)
 }
 
@@ -237,10 +244,15 @@ func (u *unit) writeBalances(b *pgx.Batch) {
 	for _, k := range books {
 		column(&t, changed, func(x *balance) int64 { return x.of[k] })
 	}
+	column(&t, changed, func(x *balance) time.Time { return x.hour.start })
+	column(&t, changed, func(x *balance) int64 { return x.hour.spent })
+	column(&t, changed, func(x *balance) *int64 { return x.hour.usual })
 	b.Queue(`update balance b set available_micros = x.available, held_micros = x.held, revenue_micros = x.revenue, funding_micros = x.funding,
-			promotional_micros = x.promotional, write_off_micros = x.write_off, provider_cost_micros = x.provider_cost, suspense_micros = x.suspense
-		from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
-			as x (account_id, available, held, revenue, funding, promotional, write_off, provider_cost, suspense)
+			promotional_micros = x.promotional, write_off_micros = x.write_off, provider_cost_micros = x.provider_cost, suspense_micros = x.suspense,
+			hour_start = x.hour_start, hour_micros = x.hour_micros, hour_usual_micros = x.hour_usual
+		from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+			$10::timestamptz[], $11::bigint[], $12::bigint[])
+			as x (account_id, available, held, revenue, funding, promotional, write_off, provider_cost, suspense, hour_start, hour_micros, hour_usual)
 		where b.account_id = x.account_id`, t.columns...)
 }
 

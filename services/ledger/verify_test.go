@@ -73,7 +73,7 @@ func patient(c *ledger.Config) {
 
 func TestEveryInjuryOfTheBooksIsFound(t *testing.T) {
 	t.Parallel()
-	x := setupWith(t, 1000, patient)
+	x := setup(t, 1000, patient)
 	furnish(t, x)
 	v := must[*ledgerv1.VerifyResponse](t)(x.money.Verify(t.Context(), &ledgerv1.VerifyRequest{}))
 	if len(v.GetViolations()) > 0 || len(v.GetProven()) < 15 {
@@ -103,7 +103,7 @@ func (x *bundle) injure(t *testing.T, in injury, whole bool) {
 	if tag, err := tx.Exec(ctx, in.sql); err != nil || tag.RowsAffected() == 0 {
 		t.Fatalf("%s: %v, %v", in.name, tag, err)
 	}
-	found, err := ledger.Prove(ctx, x.service, tx, whole)
+	found, err := ledger.Prove(ctx, x.svc, tx, whole)
 	if err != nil {
 		t.Fatalf("%s: %v", in.name, err)
 	}
@@ -114,13 +114,13 @@ func (x *bundle) injure(t *testing.T, in injury, whole bool) {
 
 func TestVerifyBlocksNoWriter(t *testing.T) {
 	t.Parallel()
-	x := setupWith(t, 1000, still)
+	x := setup(t, 1000, still)
 	tx, err := x.pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(context.Background()) }()
-	if _, err := ledger.Prove(t.Context(), x.service, tx, true); err != nil {
+	if _, err := ledger.Prove(t.Context(), x.svc, tx, true); err != nil {
 		t.Fatal(err)
 	}
 	// While the proof's transaction is open, money moves.
@@ -133,7 +133,7 @@ func TestVerifyBlocksNoWriter(t *testing.T) {
 
 func TestReconcilerSaysWhatIsBrokenUntilItIsMended(t *testing.T) {
 	t.Parallel()
-	x := setupWith(t, 1000, func(c *ledger.Config) {
+	x := setup(t, 1000, func(c *ledger.Config) {
 		patient(c)
 		c.Reconcile = 100 * time.Millisecond
 	})

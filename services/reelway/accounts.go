@@ -20,7 +20,7 @@ type accountsCmd struct {
 	Set     accountSetCmd     `cmd:"" help:"Change an account's name, tier, time zone or highest resolution."`
 	TopUp   accountTopUpCmd   `cmd:"" name:"top-up" help:"Add credits to an account."`
 	Suspend accountSuspendCmd `cmd:"" help:"Refuse an account's new videos; what runs goes on."`
-	Resume  accountResumeCmd  `cmd:"" help:"End a suspension."`
+	Resume  accountResumeCmd  `cmd:"" help:"End a suspension, or the pause of an account that spent too fast."`
 }
 
 // amount is an amount of credits above 0, in micro-credits.
@@ -88,8 +88,11 @@ func (c *accountListCmd) Run(ctx context.Context, out io.Writer) error {
 }
 
 func accountStatus(a *ledgerv1.Account) string {
-	if a.GetStatus() == ledgerv1.AccountStatus_ACCOUNT_STATUS_SUSPENDED {
+	switch a.GetStatus() {
+	case ledgerv1.AccountStatus_ACCOUNT_STATUS_SUSPENDED:
 		return "suspended"
+	case ledgerv1.AccountStatus_ACCOUNT_STATUS_PAUSED:
+		return "paused"
 	}
 	return "active"
 }
@@ -99,6 +102,9 @@ func accountRows(a *ledgerv1.Account) [][]string {
 	rows := [][]string{{"account", a.GetId()}, {"name", a.GetName()}, {"tier", a.GetTier()}, {"status", accountStatus(a)}}
 	if a.GetSuspendedReason() != "" {
 		rows = append(rows, []string{"suspended", when(a.GetSuspendedAt()) + ": " + a.GetSuspendedReason()})
+	}
+	if a.GetPausedReason() != "" {
+		rows = append(rows, []string{"paused", when(a.GetPausedAt()) + ": " + a.GetPausedReason()})
 	}
 	resolution := "as its tier"
 	if a.GetCapResolution() != "" {

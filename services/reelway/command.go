@@ -47,7 +47,8 @@ type cli struct {
 	Settings settingsCmd `cmd:"" help:"List every environment variable with its default."`
 
 	Accounts accountsCmd `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
-	Keys     keysCmd     `cmd:"" help:"API keys of an account: create, list, rotate, revoke."`
+	Keys     keysCmd     `cmd:"" help:"API keys of an account: create, list, rotate, revoke, limit."`
+	Budgets  budgetsCmd  `cmd:"" help:"Budgets of an account, its keys, users and models: set, list, delete."`
 	Users    usersCmd    `cmd:"" help:"End users of an account: create, list."`
 	Ledger   ledgerCmd   `cmd:"" help:"The books: balances, top-ups, grants, refunds, statements, margins, and their proof."`
 	Audit    auditCmd    `cmd:"" help:"What administrators did, the latest first."`
@@ -56,6 +57,8 @@ type cli struct {
 // Main runs the command line and returns the exit code: 0 done, 1 failed, 2
 // wrong usage.
 func Main(args []string, stdout, stderr io.Writer) int {
+	// A reader that went away (a pipe to head) must not kill us before we drain.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var c cli
@@ -154,6 +157,7 @@ func (d *demoCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	outer := ctx
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	played := errors.New("interrupted")
@@ -167,5 +171,8 @@ func (d *demoCmd) Run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	<-done
+	if played != nil && outer.Err() != nil {
+		return errors.New("interrupted")
+	}
 	return played
 }

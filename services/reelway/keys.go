@@ -19,6 +19,7 @@ type keysCmd struct {
 	List   keyListCmd   `cmd:"" help:"List an account's keys, the latest first."`
 	Rotate keyRotateCmd `cmd:"" help:"Replace a key by a new one, printed this once; the old one works for a while."`
 	Revoke keyRevokeCmd `cmd:"" help:"End a key, everywhere within a second."`
+	Limit  keyLimitCmd  `cmd:"" help:"Show a key's ceilings, or change those that are given."`
 }
 
 // span is a length of time that may be said in days: 90d, 36h, 15m, 0.

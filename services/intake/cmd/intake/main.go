@@ -12,6 +12,7 @@ import (
 	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/catalog"
+	"reelway.dev/pkg/limit"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/safehttp"
@@ -53,8 +54,12 @@ func main() {
 		h.OnClose(func() { _ = conn.Close() })
 		accounts := ledgerv1.NewAccountServiceClient(conn)
 		authn := auth.New(accounts, time.Now)
+		counters, err := b.Counters(ctx)
+		if err != nil {
+			return err
+		}
 		s, err := intake.New(*cfg, intake.Deps{Jobs: ledgerv1.NewJobServiceClient(conn), Ledger: ledgerv1.NewLedgerServiceClient(conn),
-			Accounts: accounts, Auth: authn, Status: b, Files: files, Catalog: catalog.Builtin(),
+			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: catalog.Builtin(),
 			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 		if err != nil {
 			return err

@@ -36,6 +36,8 @@ const (
 	AccountStatus_ACCOUNT_STATUS_ACTIVE      AccountStatus = 1
 	// Its keys read and cancel, and write nothing else.
 	AccountStatus_ACCOUNT_STATUS_SUSPENDED AccountStatus = 2
+	// It spent too fast: no new videos until an operator resumes it. All else works.
+	AccountStatus_ACCOUNT_STATUS_PAUSED AccountStatus = 3
 )
 
 // Enum value maps for AccountStatus.
@@ -44,11 +46,13 @@ var (
 		0: "ACCOUNT_STATUS_UNSPECIFIED",
 		1: "ACCOUNT_STATUS_ACTIVE",
 		2: "ACCOUNT_STATUS_SUSPENDED",
+		3: "ACCOUNT_STATUS_PAUSED",
 	}
 	AccountStatus_value = map[string]int32{
 		"ACCOUNT_STATUS_UNSPECIFIED": 0,
 		"ACCOUNT_STATUS_ACTIVE":      1,
 		"ACCOUNT_STATUS_SUSPENDED":   2,
+		"ACCOUNT_STATUS_PAUSED":      3,
 	}
 )
 
@@ -97,6 +101,9 @@ type Account struct {
 	CapResolution string                 `protobuf:"bytes,8,opt,name=cap_resolution,json=capResolution,proto3" json:"cap_resolution,omitempty"`
 	CapReason     string                 `protobuf:"bytes,9,opt,name=cap_reason,json=capReason,proto3" json:"cap_reason,omitempty"`
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Why, while it is paused; an account may be suspended as well.
+	PausedReason  string                 `protobuf:"bytes,11,opt,name=paused_reason,json=pausedReason,proto3" json:"paused_reason,omitempty"`
+	PausedAt      *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=paused_at,json=pausedAt,proto3" json:"paused_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -197,6 +204,20 @@ func (x *Account) GetCapReason() string {
 func (x *Account) GetCreatedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Account) GetPausedReason() string {
+	if x != nil {
+		return x.PausedReason
+	}
+	return ""
+}
+
+func (x *Account) GetPausedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PausedAt
 	}
 	return nil
 }
@@ -1764,8 +1785,10 @@ type AuthenticateResponse struct {
 	SuspendedReason string `protobuf:"bytes,5,opt,name=suspended_reason,json=suspendedReason,proto3" json:"suspended_reason,omitempty"`
 	// As Account.cap_resolution.
 	CapResolution string `protobuf:"bytes,6,opt,name=cap_resolution,json=capResolution,proto3" json:"cap_resolution,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// As KeyLimits.requests_per_minute.
+	RequestsPerMinute int32 `protobuf:"varint,7,opt,name=requests_per_minute,json=requestsPerMinute,proto3" json:"requests_per_minute,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *AuthenticateResponse) Reset() {
@@ -1840,6 +1863,13 @@ func (x *AuthenticateResponse) GetCapResolution() string {
 	return ""
 }
 
+func (x *AuthenticateResponse) GetRequestsPerMinute() int32 {
+	if x != nil {
+		return x.RequestsPerMinute
+	}
+	return 0
+}
+
 // AuditEntry is one administrative action. It is never changed or removed.
 type AuditEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1849,8 +1879,9 @@ type AuditEntry struct {
 	// or somebody at the ledger's internal door.
 	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	// account.create, account.update, account.suspend, account.resume,
-	// account.top_up, end_user.create, api_key.create, api_key.rotate,
-	// api_key.revoke
+	// account.pause, end_user.create, api_key.create, api_key.rotate,
+	// api_key.revoke, api_key.limit, budget.set, budget.delete; and account. with
+	// the kind of posting where money was moved: account.top_up
 	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
 	// The account that it concerns.
 	AccountId string `protobuf:"bytes,5,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -2076,7 +2107,7 @@ var File_reelway_ledger_v1_account_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\n" +
-	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x03\n" +
+	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x03\n" +
 	"\aAccount\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2090,7 +2121,9 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"cap_reason\x18\t \x01(\tR\tcapReason\x129\n" +
 	"\n" +
 	"created_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\xce\x03\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12#\n" +
+	"\rpaused_reason\x18\v \x01(\tR\fpausedReason\x127\n" +
+	"\tpaused_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\"\xce\x03\n" +
 	"\x14CreateAccountRequest\x12x\n" +
 	"\x04name\x18\x01 \x01(\tBd\xbaHa\xba\x01W\n" +
 	"\x0ename.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x05\x10\x01\x18\x80\x01R\x04name\x12\x88\x01\n" +
@@ -2243,7 +2276,7 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x14RevokeAPIKeyResponse\x122\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x19.reelway.ledger.v1.APIKeyR\x06apiKey\"9\n" +
 	"\x13AuthenticateRequest\x12\"\n" +
-	"\bkey_hash\x18\x01 \x01(\fB\a\xbaH\x04z\x02h R\akeyHash\"\xca\x01\n" +
+	"\bkey_hash\x18\x01 \x01(\fB\a\xbaH\x04z\x02h R\akeyHash\"\xfa\x01\n" +
 	"\x14AuthenticateResponse\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x15\n" +
@@ -2251,7 +2284,8 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x06scopes\x18\x03 \x03(\tR\x06scopes\x12\x12\n" +
 	"\x04tier\x18\x04 \x01(\tR\x04tier\x12)\n" +
 	"\x10suspended_reason\x18\x05 \x01(\tR\x0fsuspendedReason\x12%\n" +
-	"\x0ecap_resolution\x18\x06 \x01(\tR\rcapResolution\"\xff\x01\n" +
+	"\x0ecap_resolution\x18\x06 \x01(\tR\rcapResolution\x12.\n" +
+	"\x13requests_per_minute\x18\a \x01(\x05R\x11requestsPerMinute\"\xff\x01\n" +
 	"\n" +
 	"AuditEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
@@ -2277,11 +2311,12 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"actor.safe\x12\x1emust be a key's id or operator\x1a%this.matches('^[A-Za-z0-9_-]{0,64}$')R\x05actor\"n\n" +
 	"\x18ListAuditEntriesResponse\x127\n" +
 	"\aentries\x18\x01 \x03(\v2\x1d.reelway.ledger.v1.AuditEntryR\aentries\x12\x19\n" +
-	"\bhas_more\x18\x02 \x01(\bR\ahasMore*h\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore*\x83\x01\n" +
 	"\rAccountStatus\x12\x1e\n" +
 	"\x1aACCOUNT_STATUS_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ACCOUNT_STATUS_ACTIVE\x10\x01\x12\x1c\n" +
-	"\x18ACCOUNT_STATUS_SUSPENDED\x10\x022\xf3\n" +
+	"\x18ACCOUNT_STATUS_SUSPENDED\x10\x02\x12\x19\n" +
+	"\x15ACCOUNT_STATUS_PAUSED\x10\x032\xf3\n" +
 	"\n" +
 	"\x0eAccountService\x12b\n" +
 	"\rCreateAccount\x12'.reelway.ledger.v1.CreateAccountRequest\x1a(.reelway.ledger.v1.CreateAccountResponse\x12Y\n" +
@@ -2356,59 +2391,60 @@ var file_reelway_ledger_v1_account_proto_depIdxs = []int32{
 	0,  // 0: reelway.ledger.v1.Account.status:type_name -> reelway.ledger.v1.AccountStatus
 	33, // 1: reelway.ledger.v1.Account.suspended_at:type_name -> google.protobuf.Timestamp
 	33, // 2: reelway.ledger.v1.Account.created_at:type_name -> google.protobuf.Timestamp
-	1,  // 3: reelway.ledger.v1.GetAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 4: reelway.ledger.v1.ListAccountsResponse.accounts:type_name -> reelway.ledger.v1.Account
-	1,  // 5: reelway.ledger.v1.UpdateAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 6: reelway.ledger.v1.SuspendAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 7: reelway.ledger.v1.ResumeAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	33, // 8: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
-	14, // 9: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
-	14, // 10: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
-	33, // 11: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
-	33, // 12: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
-	33, // 13: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
-	33, // 14: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
-	33, // 15: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
-	19, // 16: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
-	34, // 17: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
-	19, // 18: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
-	19, // 19: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
-	33, // 20: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	35, // 21: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
-	30, // 22: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
-	2,  // 23: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
-	4,  // 24: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
-	6,  // 25: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
-	8,  // 26: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
-	10, // 27: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
-	12, // 28: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
-	15, // 29: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
-	17, // 30: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
-	20, // 31: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
-	22, // 32: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
-	24, // 33: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
-	26, // 34: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
-	28, // 35: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
-	31, // 36: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
-	3,  // 37: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
-	5,  // 38: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
-	7,  // 39: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
-	9,  // 40: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
-	11, // 41: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
-	13, // 42: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
-	16, // 43: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
-	18, // 44: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
-	21, // 45: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
-	23, // 46: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
-	25, // 47: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
-	27, // 48: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
-	29, // 49: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
-	32, // 50: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
-	37, // [37:51] is the sub-list for method output_type
-	23, // [23:37] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	33, // 3: reelway.ledger.v1.Account.paused_at:type_name -> google.protobuf.Timestamp
+	1,  // 4: reelway.ledger.v1.GetAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 5: reelway.ledger.v1.ListAccountsResponse.accounts:type_name -> reelway.ledger.v1.Account
+	1,  // 6: reelway.ledger.v1.UpdateAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 7: reelway.ledger.v1.SuspendAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 8: reelway.ledger.v1.ResumeAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	33, // 9: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
+	14, // 10: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
+	14, // 11: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
+	33, // 12: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
+	33, // 13: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
+	33, // 14: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
+	33, // 15: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
+	33, // 16: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
+	19, // 17: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
+	34, // 18: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
+	19, // 19: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
+	19, // 20: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
+	33, // 21: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	35, // 22: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
+	30, // 23: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
+	2,  // 24: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
+	4,  // 25: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
+	6,  // 26: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
+	8,  // 27: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
+	10, // 28: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
+	12, // 29: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
+	15, // 30: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
+	17, // 31: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
+	20, // 32: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
+	22, // 33: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
+	24, // 34: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
+	26, // 35: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
+	28, // 36: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
+	31, // 37: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
+	3,  // 38: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
+	5,  // 39: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
+	7,  // 40: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
+	9,  // 41: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
+	11, // 42: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
+	13, // 43: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
+	16, // 44: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
+	18, // 45: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
+	21, // 46: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
+	23, // 47: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
+	25, // 48: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
+	27, // 49: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
+	29, // 50: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
+	32, // 51: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
+	38, // [38:52] is the sub-list for method output_type
+	24, // [24:38] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_account_proto_init() }

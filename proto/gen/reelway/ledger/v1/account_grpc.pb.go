@@ -53,6 +53,8 @@ type AccountServiceClient interface {
 	// Refuses the account's writes from now on; its running jobs go on. The
 	// operator's own account cannot be suspended.
 	SuspendAccount(ctx context.Context, in *SuspendAccountRequest, opts ...grpc.CallOption) (*SuspendAccountResponse, error)
+	// Ends a suspension and a pause. The spend-rate breaker lets the account be
+	// for an hour.
 	ResumeAccount(ctx context.Context, in *ResumeAccountRequest, opts ...grpc.CallOption) (*ResumeAccountResponse, error)
 	CreateEndUser(ctx context.Context, in *CreateEndUserRequest, opts ...grpc.CallOption) (*CreateEndUserResponse, error)
 	ListEndUsers(ctx context.Context, in *ListEndUsersRequest, opts ...grpc.CallOption) (*ListEndUsersResponse, error)
@@ -228,6 +230,8 @@ type AccountServiceServer interface {
 	// Refuses the account's writes from now on; its running jobs go on. The
 	// operator's own account cannot be suspended.
 	SuspendAccount(context.Context, *SuspendAccountRequest) (*SuspendAccountResponse, error)
+	// Ends a suspension and a pause. The spend-rate breaker lets the account be
+	// for an hour.
 	ResumeAccount(context.Context, *ResumeAccountRequest) (*ResumeAccountResponse, error)
 	CreateEndUser(context.Context, *CreateEndUserRequest) (*CreateEndUserResponse, error)
 	ListEndUsers(context.Context, *ListEndUsersRequest) (*ListEndUsersResponse, error)

@@ -886,9 +886,11 @@ type GetAttemptResponse struct {
 	// True when the job needs no more observations from the provider.
 	Settled bool  `protobuf:"varint,8,opt,name=settled,proto3" json:"settled,omitempty"`
 	Number  int32 `protobuf:"varint,9,opt,name=number,proto3" json:"number,omitempty"`
+	// Milliseconds since created_at, by the database's clock.
+	AgeMs int64 `protobuf:"varint,10,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
 	// True when the job is over for its customer and only the fate of the task is
 	// still to be learned: the ledger asks for each further poll.
-	InReview      bool `protobuf:"varint,10,opt,name=in_review,json=inReview,proto3" json:"in_review,omitempty"`
+	InReview      bool `protobuf:"varint,11,opt,name=in_review,json=inReview,proto3" json:"in_review,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -982,6 +984,13 @@ func (x *GetAttemptResponse) GetSettled() bool {
 func (x *GetAttemptResponse) GetNumber() int32 {
 	if x != nil {
 		return x.Number
+	}
+	return 0
+}
+
+func (x *GetAttemptResponse) GetAgeMs() int64 {
+	if x != nil {
+		return x.AgeMs
 	}
 	return 0
 }
@@ -3088,7 +3097,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x10provider_task_id\x18\a \x01(\tR\x0eproviderTaskId\";\n" +
 	"\x11GetAttemptRequest\x12&\n" +
 	"\n" +
-	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xe7\x02\n" +
+	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xfe\x02\n" +
 	"\x12GetAttemptResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -3100,9 +3109,10 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x18\n" +
 	"\asettled\x18\b \x01(\bR\asettled\x12\x16\n" +
-	"\x06number\x18\t \x01(\x05R\x06number\x12\x1b\n" +
-	"\tin_review\x18\n" +
-	" \x01(\bR\binReview\";\n" +
+	"\x06number\x18\t \x01(\x05R\x06number\x12\x15\n" +
+	"\x06age_ms\x18\n" +
+	" \x01(\x03R\x05ageMs\x12\x1b\n" +
+	"\tin_review\x18\v \x01(\bR\binReview\";\n" +
 	"\x11GetBalanceRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\"\xf7\x01\n" +
