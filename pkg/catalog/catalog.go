@@ -39,6 +39,7 @@ type Model struct {
 	Watermark      bool               `yaml:"watermark"`        // can be asked for
 	PricePerSecond map[string]int64   `yaml:"price_per_second"` // micro-credits by resolution
 	AudioPerSecond int64              `yaml:"audio_per_second"` // micro-credits on top
+	CostPerSecond  map[string]int64   `yaml:"cost_per_second"`  // micro-USD by resolution, what the provider asks; where absent, the price stands for it
 	Source         string             `yaml:"source"`
 }
 

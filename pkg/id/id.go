@@ -16,6 +16,7 @@ const (
 	Key     = "key"
 	Request = "req"
 	Audit   = "audit"
+	Lot     = "lot"
 	Budget  = "budget"
 )
 

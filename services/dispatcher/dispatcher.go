@@ -284,6 +284,9 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		s.m.polled(ctx, seen.Provider, "error")
 		s.d.Logger.WarnContext(ctx, "poll failed", "job_id", m.GetJobId(), "provider", m.GetProvider(), "error", err.Error())
 	}
+	if a.GetInReview() {
+		return nil // its time is long up; the ledger asks again, slowly
+	}
 	if age(a) > s.cfg.MaxRuntime {
 		o := &eventv1.Observation{Id: seen.AttemptID + "-timed-out", Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{Reason: "deadline"}}}
 		return s.publish(ctx, fill(o, seen))

@@ -176,6 +176,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	resp, err := s.d.Jobs.OpenJob(ctx, &ledgerv1.OpenJobRequest{
 		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: q.GetParams(),
 		Provider: m.Provider, QuoteMicros: q.GetTotalMicros(), User: r.GetUser(), Metadata: r.GetMetadata(),
+		CostMicros: m.Cost(q.GetParams(), q.GetTotalMicros()), CostCurrency: catalog.CostCurrency,
 	})
 	if err != nil {
 		return nil, fault.FromStatus(err)

@@ -45,6 +45,7 @@ func (s *Service) Handler() http.Handler {
 	route("GET /v1/models", auth.VideosRead, s.listModels)
 	route("GET /v1/balance", auth.BillingRead, s.getBalance)
 	route("GET /v1/usage", auth.BillingRead, s.getUsage)
+	route("GET /v1/statement", auth.BillingRead, s.getStatement)
 	mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, r *http.Request) {
 		if err := s.d.Health(r.Context()); err != nil {
 			videojson.Write(w, http.StatusServiceUnavailable, map[string]string{"status": "unavailable"})
@@ -260,6 +261,6 @@ func (s *Service) getBalance(w http.ResponseWriter, r *http.Request, p auth.Prin
 		return fault.FromStatus(err)
 	}
 	videojson.Write(w, http.StatusOK, map[string]any{"object": "balance", "available": money.Format(b.GetAvailableMicros()), "held": money.Format(b.GetHeldMicros()),
-		"available_micros": b.GetAvailableMicros(), "held_micros": b.GetHeldMicros()})
+		"available_micros": b.GetAvailableMicros(), "held_micros": b.GetHeldMicros(), "granted": money.Format(b.GetGrantedMicros())})
 	return nil
 }

@@ -122,7 +122,7 @@ func (s *Service) eraseSome(ctx context.Context, r *ledgerv1.EraseUserRequest, t
 // goes, and the audit log says what was done. done.Token is emptied when there
 // was nothing to do.
 func (s *Service) eraseName(ctx context.Context, r *ledgerv1.EraseUserRequest, done *ledgerv1.EraseUserResponse) error {
-	return s.onAccount(ctx, r.GetAccountId(), func(ctx context.Context, u *unit, _ *balance) error {
+	_, _, err := s.onAccount(ctx, r.GetAccountId(), "", func(ctx context.Context, u *unit, _ *balance, _ *record) error {
 		// Under the account's lock, which every new job needs.
 		if err := liveJobs(ctx, u.tx, r); err != nil {
 			return err
@@ -146,4 +146,5 @@ func (s *Service) eraseName(ctx context.Context, r *ledgerv1.EraseUserRequest, d
 		return enter(ctx, u.tx, deed{action: "user.erase", account: r.GetAccountId(), target: done.GetToken(),
 			details: map[string]any{"reason": r.GetReason(), "jobs": done.GetJobs(), "videos": done.GetVideos()}})
 	})
+	return err
 }

@@ -47,7 +47,7 @@ func (u *unit) lockSpending(ctx context.Context, group []*openCall) error {
 		accounts[c.req.GetAccountId()] = true
 	}
 	u.spending = spending{accounts: map[string]*guard{}, budgets: map[subject][]*budgetUse{}, ceilings: map[string]*ceiling{}}
-	if err := u.lockBalances(ctx, accounts); err != nil {
+	if err := u.lockCredits(ctx, accounts); err != nil {
 		return err
 	}
 	var guarded []string

@@ -57,6 +57,9 @@ type Config struct {
 	RetainVideos  time.Duration `env:"REELWAY_RETAIN_VIDEOS" min:"0s" envDefault:"0" desc:"how long after its end a job keeps its video in the bucket; 0 keeps it for ever"`
 	RetainFacts   time.Duration `env:"REELWAY_RETAIN_OBSERVATIONS" min:"0s" envDefault:"0" desc:"how long after its end a job keeps what was observed of it and its Idempotency-Key, which may be used anew then; 0 keeps them for ever"`
 	RetainEvery   time.Duration `env:"REELWAY_RETAIN_INTERVAL" min:"10ms" envDefault:"1m" desc:"how often the ledger looks for jobs past these ages"`
+	ReviewEvery   time.Duration `env:"REELWAY_REVIEW_EVERY" min:"1s" envDefault:"1h" desc:"how often a provider is asked for the fate of a task that had no verdict in time"`
+	ReviewFor     time.Duration `env:"REELWAY_REVIEW_FOR" min:"0s" envDefault:"168h" desc:"for how long it is asked; after that an operator settles the suspense"`
+	Reconcile     time.Duration `env:"REELWAY_RECONCILE_EVERY" min:"0s" envDefault:"10m" desc:"how often the books are proven in the background, by one replica at a time; once a day from the first posting on"`
 	AdminAPIKey   string        `env:"REELWAY_ADMIN_API_KEY" desc:"a key of scope admin for the operator's account, made at the start; one made before stays until it is revoked"`
 }
 
@@ -93,8 +96,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
-	err3 := s.watchOutbox(meter)
-	return s, errors.Join(err1, err2, err3)
+	return s, errors.Join(err1, err2, s.watchOutbox(meter), s.measureBooks(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.
@@ -118,6 +120,7 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-sweep", Run: s.sweep},
 		{Name: "ledger-partitions", Run: s.partition},
 		{Name: "ledger-retention", Run: s.retain},
+		{Name: "ledger-reconcile", Run: s.reconcile},
 		{Name: "ledger-key-use", Run: s.noteUse},
 	}
 	for range s.cfg.Workers {

@@ -55,7 +55,7 @@ func setup(t *testing.T, credits int64, change ...func(*ledgerConfig)) *bundle {
 	b := natstest.Bus(t)
 	pool := pgtest.New(t, ledger.Migrations())
 	cfg := ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
-		SweepAfter: 300 * time.Millisecond, StoreLife: time.Hour, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, RetainEvery: 50 * time.Millisecond, Workers: 2, Group: 64, Waiting: 4096}
+		SweepAfter: 300 * time.Millisecond, StoreLife: time.Hour, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, RetainEvery: 50 * time.Millisecond, ReviewEvery: time.Hour, ReviewFor: 7 * 24 * time.Hour, Workers: 2, Group: 64, Waiting: 4096}
 	for _, f := range change {
 		f(&cfg)
 	}

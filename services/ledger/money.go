@@ -1,15 +1,10 @@
 package ledger
 
 import (
-	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
 
-	"github.com/jackc/pgx/v5"
-
-	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/money"
 )
@@ -35,7 +30,8 @@ var books = []book{available, held, revenue, funding, promotional, writeOff, pro
 type balance struct {
 	account string
 	of      map[book]int64
-	guarded bool // there is more to read before something is opened
+	lots    []*lot // with something left, first-expiring first; read where credits are spent
+	guarded bool   // there is more to read before something is opened
 	hour    hour
 	changed bool
 }
@@ -55,6 +51,9 @@ type posting struct {
 // errShort says that a customer's book would go below zero.
 var errShort = errors.New("balance is short")
 
+// errOverflow says that a book cannot hold the amount.
+var errOverflow = errors.New("amount overflows a book")
+
 // post moves an amount between two books of a locked balance and remembers the
 // posting for the flush. errShort, after which nothing has changed, says that
 // the customer's book cannot bear it.
@@ -66,7 +65,7 @@ func (u *unit) post(b *balance, p posting) error {
 	case (p.from == available || p.from == held) && from < p.amount:
 		return errShort
 	case from < math.MinInt64+p.amount || to > math.MaxInt64-p.amount:
-		return fmt.Errorf("posting %s: %d overflows a book", p.key, p.amount)
+		return fmt.Errorf("posting %s: %d: %w", p.key, p.amount, errOverflow)
 	}
 	b.of[p.from], b.of[p.to] = from-p.amount, to+p.amount
 	b.changed = true
@@ -75,15 +74,25 @@ func (u *unit) post(b *balance, p posting) error {
 	return nil
 }
 
-// hold moves a job's quote from available to held.
+// hold moves a job's quote from available to held, grants before what was paid
+// for.
 func (u *unit) hold(b *balance, j *record) error {
-	return u.post(b, posting{key: j.ID + "/hold", kind: "hold", job: j.ID, from: available, to: held, amount: j.Quote})
+	if err := u.post(b, posting{key: j.ID + "/hold", kind: "hold", job: j.ID, from: available, to: held, amount: j.Quote}); err != nil {
+		return err
+	}
+	j.Granted = u.take(b, j.ID, j.Quote, false)
+	return nil
 }
 
 // settle ends a job's hold: captured micros go to revenue, the rest back to the
 // customer. The job's state, changed with it, keeps it from happening twice.
 func (u *unit) settle(b *balance, j *record) error {
 	u.spending.settled = append(u.spending.settled, j)
+	if j.Granted > 0 {
+		if err := u.giveBack(j); err != nil {
+			return err
+		}
+	}
 	if j.Captured > 0 {
 		if err := u.post(b, posting{key: j.ID + "/capture", kind: "capture", job: j.ID, from: held, to: revenue, amount: j.Captured}); err != nil {
 			return fmt.Errorf("capture of %s: %w", j.ID, err)
@@ -93,35 +102,6 @@ func (u *unit) settle(b *balance, j *record) error {
 		if err := u.post(b, posting{key: j.ID + "/release", kind: "release", job: j.ID, from: held, to: available, amount: rest}); err != nil {
 			return fmt.Errorf("release of %s: %w", j.ID, err)
 		}
-	}
-	return nil
-}
-
-// once posts an administrative movement, whose key its caller chose, and enters
-// it in the audit log. Asked
-// again with the same amounts it does nothing; with others it is a conflict.
-func (u *unit) once(ctx context.Context, b *balance, p posting) error {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d %s", p.kind, p.from, p.to, p.amount, p.job))
-	p.hash = sum[:]
-	var known []byte
-	err := u.tx.QueryRow(ctx, "select request_hash from posting where key = $1", p.key).Scan(&known)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		p.actor = auth.IncomingActor(ctx).KeyID
-		if err := u.post(b, p); err != nil {
-			return err
-		}
-		details := map[string]any{"credits": money.Format(p.amount), "posting": p.key}
-		if p.reason != "" {
-			details["reason"] = p.reason
-		}
-		return enter(ctx, u.tx, deed{action: "account." + p.kind, account: b.account, target: b.account, details: details})
-	case err != nil:
-		return fmt.Errorf("read posting: %w", err)
-	case string(known) != string(p.hash):
-		e := fault.New(fault.Conflict, "this idempotency key was used before for another movement")
-		e.Fields = []fault.Field{{Name: "idempotency_key", Message: "already used"}}
-		return e
 	}
 	return nil
 }

@@ -172,7 +172,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 			x.verdict = duplicate
 			continue
 		}
-		if x.verdict, err = s.judge(u, x, owners); err != nil {
+		if x.verdict, err = s.judge(ctx, u, x, owners); err != nil {
 			return err
 		}
 		known[x.o.GetId()] = x.verdict == applied || x.verdict == late
@@ -217,33 +217,31 @@ func factName(o *eventv1.Observation) string {
 }
 
 // judge draws the conclusion from one observation of a locked job.
-func (s *Service) judge(u *unit, x *sighting, owners map[[2]string]string) (string, error) {
+func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2]string]string) (string, error) {
 	j, o := x.job, x.o
 	if d := o.GetArtifactDeleted(); d != nil {
 		u.cleared = append(u.cleared, d.GetKey())
 		return applied, nil
 	}
 	a := j.current()
+	if j.State == job.NeedsReview && a != nil && a.ID == o.GetAttemptId() {
+		return s.judgeFate(ctx, u, x, a, owners)
+	}
 	if a == nil || a.ID != o.GetAttemptId() || j.State.Terminal() {
 		if o.GetRendered() != nil || o.GetAccepted() != nil {
 			if j.State != job.Succeeded && !j.Late {
 				j.Late = true
+				if o.GetRendered() != nil && j.State.Terminal() {
+					j.bill(o.GetRendered()) // nobody pays for it: an operator writes it off
+				}
 				u.change(j)
 			}
 			return late, nil
 		}
 		return ignored, nil
 	}
-	if task := taskID(o); task != "" {
-		owner := owners[[2]string{a.Provider, task}]
-		if a.TaskID != "" && a.TaskID != task || owner != "" && owner != a.ID {
-			return conflict, nil // never an overwrite
-		}
-		if a.TaskID == "" {
-			a.TaskID = task
-			owners[[2]string{a.Provider, task}] = a.ID
-			u.changeAttempt(a)
-		}
+	if !claimTask(u, a, o, owners) {
+		return conflict, nil
 	}
 	m, err := read(j, o)
 	if err != nil {
@@ -263,6 +261,25 @@ func (s *Service) judge(u *unit, x *sighting, owners map[[2]string]string) (stri
 		return ignored, nil
 	}
 	return applied, s.move(u, x, a, m)
+}
+
+// claimTask notes which task of the provider is an attempt's; false when the
+// observation speaks of another one.
+func claimTask(u *unit, a *attempt, o *eventv1.Observation, owners map[[2]string]string) bool {
+	task := taskID(o)
+	if task == "" {
+		return true
+	}
+	owner := owners[[2]string{a.Provider, task}]
+	if a.TaskID != "" && a.TaskID != task || owner != "" && owner != a.ID {
+		return false // never an overwrite
+	}
+	if a.TaskID == "" {
+		a.TaskID = task
+		owners[[2]string{a.Provider, task}] = a.ID
+		u.changeAttempt(a)
+	}
+	return true
 }
 
 // meaning is what an observation says in the terms of the state machine.
@@ -329,6 +346,9 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 		deadline := u.now.Add(s.cfg.StoreLife)
 		j.ResultURL, j.DeadlineAt = m.url, &deadline
 	}
+	if r := o.GetRendered(); r != nil {
+		j.bill(r)
+	}
 	var delay time.Duration
 	if m.in == job.RefuseRetry {
 		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(j.AttemptCount))
@@ -343,9 +363,7 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	case m.in == job.RefuseRetry:
 		return u.command(x.ctx, j, fmt.Sprintf("%s-submit-%d", j.ID, j.AttemptCount+1), delay)
 	case j.State == job.NeedsReview:
-		u.later(j.Account, func(b *balance) error {
-			return u.post(b, posting{key: j.ID + "/suspense/" + a.ID, kind: "suspense", job: j.ID, from: providerCost, to: suspense, amount: j.Quote})
-		})
+		s.suspend(u, j, a)
 	}
 	return nil
 }

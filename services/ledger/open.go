@@ -194,12 +194,13 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[
 	j := &record{Account: r.GetAccountId(), Provider: r.GetProvider(), User: r.GetUser(), Key: r.GetApiKeyId(),
 		State: job.Queued, Version: 1, Quote: r.GetQuoteMicros(), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
 		Model: r.GetParams().GetModel(), Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
+	j.expect(r.GetCostMicros(), r.GetCostCurrency())
 	if taken != nil {
 		j.ID, taken.hash = taken.id, r.GetRequestHash()
 	} else {
 		j.ID = id.New(id.Video)
 	}
-	model := r.GetParams().GetModel()
+	model := j.Model
 	refusal, err := s.admit(ctx, u, b, j, model)
 	if err != nil {
 		return err

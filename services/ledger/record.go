@@ -22,10 +22,12 @@ import (
 // record is a row of job.
 type record struct {
 	ID, Account, Provider, User, Key string
-	Model                            string // empty when an older version opened the job
 	State                            job.State
 	Version                          int64
 	Quote, Captured                  int64
+	Granted, Refunded                int64  // of the hold; of the capture
+	Cost                             int64  // millionths of CostCurrency
+	Model, CostCurrency, CostSource  string // Model is empty when an older version opened the job
 	AttemptCount                     int
 	AttemptID                        *string
 	CreatedAt, SubmitAfter           time.Time
@@ -45,7 +47,8 @@ type record struct {
 
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
-	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted`
+	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted,
+	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -56,7 +59,8 @@ func scan(r pgx.CollectableRow) (*record, error) {
 func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
-		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted}
+		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted,
+		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource}
 }
 
 type querier interface {
@@ -183,6 +187,9 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 	}
 	if to.Terminal() {
 		u.later(j.Account, func(b *balance) error { return u.settle(b, j) })
+		if j.Granted > 0 {
+			u.settles = append(u.settles, j.ID)
+		}
 		j.CompletedAt = &u.now
 	}
 	j.State = to
@@ -230,15 +237,20 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) []byte { return j.Params })
 	column(&t, u.opened, func(j *record) string { return string(j.Metadata) })
 	column(&t, u.opened, func(j *record) string { return j.Traceparent })
-	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
 	column(&t, u.opened, func(j *record) string { return j.Model })
+	column(&t, u.opened, func(j *record) int64 { return j.Granted })
+	column(&t, u.opened, func(j *record) int64 { return j.Cost })
+	column(&t, u.opened, func(j *record) string { return j.CostCurrency })
+	column(&t, u.opened, func(j *record) string { return j.CostSource })
+	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
 	t.columns = append(t.columns, u.now)
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
-			counted_in, model, created_at, updated_at, swept_at, submit_after)
-		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace, counted::jsonb, model, $13, $13, $13, $13
+			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, created_at, updated_at, swept_at, submit_after)
+		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace,
+			model, granted, cost, currency, cost_source, counted::jsonb, $17, $17, $17, $17
 		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
-			$11::text[], $12::text[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, counted, model)`, t.columns...)
+			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {
@@ -261,14 +273,19 @@ func (u *unit) writeChanged(b *pgx.Batch) {
 	column(&t, u.changed, func(j *record) *time.Time { return j.DeadlineAt })
 	column(&t, u.changed, func(j *record) bool { return j.Late })
 	column(&t, u.changed, func(j *record) bool { return j.Counted })
+	column(&t, u.changed, func(j *record) int64 { return j.Refunded })
+	column(&t, u.changed, func(j *record) int64 { return j.Cost })
+	column(&t, u.changed, func(j *record) string { return j.CostCurrency })
+	column(&t, u.changed, func(j *record) string { return j.CostSource })
 	b.Queue(`update job set state = x.state, version = x.version, captured_micros = x.captured, hold_state = x.hold_state,
 			completed_at = x.completed_at, error = x.error, artifact = x.artifact, result_url = x.result_url, attempt_id = x.attempt_id,
 			attempt_count = x.attempt_count, submit_after = x.submit_after, deadline_at = x.deadline_at, late_result = x.late, counted = x.counted,
+			refunded_micros = x.refunded, cost_micros = x.cost, cost_currency = x.currency, cost_source = x.cost_source,
 			updated_at = case when job.version = x.version then updated_at else now() end, swept_at = now()
 		from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::timestamptz[], $7::bytea[], $8::bytea[], $9::text[],
-			$10::text[], $11::int[], $12::timestamptz[], $13::timestamptz[], $14::boolean[], $15::boolean[])
+			$10::text[], $11::int[], $12::timestamptz[], $13::timestamptz[], $14::boolean[], $15::boolean[], $16::bigint[], $17::bigint[], $18::text[], $19::text[])
 			as x (id, state, version, captured, hold_state, completed_at, error, artifact, result_url, attempt_id, attempt_count,
-				submit_after, deadline_at, late, counted)
+				submit_after, deadline_at, late, counted, refunded, cost, currency, cost_source)
 		where job.id = x.id`, t.columns...)
 }
 

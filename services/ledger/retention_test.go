@@ -69,11 +69,11 @@ func TestOldJobsLoseTheirTextsAndVideos(t *testing.T) {
 		c.RetainPrompts, c.RetainVideos, c.RetainFacts = time.Millisecond, time.Millisecond, time.Millisecond
 	})
 	a := x.archiver(t)
-	done := x.openFor(t, "ann", "m")
+	done := x.openAs(t, "ann", "m")
 	x.finish(t, done, "archived")
-	failed := x.openFor(t, "ann", "m")
+	failed := x.openAs(t, "ann", "m")
 	x.finish(t, failed, "failed")
-	live := x.openFor(t, "ann", "m")
+	live := x.openAs(t, "ann", "m")
 	eventually(t, "old jobs are redacted, their file and observations gone", func() bool {
 		return x.number(t, "select count(*) from job where redacted_at is not null") == 2 &&
 			x.number(t, "select count(*) from idempotency where job_id <> $1", live) == 0 &&
@@ -99,7 +99,7 @@ func TestOldJobsLoseTheirTextsAndVideos(t *testing.T) {
 func TestDeletionIsAskedForUntilReported(t *testing.T) {
 	t.Parallel()
 	x := setup(t, price, func(c *ledger.Config) { c.SweepAfter = 50 * time.Millisecond })
-	id := x.openFor(t, "", "m")
+	id := x.openAs(t, "", "m")
 	x.finish(t, id, "archived")
 	if _, err := x.jobs.DeleteJob(context.Background(), &ledgerv1.DeleteJobRequest{AccountId: x.acct, JobId: id}); err != nil {
 		t.Fatal(err)
@@ -126,11 +126,11 @@ func TestEraseUser(t *testing.T) {
 	ctx := context.Background()
 	x := setup(t, 300*price)
 	x.archiver(t)
-	done, failed, others := x.openFor(t, "ann", "m"), x.openFor(t, "ann", "m"), x.openFor(t, "bob", "m")
+	done, failed, others := x.openAs(t, "ann", "m"), x.openAs(t, "ann", "m"), x.openAs(t, "bob", "m")
 	x.finish(t, done, "archived")
 	x.finish(t, others, "archived")
 	for range 120 { // more than one batch
-		id := x.openFor(t, "ann", "m")
+		id := x.openAs(t, "ann", "m")
 		if _, err := x.jobs.CancelJob(ctx, &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: id}); err != nil {
 			t.Fatal(err)
 		}

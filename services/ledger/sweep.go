@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -23,8 +22,10 @@ func (s *Service) sweep(ctx context.Context) error {
 	tick := time.NewTicker(s.cfg.SweepInterval)
 	defer tick.Stop()
 	for {
-		if err := errors.Join(s.sweepOnce(ctx), s.askAgain(ctx)); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "sweep failed", "error", err.Error())
+		for _, once := range []func(context.Context) error{s.sweepOnce, s.askAgain, s.expireGrants, s.pollReviews} {
+			if err := once(ctx); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "sweep failed", "error", err.Error())
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -34,6 +34,8 @@ type unit struct {
 	seen     []sighting
 	freed    []idempotencyKey
 	deferred []deferral
+	reviews  []*review
+	purse
 	spending spending
 	byDay    map[usageKey]*usage // what ended, for usage
 	byUser   map[usageKey]*usage
@@ -93,14 +95,8 @@ func (u *unit) collect(rows pgx.Rows) ([]*record, error) {
 	})
 }
 
-// lockBalances reads the balances of accounts for update; an account without
+// queueBalances reads the balances of accounts for update; an account without
 // one is absent.
-func (u *unit) lockBalances(ctx context.Context, accounts map[string]bool) error {
-	b := &pgx.Batch{}
-	u.queueBalances(b, accounts)
-	return u.send(ctx, b)
-}
-
 func (u *unit) queueBalances(b *pgx.Batch, accounts map[string]bool) {
 	b.Queue(`select now(), account_id, available_micros, held_micros, revenue_micros, funding_micros, promotional_micros,
 			write_off_micros, provider_cost_micros, suspense_micros,
@@ -184,6 +180,7 @@ func (u *unit) flush(ctx context.Context) error {
 			accounts[d.account] = true
 		}
 		u.queueBalances(b, accounts)
+		u.queueDraws(b)
 		if err := u.send(ctx, b); err != nil {
 			return err
 		}
@@ -199,6 +196,8 @@ func (u *unit) flush(ctx context.Context) error {
 		b = &pgx.Batch{}
 	}
 	u.writeUsage(b)
+	u.writeReviews(b)
+	u.writeLots(b)
 	u.writePostings(b)
 	u.writeBalances(b)
 	u.writeSettled(b)

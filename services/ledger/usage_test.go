@@ -17,8 +17,8 @@ import (
 	"reelway.dev/services/ledger"
 )
 
-// openFor opens a job of one end user with everything that a caller can write.
-func (x *bundle) openFor(t *testing.T, user, model string) string {
+// openAs opens a job of one end user with everything that a caller can write.
+func (x *bundle) openAs(t *testing.T, user, model string) string {
 	t.Helper()
 	hash := sha256.Sum256([]byte("body"))
 	r, err := x.jobs.OpenJob(context.Background(), &ledgerv1.OpenJobRequest{AccountId: x.acct, Provider: "testprovider", RequestHash: hash[:], QuoteMicros: price,
@@ -62,14 +62,14 @@ func (x *bundle) query(t *testing.T, q *videov1.QueryUsageRequest) *videov1.Quer
 func TestUsageAddsUp(t *testing.T) {
 	t.Parallel()
 	x := setup(t, 10*price)
-	x.finish(t, x.openFor(t, "ann", "a"), "archived")
-	x.finish(t, x.openFor(t, "ann", "b"), "failed")
-	x.finish(t, x.openFor(t, "bob", "a"), "archived")
-	canceled := x.openFor(t, "", "a")
+	x.finish(t, x.openAs(t, "ann", "a"), "archived")
+	x.finish(t, x.openAs(t, "ann", "b"), "failed")
+	x.finish(t, x.openAs(t, "bob", "a"), "archived")
+	canceled := x.openAs(t, "", "a")
 	if _, err := x.jobs.CancelJob(context.Background(), &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: canceled}); err != nil {
 		t.Fatal(err)
 	}
-	x.openFor(t, "bob", "a") // is not over, and so in no usage
+	x.openAs(t, "bob", "a") // is not over, and so in no usage
 	x.balance(t, 7*price, price)
 
 	all := x.query(t, &videov1.QueryUsageRequest{}).GetRows()
@@ -196,15 +196,15 @@ func TestMissedJobsAreCounted(t *testing.T) {
 func TestOlderLedgerOnNewerSchema(t *testing.T) {
 	t.Parallel()
 	x := setup(t, 10*price)
-	before := x.openFor(t, "ann", "a")
+	before := x.openAs(t, "ann", "a")
 	first := x.begin(t, before)
 	if err := postgres.Migrate(context.Background(), x.pool, newerSchema); err != nil {
 		t.Fatal(err)
 	}
 	x.observe(t, before, first, "failed")
 	x.await(t, before, videov1.VideoState_VIDEO_STATE_FAILED)
-	x.finish(t, x.openFor(t, "ann", "b"), "archived")
-	id := x.openFor(t, "", "a")
+	x.finish(t, x.openAs(t, "ann", "b"), "archived")
+	id := x.openAs(t, "", "a")
 	if _, err := x.jobs.CancelJob(context.Background(), &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: id}); err != nil {
 		t.Fatal(err)
 	}

@@ -70,12 +70,17 @@ type doors struct {
 // do calls fn with the doors of the server, for at most adminTimeout. Its error
 // is the fault's message.
 func (a *admin) do(ctx context.Context, fn func(ctx context.Context, d doors) error) error {
+	return a.within(ctx, adminTimeout, fn)
+}
+
+// within is do for what takes its time.
+func (a *admin) within(ctx context.Context, limit time.Duration, fn func(ctx context.Context, d doors) error) error {
 	conn, err := rpc.Dial(a.Server, grpc.WithUserAgent("reelway"))
 	if err != nil {
 		return fmt.Errorf("--server: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.Key)
 	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn), ledgerv1.NewPrivacyServiceClient(conn)}))

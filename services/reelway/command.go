@@ -50,6 +50,7 @@ type cli struct {
 	Keys     keysCmd     `cmd:"" help:"API keys of an account: create, list, rotate, revoke, limit."`
 	Budgets  budgetsCmd  `cmd:"" help:"Budgets of an account, its keys, users and models: set, list, delete."`
 	Users    usersCmd    `cmd:"" help:"End users of an account: create, list."`
+	Ledger   ledgerCmd   `cmd:"" help:"The books: balances, top-ups, grants, refunds, statements, margins, and their proof."`
 	Audit    auditCmd    `cmd:"" help:"What administrators did, the latest first."`
 }
 

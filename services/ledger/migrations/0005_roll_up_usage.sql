@@ -3,7 +3,7 @@
 -- look as they do: docs/decisions/0003-ledger-schema.md.
 
 alter table job
-    add column model       text not null default '', -- of params; empty when an older version opened the job
+    add column if not exists model       text not null default '', -- of params; empty when an older version opened the job
     add column counted     boolean not null default false, -- the finished job is in usage
     add column redacted_at timestamptz;              -- prompt, addresses and metadata are gone
 

@@ -633,10 +633,12 @@ type Rendered struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Url            string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
 	ProviderTaskId string                 `protobuf:"bytes,2,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
-	// The provider's own cost, in its currency's minor units, 0 when unsaid.
+	// The provider's own cost, in millionths of its currency, 0 when unsaid.
 	ProviderCostMicros int64 `protobuf:"varint,3,opt,name=provider_cost_micros,json=providerCostMicros,proto3" json:"provider_cost_micros,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// ISO 4217; empty is USD.
+	ProviderCostCurrency string `protobuf:"bytes,4,opt,name=provider_cost_currency,json=providerCostCurrency,proto3" json:"provider_cost_currency,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Rendered) Reset() {
@@ -688,6 +690,13 @@ func (x *Rendered) GetProviderCostMicros() int64 {
 		return x.ProviderCostMicros
 	}
 	return 0
+}
+
+func (x *Rendered) GetProviderCostCurrency() string {
+	if x != nil {
+		return x.ProviderCostCurrency
+	}
+	return ""
 }
 
 // Failed: the provider says that this task failed for good.
@@ -1234,11 +1243,12 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"Progressed\x12\x1a\n" +
 	"\bprogress\x18\x01 \x01(\x05R\bprogress\x12(\n" +
-	"\x10provider_task_id\x18\x02 \x01(\tR\x0eproviderTaskId\"x\n" +
+	"\x10provider_task_id\x18\x02 \x01(\tR\x0eproviderTaskId\"\xae\x01\n" +
 	"\bRendered\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12(\n" +
 	"\x10provider_task_id\x18\x02 \x01(\tR\x0eproviderTaskId\x120\n" +
-	"\x14provider_cost_micros\x18\x03 \x01(\x03R\x12providerCostMicros\"f\n" +
+	"\x14provider_cost_micros\x18\x03 \x01(\x03R\x12providerCostMicros\x124\n" +
+	"\x16provider_cost_currency\x18\x04 \x01(\tR\x14providerCostCurrency\"f\n" +
 	"\x06Failed\x122\n" +
 	"\x05error\x18\x01 \x01(\v2\x1c.reelway.video.v1.VideoErrorR\x05error\x12(\n" +
 	"\x10provider_task_id\x18\x02 \x01(\tR\x0eproviderTaskId\"B\n" +

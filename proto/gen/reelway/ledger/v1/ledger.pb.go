@@ -27,6 +27,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Outcome is what became of a task that had no verdict in time.
+type Outcome int32
+
+const (
+	Outcome_OUTCOME_UNSPECIFIED Outcome = 0
+	// The provider asks for money: a loss.
+	Outcome_OUTCOME_BILLED Outcome = 1
+	// It does not: the suspense is reversed.
+	Outcome_OUTCOME_NOT_BILLED Outcome = 2
+)
+
+// Enum value maps for Outcome.
+var (
+	Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "OUTCOME_BILLED",
+		2: "OUTCOME_NOT_BILLED",
+	}
+	Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"OUTCOME_BILLED":      1,
+		"OUTCOME_NOT_BILLED":  2,
+	}
+)
+
+func (x Outcome) Enum() *Outcome {
+	p := new(Outcome)
+	*p = x
+	return p
+}
+
+func (x Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_reelway_ledger_v1_ledger_proto_enumTypes[0].Descriptor()
+}
+
+func (Outcome) Type() protoreflect.EnumType {
+	return &file_reelway_ledger_v1_ledger_proto_enumTypes[0]
+}
+
+func (x Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Outcome.Descriptor instead.
+func (Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{0}
+}
+
 type OpenJobRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	AccountId      string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -37,9 +89,14 @@ type OpenJobRequest struct {
 	Params      *v1.VideoParams `protobuf:"bytes,5,opt,name=params,proto3" json:"params,omitempty"`
 	Provider    string          `protobuf:"bytes,6,opt,name=provider,proto3" json:"provider,omitempty"`
 	// The most that this job may cost: the hold.
-	QuoteMicros   int64             `protobuf:"varint,7,opt,name=quote_micros,json=quoteMicros,proto3" json:"quote_micros,omitempty"`
-	User          string            `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
-	Metadata      map[string]string `protobuf:"bytes,9,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	QuoteMicros int64             `protobuf:"varint,7,opt,name=quote_micros,json=quoteMicros,proto3" json:"quote_micros,omitempty"`
+	User        string            `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
+	Metadata    map[string]string `protobuf:"bytes,9,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the provider is expected to ask for the video, in millionths of
+	// cost_currency (ISO 4217); no currency: unknown. Its own word, once it has
+	// rendered, stands above this.
+	CostMicros    int64  `protobuf:"varint,20,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
+	CostCurrency  string `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,6 +192,20 @@ func (x *OpenJobRequest) GetMetadata() map[string]string {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *OpenJobRequest) GetCostMicros() int64 {
+	if x != nil {
+		return x.CostMicros
+	}
+	return 0
+}
+
+func (x *OpenJobRequest) GetCostCurrency() string {
+	if x != nil {
+		return x.CostCurrency
+	}
+	return ""
 }
 
 type OpenJobResponse struct {
@@ -816,7 +887,10 @@ type GetAttemptResponse struct {
 	Settled bool  `protobuf:"varint,8,opt,name=settled,proto3" json:"settled,omitempty"`
 	Number  int32 `protobuf:"varint,9,opt,name=number,proto3" json:"number,omitempty"`
 	// Milliseconds since created_at, by the database's clock.
-	AgeMs         int64 `protobuf:"varint,10,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	AgeMs int64 `protobuf:"varint,10,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	// True when the job is over for its customer and only the fate of the task is
+	// still to be learned: the ledger asks for each further poll.
+	InReview      bool `protobuf:"varint,11,opt,name=in_review,json=inReview,proto3" json:"in_review,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -921,6 +995,13 @@ func (x *GetAttemptResponse) GetAgeMs() int64 {
 	return 0
 }
 
+func (x *GetAttemptResponse) GetInReview() bool {
+	if x != nil {
+		return x.InReview
+	}
+	return false
+}
+
 type GetBalanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AccountId     string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -969,8 +1050,13 @@ type GetBalanceResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	AvailableMicros int64                  `protobuf:"varint,1,opt,name=available_micros,json=availableMicros,proto3" json:"available_micros,omitempty"`
 	HeldMicros      int64                  `protobuf:"varint,2,opt,name=held_micros,json=heldMicros,proto3" json:"held_micros,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The part of available that comes from grants.
+	GrantedMicros int64 `protobuf:"varint,3,opt,name=granted_micros,json=grantedMicros,proto3" json:"granted_micros,omitempty"`
+	// When the first of those grants expires, and how much with it.
+	NextExpiryAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=next_expiry_at,json=nextExpiryAt,proto3" json:"next_expiry_at,omitempty"`
+	NextExpiryMicros int64                  `protobuf:"varint,5,opt,name=next_expiry_micros,json=nextExpiryMicros,proto3" json:"next_expiry_micros,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetBalanceResponse) Reset() {
@@ -1017,12 +1103,34 @@ func (x *GetBalanceResponse) GetHeldMicros() int64 {
 	return 0
 }
 
+func (x *GetBalanceResponse) GetGrantedMicros() int64 {
+	if x != nil {
+		return x.GrantedMicros
+	}
+	return 0
+}
+
+func (x *GetBalanceResponse) GetNextExpiryAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextExpiryAt
+	}
+	return nil
+}
+
+func (x *GetBalanceResponse) GetNextExpiryMicros() int64 {
+	if x != nil {
+		return x.NextExpiryMicros
+	}
+	return 0
+}
+
 type TopUpRequest struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	AccountId    string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	AmountMicros int64                  `protobuf:"varint,2,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
-	// The same key tops up once.
+	// The same key tops up once; with another content it is a conflict.
 	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Reason         string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1078,6 +1186,13 @@ func (x *TopUpRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+func (x *TopUpRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type TopUpResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	AvailableMicros int64                  `protobuf:"varint,1,opt,name=available_micros,json=availableMicros,proto3" json:"available_micros,omitempty"`
@@ -1122,6 +1237,1706 @@ func (x *TopUpResponse) GetAvailableMicros() int64 {
 	return 0
 }
 
+// GrantRequest gives credits away. They are spent before any that were paid
+// for, those that expire first before others.
+type GrantRequest struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	AccountId    string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	AmountMicros int64                  `protobuf:"varint,2,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
+	// What is left of them then is taken back; absent: never.
+	ExpiresAt      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	Reason         string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GrantRequest) Reset() {
+	*x = GrantRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantRequest) ProtoMessage() {}
+
+func (x *GrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
+func (*GrantRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GrantRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *GrantRequest) GetAmountMicros() int64 {
+	if x != nil {
+		return x.AmountMicros
+	}
+	return 0
+}
+
+func (x *GrantRequest) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *GrantRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *GrantRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type GrantResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	AvailableMicros int64                  `protobuf:"varint,1,opt,name=available_micros,json=availableMicros,proto3" json:"available_micros,omitempty"`
+	LotId           string                 `protobuf:"bytes,2,opt,name=lot_id,json=lotId,proto3" json:"lot_id,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *GrantResponse) Reset() {
+	*x = GrantResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantResponse) ProtoMessage() {}
+
+func (x *GrantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
+func (*GrantResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GrantResponse) GetAvailableMicros() int64 {
+	if x != nil {
+		return x.AvailableMicros
+	}
+	return 0
+}
+
+func (x *GrantResponse) GetLotId() string {
+	if x != nil {
+		return x.LotId
+	}
+	return ""
+}
+
+// Lot is a grant and where its credits are.
+type Lot struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	AccountId    string                 `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	AmountMicros int64                  `protobuf:"varint,3,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
+	// Still to be had; part of the account's available credits.
+	RemainingMicros int64 `protobuf:"varint,4,opt,name=remaining_micros,json=remainingMicros,proto3" json:"remaining_micros,omitempty"`
+	// Held for open jobs.
+	DrawnMicros   int64                  `protobuf:"varint,5,opt,name=drawn_micros,json=drawnMicros,proto3" json:"drawn_micros,omitempty"`
+	SpentMicros   int64                  `protobuf:"varint,6,opt,name=spent_micros,json=spentMicros,proto3" json:"spent_micros,omitempty"`
+	ExpiredMicros int64                  `protobuf:"varint,7,opt,name=expired_micros,json=expiredMicros,proto3" json:"expired_micros,omitempty"`
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	Actor         string                 `protobuf:"bytes,10,opt,name=actor,proto3" json:"actor,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lot) Reset() {
+	*x = Lot{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lot) ProtoMessage() {}
+
+func (x *Lot) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lot.ProtoReflect.Descriptor instead.
+func (*Lot) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Lot) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Lot) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *Lot) GetAmountMicros() int64 {
+	if x != nil {
+		return x.AmountMicros
+	}
+	return 0
+}
+
+func (x *Lot) GetRemainingMicros() int64 {
+	if x != nil {
+		return x.RemainingMicros
+	}
+	return 0
+}
+
+func (x *Lot) GetDrawnMicros() int64 {
+	if x != nil {
+		return x.DrawnMicros
+	}
+	return 0
+}
+
+func (x *Lot) GetSpentMicros() int64 {
+	if x != nil {
+		return x.SpentMicros
+	}
+	return 0
+}
+
+func (x *Lot) GetExpiredMicros() int64 {
+	if x != nil {
+		return x.ExpiredMicros
+	}
+	return 0
+}
+
+func (x *Lot) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *Lot) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Lot) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Lot) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+type ListGrantsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AccountId     string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	After         string                 `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	Limit         int32                  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGrantsRequest) Reset() {
+	*x = ListGrantsRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGrantsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGrantsRequest) ProtoMessage() {}
+
+func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
+func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListGrantsRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *ListGrantsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListGrantsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListGrantsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lots          []*Lot                 `protobuf:"bytes,1,rep,name=lots,proto3" json:"lots,omitempty"`
+	HasMore       bool                   `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGrantsResponse) Reset() {
+	*x = ListGrantsResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGrantsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGrantsResponse) ProtoMessage() {}
+
+func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
+func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListGrantsResponse) GetLots() []*Lot {
+	if x != nil {
+		return x.Lots
+	}
+	return nil
+}
+
+func (x *ListGrantsResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
+// RefundRequest gives back what a job's capture took, whole or in part. The
+// sum of a job's refunds never passes its capture.
+type RefundRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	JobId string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// 0: all that is left to refund.
+	AmountMicros   int64  `protobuf:"varint,2,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
+	Reason         string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	IdempotencyKey string `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RefundRequest) Reset() {
+	*x = RefundRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundRequest) ProtoMessage() {}
+
+func (x *RefundRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
+func (*RefundRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RefundRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *RefundRequest) GetAmountMicros() int64 {
+	if x != nil {
+		return x.AmountMicros
+	}
+	return 0
+}
+
+func (x *RefundRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RefundRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type RefundResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	AvailableMicros int64                  `protobuf:"varint,1,opt,name=available_micros,json=availableMicros,proto3" json:"available_micros,omitempty"`
+	// All refunds of the job so far.
+	RefundedMicros int64  `protobuf:"varint,2,opt,name=refunded_micros,json=refundedMicros,proto3" json:"refunded_micros,omitempty"`
+	AccountId      string `protobuf:"bytes,3,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RefundResponse) Reset() {
+	*x = RefundResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundResponse) ProtoMessage() {}
+
+func (x *RefundResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundResponse.ProtoReflect.Descriptor instead.
+func (*RefundResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RefundResponse) GetAvailableMicros() int64 {
+	if x != nil {
+		return x.AvailableMicros
+	}
+	return 0
+}
+
+func (x *RefundResponse) GetRefundedMicros() int64 {
+	if x != nil {
+		return x.RefundedMicros
+	}
+	return 0
+}
+
+func (x *RefundResponse) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+// AdjustRequest corrects an account's available credits, up or down, never
+// below zero.
+type AdjustRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	AccountId      string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	AmountMicros   int64                  `protobuf:"varint,2,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
+	Reason         string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *AdjustRequest) Reset() {
+	*x = AdjustRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdjustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdjustRequest) ProtoMessage() {}
+
+func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdjustRequest.ProtoReflect.Descriptor instead.
+func (*AdjustRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AdjustRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *AdjustRequest) GetAmountMicros() int64 {
+	if x != nil {
+		return x.AmountMicros
+	}
+	return 0
+}
+
+func (x *AdjustRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AdjustRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type AdjustResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	AvailableMicros int64                  `protobuf:"varint,1,opt,name=available_micros,json=availableMicros,proto3" json:"available_micros,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *AdjustResponse) Reset() {
+	*x = AdjustResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdjustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdjustResponse) ProtoMessage() {}
+
+func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdjustResponse.ProtoReflect.Descriptor instead.
+func (*AdjustResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AdjustResponse) GetAvailableMicros() int64 {
+	if x != nil {
+		return x.AvailableMicros
+	}
+	return 0
+}
+
+// WriteOffRequest books a provider's cost that no customer pays and that was
+// never in suspense, such as of a task that ended after its job was canceled.
+type WriteOffRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	JobId          string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	AmountMicros   int64                  `protobuf:"varint,2,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
+	Reason         string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *WriteOffRequest) Reset() {
+	*x = WriteOffRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteOffRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteOffRequest) ProtoMessage() {}
+
+func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteOffRequest.ProtoReflect.Descriptor instead.
+func (*WriteOffRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *WriteOffRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *WriteOffRequest) GetAmountMicros() int64 {
+	if x != nil {
+		return x.AmountMicros
+	}
+	return 0
+}
+
+func (x *WriteOffRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *WriteOffRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type WriteOffResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All that was written off on the account so far.
+	WrittenOffMicros int64  `protobuf:"varint,1,opt,name=written_off_micros,json=writtenOffMicros,proto3" json:"written_off_micros,omitempty"`
+	AccountId        string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *WriteOffResponse) Reset() {
+	*x = WriteOffResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteOffResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteOffResponse) ProtoMessage() {}
+
+func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteOffResponse.ProtoReflect.Descriptor instead.
+func (*WriteOffResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *WriteOffResponse) GetWrittenOffMicros() int64 {
+	if x != nil {
+		return x.WrittenOffMicros
+	}
+	return 0
+}
+
+func (x *WriteOffResponse) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+// Review is a task whose fate was, or is, unknown.
+type Review struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	JobId     string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	AccountId string                 `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	AttemptId string                 `protobuf:"bytes,3,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	Provider  string                 `protobuf:"bytes,4,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The possible cost in suspense: the job's quote.
+	AmountMicros int64                  `protobuf:"varint,5,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
+	OpenedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
+	// Unspecified while it is open.
+	Outcome       Outcome                `protobuf:"varint,7,opt,name=outcome,proto3,enum=reelway.ledger.v1.Outcome" json:"outcome,omitempty"`
+	SettledAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=settled_at,json=settledAt,proto3" json:"settled_at,omitempty"`
+	Actor         string                 `protobuf:"bytes,9,opt,name=actor,proto3" json:"actor,omitempty"`
+	Reason        string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Review) Reset() {
+	*x = Review{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Review) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Review) ProtoMessage() {}
+
+func (x *Review) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Review.ProtoReflect.Descriptor instead.
+func (*Review) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Review) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *Review) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *Review) GetAttemptId() string {
+	if x != nil {
+		return x.AttemptId
+	}
+	return ""
+}
+
+func (x *Review) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Review) GetAmountMicros() int64 {
+	if x != nil {
+		return x.AmountMicros
+	}
+	return 0
+}
+
+func (x *Review) GetOpenedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OpenedAt
+	}
+	return nil
+}
+
+func (x *Review) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *Review) GetSettledAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SettledAt
+	}
+	return nil
+}
+
+func (x *Review) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Review) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ListReviewsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Settled ones as well.
+	All bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	// The job id of the last one of the page before.
+	After         string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	Limit         int32  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReviewsRequest) Reset() {
+	*x = ListReviewsRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReviewsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReviewsRequest) ProtoMessage() {}
+
+func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReviewsRequest.ProtoReflect.Descriptor instead.
+func (*ListReviewsRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListReviewsRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *ListReviewsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListReviewsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListReviewsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reviews       []*Review              `protobuf:"bytes,1,rep,name=reviews,proto3" json:"reviews,omitempty"`
+	HasMore       bool                   `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReviewsResponse) Reset() {
+	*x = ListReviewsResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReviewsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReviewsResponse) ProtoMessage() {}
+
+func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReviewsResponse.ProtoReflect.Descriptor instead.
+func (*ListReviewsResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListReviewsResponse) GetReviews() []*Review {
+	if x != nil {
+		return x.Reviews
+	}
+	return nil
+}
+
+func (x *ListReviewsResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
+// SettleSuspenseRequest says by hand what became of a job's task. The same word
+// again changes nothing; another one is a conflict.
+type SettleSuspenseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Outcome       Outcome                `protobuf:"varint,2,opt,name=outcome,proto3,enum=reelway.ledger.v1.Outcome" json:"outcome,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleSuspenseRequest) Reset() {
+	*x = SettleSuspenseRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleSuspenseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleSuspenseRequest) ProtoMessage() {}
+
+func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleSuspenseRequest.ProtoReflect.Descriptor instead.
+func (*SettleSuspenseRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SettleSuspenseRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *SettleSuspenseRequest) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *SettleSuspenseRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type SettleSuspenseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Review        *Review                `protobuf:"bytes,1,opt,name=review,proto3" json:"review,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleSuspenseResponse) Reset() {
+	*x = SettleSuspenseResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleSuspenseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleSuspenseResponse) ProtoMessage() {}
+
+func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleSuspenseResponse.ProtoReflect.Descriptor instead.
+func (*SettleSuspenseResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SettleSuspenseResponse) GetReview() *Review {
+	if x != nil {
+		return x.Review
+	}
+	return nil
+}
+
+// GetStatementRequest reads an account's movements of one month of its time
+// zone, page by page.
+type GetStatementRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AccountId string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// YYYY-MM
+	Month string `protobuf:"bytes,2,opt,name=month,proto3" json:"month,omitempty"`
+	// The page before's next_page.
+	Page string `protobuf:"bytes,3,opt,name=page,proto3" json:"page,omitempty"`
+	// 0 is 500.
+	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStatementRequest) Reset() {
+	*x = GetStatementRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStatementRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStatementRequest) ProtoMessage() {}
+
+func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStatementRequest.ProtoReflect.Descriptor instead.
+func (*GetStatementRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *GetStatementRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *GetStatementRequest) GetMonth() string {
+	if x != nil {
+		return x.Month
+	}
+	return ""
+}
+
+func (x *GetStatementRequest) GetPage() string {
+	if x != nil {
+		return x.Page
+	}
+	return ""
+}
+
+func (x *GetStatementRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// Movement is one posting as the customer's two books saw it.
+type Movement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// top_up, grant, grant_expiry, hold, capture, release, refund, adjustment
+	Kind   string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	JobId  string `protobuf:"bytes,4,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What it did to the books.
+	AvailableChangeMicros int64 `protobuf:"varint,6,opt,name=available_change_micros,json=availableChangeMicros,proto3" json:"available_change_micros,omitempty"`
+	HeldChangeMicros      int64 `protobuf:"varint,7,opt,name=held_change_micros,json=heldChangeMicros,proto3" json:"held_change_micros,omitempty"`
+	// The books afterwards.
+	AvailableMicros int64 `protobuf:"varint,8,opt,name=available_micros,json=availableMicros,proto3" json:"available_micros,omitempty"`
+	HeldMicros      int64 `protobuf:"varint,9,opt,name=held_micros,json=heldMicros,proto3" json:"held_micros,omitempty"`
+	// For operators; customers are not told.
+	Actor         string `protobuf:"bytes,10,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Movement) Reset() {
+	*x = Movement{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Movement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Movement) ProtoMessage() {}
+
+func (x *Movement) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Movement.ProtoReflect.Descriptor instead.
+func (*Movement) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Movement) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Movement) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Movement) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Movement) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *Movement) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Movement) GetAvailableChangeMicros() int64 {
+	if x != nil {
+		return x.AvailableChangeMicros
+	}
+	return 0
+}
+
+func (x *Movement) GetHeldChangeMicros() int64 {
+	if x != nil {
+		return x.HeldChangeMicros
+	}
+	return 0
+}
+
+func (x *Movement) GetAvailableMicros() int64 {
+	if x != nil {
+		return x.AvailableMicros
+	}
+	return 0
+}
+
+func (x *Movement) GetHeldMicros() int64 {
+	if x != nil {
+		return x.HeldMicros
+	}
+	return 0
+}
+
+func (x *Movement) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// GetStatementResponse: opening + the changes of every page = closing. Every
+// page repeats what concerns the month, as it stood when the first was read.
+type GetStatementResponse struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	AccountId              string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	Month                  string                 `protobuf:"bytes,2,opt,name=month,proto3" json:"month,omitempty"`
+	TimeZone               string                 `protobuf:"bytes,3,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
+	StartsAt               *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
+	EndsAt                 *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ends_at,json=endsAt,proto3" json:"ends_at,omitempty"`
+	OpeningAvailableMicros int64                  `protobuf:"varint,6,opt,name=opening_available_micros,json=openingAvailableMicros,proto3" json:"opening_available_micros,omitempty"`
+	OpeningHeldMicros      int64                  `protobuf:"varint,7,opt,name=opening_held_micros,json=openingHeldMicros,proto3" json:"opening_held_micros,omitempty"`
+	ClosingAvailableMicros int64                  `protobuf:"varint,8,opt,name=closing_available_micros,json=closingAvailableMicros,proto3" json:"closing_available_micros,omitempty"`
+	ClosingHeldMicros      int64                  `protobuf:"varint,9,opt,name=closing_held_micros,json=closingHeldMicros,proto3" json:"closing_held_micros,omitempty"`
+	Movements              []*Movement            `protobuf:"bytes,10,rep,name=movements,proto3" json:"movements,omitempty"`
+	// Empty on the last page.
+	NextPage      string `protobuf:"bytes,11,opt,name=next_page,json=nextPage,proto3" json:"next_page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStatementResponse) Reset() {
+	*x = GetStatementResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStatementResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStatementResponse) ProtoMessage() {}
+
+func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStatementResponse.ProtoReflect.Descriptor instead.
+func (*GetStatementResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetStatementResponse) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *GetStatementResponse) GetMonth() string {
+	if x != nil {
+		return x.Month
+	}
+	return ""
+}
+
+func (x *GetStatementResponse) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *GetStatementResponse) GetStartsAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartsAt
+	}
+	return nil
+}
+
+func (x *GetStatementResponse) GetEndsAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndsAt
+	}
+	return nil
+}
+
+func (x *GetStatementResponse) GetOpeningAvailableMicros() int64 {
+	if x != nil {
+		return x.OpeningAvailableMicros
+	}
+	return 0
+}
+
+func (x *GetStatementResponse) GetOpeningHeldMicros() int64 {
+	if x != nil {
+		return x.OpeningHeldMicros
+	}
+	return 0
+}
+
+func (x *GetStatementResponse) GetClosingAvailableMicros() int64 {
+	if x != nil {
+		return x.ClosingAvailableMicros
+	}
+	return 0
+}
+
+func (x *GetStatementResponse) GetClosingHeldMicros() int64 {
+	if x != nil {
+		return x.ClosingHeldMicros
+	}
+	return 0
+}
+
+func (x *GetStatementResponse) GetMovements() []*Movement {
+	if x != nil {
+		return x.Movements
+	}
+	return nil
+}
+
+func (x *GetStatementResponse) GetNextPage() string {
+	if x != nil {
+		return x.NextPage
+	}
+	return ""
+}
+
+// MarginRequest asks what was earned and what it cost, over whole days in UTC.
+type MarginRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// YYYY-MM-DD, the first and the last day; at most 366 days.
+	FromDay string `protobuf:"bytes,1,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
+	ToDay   string `protobuf:"bytes,2,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
+	// Of one account alone.
+	AccountId string `protobuf:"bytes,3,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// What makes a row: day, model, provider, account; none is all four.
+	By            []string `protobuf:"bytes,4,rep,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarginRequest) Reset() {
+	*x = MarginRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarginRequest) ProtoMessage() {}
+
+func (x *MarginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarginRequest.ProtoReflect.Descriptor instead.
+func (*MarginRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *MarginRequest) GetFromDay() string {
+	if x != nil {
+		return x.FromDay
+	}
+	return ""
+}
+
+func (x *MarginRequest) GetToDay() string {
+	if x != nil {
+		return x.ToDay
+	}
+	return ""
+}
+
+func (x *MarginRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *MarginRequest) GetBy() []string {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
+// ProviderCost is in the provider's own currency.
+type ProviderCost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ISO 4217
+	Currency string `protobuf:"bytes,1,opt,name=currency,proto3" json:"currency,omitempty"`
+	// In millionths of the currency.
+	Micros int64 `protobuf:"varint,2,opt,name=micros,proto3" json:"micros,omitempty"`
+	// The part that providers reported themselves; the rest is by the catalogue.
+	ReportedMicros int64 `protobuf:"varint,3,opt,name=reported_micros,json=reportedMicros,proto3" json:"reported_micros,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ProviderCost) Reset() {
+	*x = ProviderCost{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderCost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderCost) ProtoMessage() {}
+
+func (x *ProviderCost) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderCost.ProtoReflect.Descriptor instead.
+func (*ProviderCost) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ProviderCost) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *ProviderCost) GetMicros() int64 {
+	if x != nil {
+		return x.Micros
+	}
+	return 0
+}
+
+func (x *ProviderCost) GetReportedMicros() int64 {
+	if x != nil {
+		return x.ReportedMicros
+	}
+	return 0
+}
+
+// MarginRow is what jobs of one kind earned, in credits, and cost, in the
+// provider's own currency. A job counts on the day on which it was asked for.
+type MarginRow struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Day       string                 `protobuf:"bytes,1,opt,name=day,proto3" json:"day,omitempty"`
+	Model     string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	Provider  string                 `protobuf:"bytes,3,opt,name=provider,proto3" json:"provider,omitempty"`
+	AccountId string                 `protobuf:"bytes,4,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	Jobs      int64                  `protobuf:"varint,5,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	Succeeded int64                  `protobuf:"varint,6,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	// Captured less refunded.
+	RevenueMicros  int64 `protobuf:"varint,7,opt,name=revenue_micros,json=revenueMicros,proto3" json:"revenue_micros,omitempty"`
+	RefundedMicros int64 `protobuf:"varint,8,opt,name=refunded_micros,json=refundedMicros,proto3" json:"refunded_micros,omitempty"`
+	// What was rendered, paid by a customer or not; by currency.
+	Costs []*ProviderCost `protobuf:"bytes,9,rep,name=costs,proto3" json:"costs,omitempty"`
+	// Jobs that a provider rendered at a cost that is not known.
+	Uncosted      int64 `protobuf:"varint,10,opt,name=uncosted,proto3" json:"uncosted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarginRow) Reset() {
+	*x = MarginRow{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarginRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarginRow) ProtoMessage() {}
+
+func (x *MarginRow) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarginRow.ProtoReflect.Descriptor instead.
+func (*MarginRow) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *MarginRow) GetDay() string {
+	if x != nil {
+		return x.Day
+	}
+	return ""
+}
+
+func (x *MarginRow) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *MarginRow) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *MarginRow) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *MarginRow) GetJobs() int64 {
+	if x != nil {
+		return x.Jobs
+	}
+	return 0
+}
+
+func (x *MarginRow) GetSucceeded() int64 {
+	if x != nil {
+		return x.Succeeded
+	}
+	return 0
+}
+
+func (x *MarginRow) GetRevenueMicros() int64 {
+	if x != nil {
+		return x.RevenueMicros
+	}
+	return 0
+}
+
+func (x *MarginRow) GetRefundedMicros() int64 {
+	if x != nil {
+		return x.RefundedMicros
+	}
+	return 0
+}
+
+func (x *MarginRow) GetCosts() []*ProviderCost {
+	if x != nil {
+		return x.Costs
+	}
+	return nil
+}
+
+func (x *MarginRow) GetUncosted() int64 {
+	if x != nil {
+		return x.Uncosted
+	}
+	return 0
+}
+
+type MarginResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*MarginRow           `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarginResponse) Reset() {
+	*x = MarginResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarginResponse) ProtoMessage() {}
+
+func (x *MarginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarginResponse.ProtoReflect.Descriptor instead.
+func (*MarginResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *MarginResponse) GetRows() []*MarginRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
 type VerifyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1130,7 +2945,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +2957,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,20 +2970,23 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
 }
 
 type VerifyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Each broken invariant in words; empty when the books are right.
-	Violations    []string `protobuf:"bytes,1,rep,name=violations,proto3" json:"violations,omitempty"`
+	// Each broken invariant in words, with the first rows that break it; empty
+	// when the books are right.
+	Violations []string `protobuf:"bytes,1,rep,name=violations,proto3" json:"violations,omitempty"`
+	// What was proven, in words.
+	Proven        []string `protobuf:"bytes,2,rep,name=proven,proto3" json:"proven,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +2998,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +3011,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *VerifyResponse) GetViolations() []string {
@@ -1203,11 +3021,18 @@ func (x *VerifyResponse) GetViolations() []string {
 	return nil
 }
 
+func (x *VerifyResponse) GetProven() []string {
+	if x != nil {
+		return x.Proven
+	}
+	return nil
+}
+
 var File_reelway_ledger_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xda\x03\n" +
+	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xbf\x04\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -1219,7 +3044,10 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\bprovider\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x12*\n" +
 	"\fquote_micros\x18\a \x01(\x03B\a\xbaH\x04\"\x02 \x00R\vquoteMicros\x12\x12\n" +
 	"\x04user\x18\b \x01(\tR\x04user\x12K\n" +
-	"\bmetadata\x18\t \x03(\v2/.reelway.ledger.v1.OpenJobRequest.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\t \x03(\v2/.reelway.ledger.v1.OpenJobRequest.MetadataEntryR\bmetadata\x12(\n" +
+	"\vcost_micros\x18\x14 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
+	"costMicros\x129\n" +
+	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
@@ -1269,7 +3097,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x10provider_task_id\x18\a \x01(\tR\x0eproviderTaskId\";\n" +
 	"\x11GetAttemptRequest\x12&\n" +
 	"\n" +
-	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xe1\x02\n" +
+	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xfe\x02\n" +
 	"\x12GetAttemptResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -1283,27 +3111,196 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\asettled\x18\b \x01(\bR\asettled\x12\x16\n" +
 	"\x06number\x18\t \x01(\x05R\x06number\x12\x15\n" +
 	"\x06age_ms\x18\n" +
-	" \x01(\x03R\x05ageMs\";\n" +
+	" \x01(\x03R\x05ageMs\x12\x1b\n" +
+	"\tin_review\x18\v \x01(\bR\binReview\";\n" +
 	"\x11GetBalanceRequest\x12&\n" +
 	"\n" +
-	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\"`\n" +
+	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\"\xf7\x01\n" +
 	"\x12GetBalanceResponse\x12)\n" +
 	"\x10available_micros\x18\x01 \x01(\x03R\x0favailableMicros\x12\x1f\n" +
 	"\vheld_micros\x18\x02 \x01(\x03R\n" +
-	"heldMicros\"\x99\x01\n" +
+	"heldMicros\x12%\n" +
+	"\x0egranted_micros\x18\x03 \x01(\x03R\rgrantedMicros\x12@\n" +
+	"\x0enext_expiry_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\fnextExpiryAt\x12,\n" +
+	"\x12next_expiry_micros\x18\x05 \x01(\x03R\x10nextExpiryMicros\"\xbb\x01\n" +
 	"\fTopUpRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12,\n" +
 	"\ramount_micros\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\famountMicros\x123\n" +
 	"\x0fidempotency_key\x18\x03 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x0eidempotencyKey\":\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x0eidempotencyKey\x12 \n" +
+	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x06reason\":\n" +
 	"\rTopUpResponse\x12)\n" +
-	"\x10available_micros\x18\x01 \x01(\x03R\x0favailableMicros\"\x0f\n" +
-	"\rVerifyRequest\"0\n" +
+	"\x10available_micros\x18\x01 \x01(\x03R\x0favailableMicros\"\xf8\x01\n" +
+	"\fGrantRequest\x12&\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12,\n" +
+	"\ramount_micros\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\famountMicros\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\"\n" +
+	"\x06reason\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x06reason\x123\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x0eidempotencyKey\"Q\n" +
+	"\rGrantResponse\x12)\n" +
+	"\x10available_micros\x18\x01 \x01(\x03R\x0favailableMicros\x12\x15\n" +
+	"\x06lot_id\x18\x02 \x01(\tR\x05lotId\"\x95\x03\n" +
+	"\x03Lot\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tR\taccountId\x12#\n" +
+	"\ramount_micros\x18\x03 \x01(\x03R\famountMicros\x12)\n" +
+	"\x10remaining_micros\x18\x04 \x01(\x03R\x0fremainingMicros\x12!\n" +
+	"\fdrawn_micros\x18\x05 \x01(\x03R\vdrawnMicros\x12!\n" +
+	"\fspent_micros\x18\x06 \x01(\x03R\vspentMicros\x12%\n" +
+	"\x0eexpired_micros\x18\a \x01(\x03R\rexpiredMicros\x129\n" +
+	"\n" +
+	"expires_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\n" +
+	" \x01(\tR\x05actor\x129\n" +
+	"\n" +
+	"created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"r\n" +
+	"\x11ListGrantsRequest\x12&\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\tR\x05after\x12\x1f\n" +
+	"\x05limit\x18\x03 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\x05limit\"[\n" +
+	"\x12ListGrantsResponse\x12*\n" +
+	"\x04lots\x18\x01 \x03(\v2\x16.reelway.ledger.v1.LotR\x04lots\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xb6\x01\n" +
+	"\rRefundRequest\x12\x1e\n" +
+	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12,\n" +
+	"\ramount_micros\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\famountMicros\x12\"\n" +
+	"\x06reason\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x06reason\x123\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x0eidempotencyKey\"\x83\x01\n" +
+	"\x0eRefundResponse\x12)\n" +
+	"\x10available_micros\x18\x01 \x01(\x03R\x0favailableMicros\x12'\n" +
+	"\x0frefunded_micros\x18\x02 \x01(\x03R\x0erefundedMicros\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x03 \x01(\tR\taccountId\"\xbe\x01\n" +
+	"\rAdjustRequest\x12&\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12,\n" +
+	"\ramount_micros\x18\x02 \x01(\x03B\a\xbaH\x04\"\x028\x00R\famountMicros\x12\"\n" +
+	"\x06reason\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x06reason\x123\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x0eidempotencyKey\";\n" +
+	"\x0eAdjustResponse\x12)\n" +
+	"\x10available_micros\x18\x01 \x01(\x03R\x0favailableMicros\"\xb8\x01\n" +
+	"\x0fWriteOffRequest\x12\x1e\n" +
+	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12,\n" +
+	"\ramount_micros\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\famountMicros\x12\"\n" +
+	"\x06reason\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x06reason\x123\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x0eidempotencyKey\"_\n" +
+	"\x10WriteOffResponse\x12,\n" +
+	"\x12written_off_micros\x18\x01 \x01(\x03R\x10writtenOffMicros\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tR\taccountId\"\xf6\x02\n" +
+	"\x06Review\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tR\taccountId\x12\x1d\n" +
+	"\n" +
+	"attempt_id\x18\x03 \x01(\tR\tattemptId\x12\x1a\n" +
+	"\bprovider\x18\x04 \x01(\tR\bprovider\x12#\n" +
+	"\ramount_micros\x18\x05 \x01(\x03R\famountMicros\x127\n" +
+	"\topened_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x124\n" +
+	"\aoutcome\x18\a \x01(\x0e2\x1a.reelway.ledger.v1.OutcomeR\aoutcome\x129\n" +
+	"\n" +
+	"settled_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tsettledAt\x12\x14\n" +
+	"\x05actor\x18\t \x01(\tR\x05actor\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\"]\n" +
+	"\x12ListReviewsRequest\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\tR\x05after\x12\x1f\n" +
+	"\x05limit\x18\x03 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\x05limit\"e\n" +
+	"\x13ListReviewsResponse\x123\n" +
+	"\areviews\x18\x01 \x03(\v2\x19.reelway.ledger.v1.ReviewR\areviews\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\x9d\x01\n" +
+	"\x15SettleSuspenseRequest\x12\x1e\n" +
+	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12@\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2\x1a.reelway.ledger.v1.OutcomeB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\aoutcome\x12\"\n" +
+	"\x06reason\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x06reason\"K\n" +
+	"\x16SettleSuspenseResponse\x121\n" +
+	"\x06review\x18\x01 \x01(\v2\x19.reelway.ledger.v1.ReviewR\x06review\"\xb5\x01\n" +
+	"\x13GetStatementRequest\x12&\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x127\n" +
+	"\x05month\x18\x02 \x01(\tB!\xbaH\x1er\x1c2\x1a^[0-9]{4}-(0[1-9]|1[0-2])$R\x05month\x12\x1b\n" +
+	"\x04page\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04page\x12 \n" +
+	"\x05limit\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xd0\x0f(\x00R\x05limit\"\xd1\x02\n" +
+	"\bMovement\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x15\n" +
+	"\x06job_id\x18\x04 \x01(\tR\x05jobId\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x126\n" +
+	"\x17available_change_micros\x18\x06 \x01(\x03R\x15availableChangeMicros\x12,\n" +
+	"\x12held_change_micros\x18\a \x01(\x03R\x10heldChangeMicros\x12)\n" +
+	"\x10available_micros\x18\b \x01(\x03R\x0favailableMicros\x12\x1f\n" +
+	"\vheld_micros\x18\t \x01(\x03R\n" +
+	"heldMicros\x12\x14\n" +
+	"\x05actor\x18\n" +
+	" \x01(\tR\x05actor\"\x82\x04\n" +
+	"\x14GetStatementResponse\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\x12\x14\n" +
+	"\x05month\x18\x02 \x01(\tR\x05month\x12\x1b\n" +
+	"\ttime_zone\x18\x03 \x01(\tR\btimeZone\x127\n" +
+	"\tstarts_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bstartsAt\x123\n" +
+	"\aends_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06endsAt\x128\n" +
+	"\x18opening_available_micros\x18\x06 \x01(\x03R\x16openingAvailableMicros\x12.\n" +
+	"\x13opening_held_micros\x18\a \x01(\x03R\x11openingHeldMicros\x128\n" +
+	"\x18closing_available_micros\x18\b \x01(\x03R\x16closingAvailableMicros\x12.\n" +
+	"\x13closing_held_micros\x18\t \x01(\x03R\x11closingHeldMicros\x129\n" +
+	"\tmovements\x18\n" +
+	" \x03(\v2\x1b.reelway.ledger.v1.MovementR\tmovements\x12\x1b\n" +
+	"\tnext_page\x18\v \x01(\tR\bnextPage\"\xe7\x01\n" +
+	"\rMarginRequest\x12>\n" +
+	"\bfrom_day\x18\x01 \x01(\tB#\xbaH r\x1e2\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$R\afromDay\x12:\n" +
+	"\x06to_day\x18\x02 \x01(\tB#\xbaH r\x1e2\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$R\x05toDay\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x03 \x01(\tR\taccountId\x12;\n" +
+	"\x02by\x18\x04 \x03(\tB+\xbaH(\x92\x01%\x18\x01\"!r\x1fR\x03dayR\x05modelR\bproviderR\aaccountR\x02by\"k\n" +
+	"\fProviderCost\x12\x1a\n" +
+	"\bcurrency\x18\x01 \x01(\tR\bcurrency\x12\x16\n" +
+	"\x06micros\x18\x02 \x01(\x03R\x06micros\x12'\n" +
+	"\x0freported_micros\x18\x03 \x01(\x03R\x0ereportedMicros\"\xc3\x02\n" +
+	"\tMarginRow\x12\x10\n" +
+	"\x03day\x18\x01 \x01(\tR\x03day\x12\x14\n" +
+	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1a\n" +
+	"\bprovider\x18\x03 \x01(\tR\bprovider\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x04 \x01(\tR\taccountId\x12\x12\n" +
+	"\x04jobs\x18\x05 \x01(\x03R\x04jobs\x12\x1c\n" +
+	"\tsucceeded\x18\x06 \x01(\x03R\tsucceeded\x12%\n" +
+	"\x0erevenue_micros\x18\a \x01(\x03R\rrevenueMicros\x12'\n" +
+	"\x0frefunded_micros\x18\b \x01(\x03R\x0erefundedMicros\x125\n" +
+	"\x05costs\x18\t \x03(\v2\x1f.reelway.ledger.v1.ProviderCostR\x05costs\x12\x1a\n" +
+	"\buncosted\x18\n" +
+	" \x01(\x03R\buncosted\"B\n" +
+	"\x0eMarginResponse\x120\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1c.reelway.ledger.v1.MarginRowR\x04rows\"\x0f\n" +
+	"\rVerifyRequest\"H\n" +
 	"\x0eVerifyResponse\x12\x1e\n" +
 	"\n" +
 	"violations\x18\x01 \x03(\tR\n" +
-	"violations2\xee\x04\n" +
+	"violations\x12\x16\n" +
+	"\x06proven\x18\x02 \x03(\tR\x06proven*N\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eOUTCOME_BILLED\x10\x01\x12\x16\n" +
+	"\x12OUTCOME_NOT_BILLED\x10\x022\xee\x04\n" +
 	"\n" +
 	"JobService\x12P\n" +
 	"\aOpenJob\x12!.reelway.ledger.v1.OpenJobRequest\x1a\".reelway.ledger.v1.OpenJobResponse\x12M\n" +
@@ -1313,11 +3310,21 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\tDeleteJob\x12#.reelway.ledger.v1.DeleteJobRequest\x1a$.reelway.ledger.v1.DeleteJobResponse\x12_\n" +
 	"\fBeginAttempt\x12&.reelway.ledger.v1.BeginAttemptRequest\x1a'.reelway.ledger.v1.BeginAttemptResponse\x12Y\n" +
 	"\n" +
-	"GetAttempt\x12$.reelway.ledger.v1.GetAttemptRequest\x1a%.reelway.ledger.v1.GetAttemptResponse2\x85\x02\n" +
+	"GetAttempt\x12$.reelway.ledger.v1.GetAttemptRequest\x1a%.reelway.ledger.v1.GetAttemptResponse2\x94\b\n" +
 	"\rLedgerService\x12Y\n" +
 	"\n" +
 	"GetBalance\x12$.reelway.ledger.v1.GetBalanceRequest\x1a%.reelway.ledger.v1.GetBalanceResponse\x12J\n" +
-	"\x05TopUp\x12\x1f.reelway.ledger.v1.TopUpRequest\x1a .reelway.ledger.v1.TopUpResponse\x12M\n" +
+	"\x05TopUp\x12\x1f.reelway.ledger.v1.TopUpRequest\x1a .reelway.ledger.v1.TopUpResponse\x12J\n" +
+	"\x05Grant\x12\x1f.reelway.ledger.v1.GrantRequest\x1a .reelway.ledger.v1.GrantResponse\x12Y\n" +
+	"\n" +
+	"ListGrants\x12$.reelway.ledger.v1.ListGrantsRequest\x1a%.reelway.ledger.v1.ListGrantsResponse\x12M\n" +
+	"\x06Refund\x12 .reelway.ledger.v1.RefundRequest\x1a!.reelway.ledger.v1.RefundResponse\x12M\n" +
+	"\x06Adjust\x12 .reelway.ledger.v1.AdjustRequest\x1a!.reelway.ledger.v1.AdjustResponse\x12S\n" +
+	"\bWriteOff\x12\".reelway.ledger.v1.WriteOffRequest\x1a#.reelway.ledger.v1.WriteOffResponse\x12\\\n" +
+	"\vListReviews\x12%.reelway.ledger.v1.ListReviewsRequest\x1a&.reelway.ledger.v1.ListReviewsResponse\x12e\n" +
+	"\x0eSettleSuspense\x12(.reelway.ledger.v1.SettleSuspenseRequest\x1a).reelway.ledger.v1.SettleSuspenseResponse\x12_\n" +
+	"\fGetStatement\x12&.reelway.ledger.v1.GetStatementRequest\x1a'.reelway.ledger.v1.GetStatementResponse\x12M\n" +
+	"\x06Margin\x12 .reelway.ledger.v1.MarginRequest\x1a!.reelway.ledger.v1.MarginResponse\x12M\n" +
 	"\x06Verify\x12 .reelway.ledger.v1.VerifyRequest\x1a!.reelway.ledger.v1.VerifyResponseB2Z0reelway.dev/proto/gen/reelway/ledger/v1;ledgerv1b\x06proto3"
 
 var (
@@ -1332,70 +3339,130 @@ func file_reelway_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 	return file_reelway_ledger_v1_ledger_proto_rawDescData
 }
 
-var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_reelway_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
-	(*OpenJobRequest)(nil),        // 0: reelway.ledger.v1.OpenJobRequest
-	(*OpenJobResponse)(nil),       // 1: reelway.ledger.v1.OpenJobResponse
-	(*GetJobRequest)(nil),         // 2: reelway.ledger.v1.GetJobRequest
-	(*GetJobResponse)(nil),        // 3: reelway.ledger.v1.GetJobResponse
-	(*ListJobsRequest)(nil),       // 4: reelway.ledger.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),      // 5: reelway.ledger.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),      // 6: reelway.ledger.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),     // 7: reelway.ledger.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),      // 8: reelway.ledger.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),     // 9: reelway.ledger.v1.DeleteJobResponse
-	(*BeginAttemptRequest)(nil),   // 10: reelway.ledger.v1.BeginAttemptRequest
-	(*BeginAttemptResponse)(nil),  // 11: reelway.ledger.v1.BeginAttemptResponse
-	(*GetAttemptRequest)(nil),     // 12: reelway.ledger.v1.GetAttemptRequest
-	(*GetAttemptResponse)(nil),    // 13: reelway.ledger.v1.GetAttemptResponse
-	(*GetBalanceRequest)(nil),     // 14: reelway.ledger.v1.GetBalanceRequest
-	(*GetBalanceResponse)(nil),    // 15: reelway.ledger.v1.GetBalanceResponse
-	(*TopUpRequest)(nil),          // 16: reelway.ledger.v1.TopUpRequest
-	(*TopUpResponse)(nil),         // 17: reelway.ledger.v1.TopUpResponse
-	(*VerifyRequest)(nil),         // 18: reelway.ledger.v1.VerifyRequest
-	(*VerifyResponse)(nil),        // 19: reelway.ledger.v1.VerifyResponse
-	nil,                           // 20: reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	(*v1.VideoParams)(nil),        // 21: reelway.video.v1.VideoParams
-	(*v1.Video)(nil),              // 22: reelway.video.v1.Video
-	(v1.VideoState)(0),            // 23: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(Outcome)(0),                   // 0: reelway.ledger.v1.Outcome
+	(*OpenJobRequest)(nil),         // 1: reelway.ledger.v1.OpenJobRequest
+	(*OpenJobResponse)(nil),        // 2: reelway.ledger.v1.OpenJobResponse
+	(*GetJobRequest)(nil),          // 3: reelway.ledger.v1.GetJobRequest
+	(*GetJobResponse)(nil),         // 4: reelway.ledger.v1.GetJobResponse
+	(*ListJobsRequest)(nil),        // 5: reelway.ledger.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),       // 6: reelway.ledger.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),       // 7: reelway.ledger.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),      // 8: reelway.ledger.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),       // 9: reelway.ledger.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),      // 10: reelway.ledger.v1.DeleteJobResponse
+	(*BeginAttemptRequest)(nil),    // 11: reelway.ledger.v1.BeginAttemptRequest
+	(*BeginAttemptResponse)(nil),   // 12: reelway.ledger.v1.BeginAttemptResponse
+	(*GetAttemptRequest)(nil),      // 13: reelway.ledger.v1.GetAttemptRequest
+	(*GetAttemptResponse)(nil),     // 14: reelway.ledger.v1.GetAttemptResponse
+	(*GetBalanceRequest)(nil),      // 15: reelway.ledger.v1.GetBalanceRequest
+	(*GetBalanceResponse)(nil),     // 16: reelway.ledger.v1.GetBalanceResponse
+	(*TopUpRequest)(nil),           // 17: reelway.ledger.v1.TopUpRequest
+	(*TopUpResponse)(nil),          // 18: reelway.ledger.v1.TopUpResponse
+	(*GrantRequest)(nil),           // 19: reelway.ledger.v1.GrantRequest
+	(*GrantResponse)(nil),          // 20: reelway.ledger.v1.GrantResponse
+	(*Lot)(nil),                    // 21: reelway.ledger.v1.Lot
+	(*ListGrantsRequest)(nil),      // 22: reelway.ledger.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),     // 23: reelway.ledger.v1.ListGrantsResponse
+	(*RefundRequest)(nil),          // 24: reelway.ledger.v1.RefundRequest
+	(*RefundResponse)(nil),         // 25: reelway.ledger.v1.RefundResponse
+	(*AdjustRequest)(nil),          // 26: reelway.ledger.v1.AdjustRequest
+	(*AdjustResponse)(nil),         // 27: reelway.ledger.v1.AdjustResponse
+	(*WriteOffRequest)(nil),        // 28: reelway.ledger.v1.WriteOffRequest
+	(*WriteOffResponse)(nil),       // 29: reelway.ledger.v1.WriteOffResponse
+	(*Review)(nil),                 // 30: reelway.ledger.v1.Review
+	(*ListReviewsRequest)(nil),     // 31: reelway.ledger.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),    // 32: reelway.ledger.v1.ListReviewsResponse
+	(*SettleSuspenseRequest)(nil),  // 33: reelway.ledger.v1.SettleSuspenseRequest
+	(*SettleSuspenseResponse)(nil), // 34: reelway.ledger.v1.SettleSuspenseResponse
+	(*GetStatementRequest)(nil),    // 35: reelway.ledger.v1.GetStatementRequest
+	(*Movement)(nil),               // 36: reelway.ledger.v1.Movement
+	(*GetStatementResponse)(nil),   // 37: reelway.ledger.v1.GetStatementResponse
+	(*MarginRequest)(nil),          // 38: reelway.ledger.v1.MarginRequest
+	(*ProviderCost)(nil),           // 39: reelway.ledger.v1.ProviderCost
+	(*MarginRow)(nil),              // 40: reelway.ledger.v1.MarginRow
+	(*MarginResponse)(nil),         // 41: reelway.ledger.v1.MarginResponse
+	(*VerifyRequest)(nil),          // 42: reelway.ledger.v1.VerifyRequest
+	(*VerifyResponse)(nil),         // 43: reelway.ledger.v1.VerifyResponse
+	nil,                            // 44: reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	(*v1.VideoParams)(nil),         // 45: reelway.video.v1.VideoParams
+	(*v1.Video)(nil),               // 46: reelway.video.v1.Video
+	(v1.VideoState)(0),             // 47: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),  // 48: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
-	21, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
-	20, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	22, // 2: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	22, // 3: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	23, // 4: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	22, // 5: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	22, // 6: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	21, // 7: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	21, // 8: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	24, // 9: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	0,  // 10: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	2,  // 11: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	4,  // 12: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	6,  // 13: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	8,  // 14: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	10, // 15: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	12, // 16: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	14, // 17: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	16, // 18: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	18, // 19: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	1,  // 20: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	3,  // 21: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	5,  // 22: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	7,  // 23: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	9,  // 24: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	11, // 25: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	13, // 26: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	15, // 27: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	17, // 28: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	19, // 29: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	20, // [20:30] is the sub-list for method output_type
-	10, // [10:20] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	45, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
+	44, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	46, // 2: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	46, // 3: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	47, // 4: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	46, // 5: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	46, // 6: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	45, // 7: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	45, // 8: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	48, // 9: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	48, // 10: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	48, // 11: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 12: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 13: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	21, // 14: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	48, // 15: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 16: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	48, // 17: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	30, // 18: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 19: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	30, // 20: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	48, // 21: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	48, // 22: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	48, // 23: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	36, // 24: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	39, // 25: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	40, // 26: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	1,  // 27: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	3,  // 28: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	5,  // 29: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	7,  // 30: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	9,  // 31: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	11, // 32: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	13, // 33: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	15, // 34: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	17, // 35: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	19, // 36: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	22, // 37: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	24, // 38: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	26, // 39: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	28, // 40: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	31, // 41: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	33, // 42: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	35, // 43: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	38, // 44: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	42, // 45: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	2,  // 46: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	4,  // 47: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	6,  // 48: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	8,  // 49: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	10, // 50: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	12, // 51: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	14, // 52: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	16, // 53: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	18, // 54: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	20, // 55: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	23, // 56: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	25, // 57: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	27, // 58: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	29, // 59: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	32, // 60: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	34, // 61: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	37, // 62: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	41, // 63: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	43, // 64: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	46, // [46:65] is the sub-list for method output_type
+	27, // [27:46] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
@@ -1408,13 +3475,14 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_ledger_proto_rawDesc), len(file_reelway_ledger_v1_ledger_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   21,
+			NumEnums:      1,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
 		GoTypes:           file_reelway_ledger_v1_ledger_proto_goTypes,
 		DependencyIndexes: file_reelway_ledger_v1_ledger_proto_depIdxs,
+		EnumInfos:         file_reelway_ledger_v1_ledger_proto_enumTypes,
 		MessageInfos:      file_reelway_ledger_v1_ledger_proto_msgTypes,
 	}.Build()
 	File_reelway_ledger_v1_ledger_proto = out.File

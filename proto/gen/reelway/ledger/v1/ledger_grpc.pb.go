@@ -360,9 +360,18 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	LedgerService_GetBalance_FullMethodName = "/reelway.ledger.v1.LedgerService/GetBalance"
-	LedgerService_TopUp_FullMethodName      = "/reelway.ledger.v1.LedgerService/TopUp"
-	LedgerService_Verify_FullMethodName     = "/reelway.ledger.v1.LedgerService/Verify"
+	LedgerService_GetBalance_FullMethodName     = "/reelway.ledger.v1.LedgerService/GetBalance"
+	LedgerService_TopUp_FullMethodName          = "/reelway.ledger.v1.LedgerService/TopUp"
+	LedgerService_Grant_FullMethodName          = "/reelway.ledger.v1.LedgerService/Grant"
+	LedgerService_ListGrants_FullMethodName     = "/reelway.ledger.v1.LedgerService/ListGrants"
+	LedgerService_Refund_FullMethodName         = "/reelway.ledger.v1.LedgerService/Refund"
+	LedgerService_Adjust_FullMethodName         = "/reelway.ledger.v1.LedgerService/Adjust"
+	LedgerService_WriteOff_FullMethodName       = "/reelway.ledger.v1.LedgerService/WriteOff"
+	LedgerService_ListReviews_FullMethodName    = "/reelway.ledger.v1.LedgerService/ListReviews"
+	LedgerService_SettleSuspense_FullMethodName = "/reelway.ledger.v1.LedgerService/SettleSuspense"
+	LedgerService_GetStatement_FullMethodName   = "/reelway.ledger.v1.LedgerService/GetStatement"
+	LedgerService_Margin_FullMethodName         = "/reelway.ledger.v1.LedgerService/Margin"
+	LedgerService_Verify_FullMethodName         = "/reelway.ledger.v1.LedgerService/Verify"
 )
 
 // LedgerServiceClient is the client API for LedgerService service.
@@ -373,6 +382,15 @@ const (
 type LedgerServiceClient interface {
 	GetBalance(ctx context.Context, in *GetBalanceRequest, opts ...grpc.CallOption) (*GetBalanceResponse, error)
 	TopUp(ctx context.Context, in *TopUpRequest, opts ...grpc.CallOption) (*TopUpResponse, error)
+	Grant(ctx context.Context, in *GrantRequest, opts ...grpc.CallOption) (*GrantResponse, error)
+	ListGrants(ctx context.Context, in *ListGrantsRequest, opts ...grpc.CallOption) (*ListGrantsResponse, error)
+	Refund(ctx context.Context, in *RefundRequest, opts ...grpc.CallOption) (*RefundResponse, error)
+	Adjust(ctx context.Context, in *AdjustRequest, opts ...grpc.CallOption) (*AdjustResponse, error)
+	WriteOff(ctx context.Context, in *WriteOffRequest, opts ...grpc.CallOption) (*WriteOffResponse, error)
+	ListReviews(ctx context.Context, in *ListReviewsRequest, opts ...grpc.CallOption) (*ListReviewsResponse, error)
+	SettleSuspense(ctx context.Context, in *SettleSuspenseRequest, opts ...grpc.CallOption) (*SettleSuspenseResponse, error)
+	GetStatement(ctx context.Context, in *GetStatementRequest, opts ...grpc.CallOption) (*GetStatementResponse, error)
+	Margin(ctx context.Context, in *MarginRequest, opts ...grpc.CallOption) (*MarginResponse, error)
 	// Proves the invariants of the books on the live database.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
 }
@@ -405,6 +423,96 @@ func (c *ledgerServiceClient) TopUp(ctx context.Context, in *TopUpRequest, opts 
 	return out, nil
 }
 
+func (c *ledgerServiceClient) Grant(ctx context.Context, in *GrantRequest, opts ...grpc.CallOption) (*GrantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GrantResponse)
+	err := c.cc.Invoke(ctx, LedgerService_Grant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) ListGrants(ctx context.Context, in *ListGrantsRequest, opts ...grpc.CallOption) (*ListGrantsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListGrantsResponse)
+	err := c.cc.Invoke(ctx, LedgerService_ListGrants_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) Refund(ctx context.Context, in *RefundRequest, opts ...grpc.CallOption) (*RefundResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefundResponse)
+	err := c.cc.Invoke(ctx, LedgerService_Refund_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) Adjust(ctx context.Context, in *AdjustRequest, opts ...grpc.CallOption) (*AdjustResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdjustResponse)
+	err := c.cc.Invoke(ctx, LedgerService_Adjust_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) WriteOff(ctx context.Context, in *WriteOffRequest, opts ...grpc.CallOption) (*WriteOffResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WriteOffResponse)
+	err := c.cc.Invoke(ctx, LedgerService_WriteOff_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) ListReviews(ctx context.Context, in *ListReviewsRequest, opts ...grpc.CallOption) (*ListReviewsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListReviewsResponse)
+	err := c.cc.Invoke(ctx, LedgerService_ListReviews_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) SettleSuspense(ctx context.Context, in *SettleSuspenseRequest, opts ...grpc.CallOption) (*SettleSuspenseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettleSuspenseResponse)
+	err := c.cc.Invoke(ctx, LedgerService_SettleSuspense_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) GetStatement(ctx context.Context, in *GetStatementRequest, opts ...grpc.CallOption) (*GetStatementResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetStatementResponse)
+	err := c.cc.Invoke(ctx, LedgerService_GetStatement_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) Margin(ctx context.Context, in *MarginRequest, opts ...grpc.CallOption) (*MarginResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MarginResponse)
+	err := c.cc.Invoke(ctx, LedgerService_Margin_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *ledgerServiceClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(VerifyResponse)
@@ -423,6 +531,15 @@ func (c *ledgerServiceClient) Verify(ctx context.Context, in *VerifyRequest, opt
 type LedgerServiceServer interface {
 	GetBalance(context.Context, *GetBalanceRequest) (*GetBalanceResponse, error)
 	TopUp(context.Context, *TopUpRequest) (*TopUpResponse, error)
+	Grant(context.Context, *GrantRequest) (*GrantResponse, error)
+	ListGrants(context.Context, *ListGrantsRequest) (*ListGrantsResponse, error)
+	Refund(context.Context, *RefundRequest) (*RefundResponse, error)
+	Adjust(context.Context, *AdjustRequest) (*AdjustResponse, error)
+	WriteOff(context.Context, *WriteOffRequest) (*WriteOffResponse, error)
+	ListReviews(context.Context, *ListReviewsRequest) (*ListReviewsResponse, error)
+	SettleSuspense(context.Context, *SettleSuspenseRequest) (*SettleSuspenseResponse, error)
+	GetStatement(context.Context, *GetStatementRequest) (*GetStatementResponse, error)
+	Margin(context.Context, *MarginRequest) (*MarginResponse, error)
 	// Proves the invariants of the books on the live database.
 	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
 	mustEmbedUnimplementedLedgerServiceServer()
@@ -440,6 +557,33 @@ func (UnimplementedLedgerServiceServer) GetBalance(context.Context, *GetBalanceR
 }
 func (UnimplementedLedgerServiceServer) TopUp(context.Context, *TopUpRequest) (*TopUpResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TopUp not implemented")
+}
+func (UnimplementedLedgerServiceServer) Grant(context.Context, *GrantRequest) (*GrantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Grant not implemented")
+}
+func (UnimplementedLedgerServiceServer) ListGrants(context.Context, *ListGrantsRequest) (*ListGrantsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListGrants not implemented")
+}
+func (UnimplementedLedgerServiceServer) Refund(context.Context, *RefundRequest) (*RefundResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Refund not implemented")
+}
+func (UnimplementedLedgerServiceServer) Adjust(context.Context, *AdjustRequest) (*AdjustResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Adjust not implemented")
+}
+func (UnimplementedLedgerServiceServer) WriteOff(context.Context, *WriteOffRequest) (*WriteOffResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WriteOff not implemented")
+}
+func (UnimplementedLedgerServiceServer) ListReviews(context.Context, *ListReviewsRequest) (*ListReviewsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListReviews not implemented")
+}
+func (UnimplementedLedgerServiceServer) SettleSuspense(context.Context, *SettleSuspenseRequest) (*SettleSuspenseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SettleSuspense not implemented")
+}
+func (UnimplementedLedgerServiceServer) GetStatement(context.Context, *GetStatementRequest) (*GetStatementResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetStatement not implemented")
+}
+func (UnimplementedLedgerServiceServer) Margin(context.Context, *MarginRequest) (*MarginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Margin not implemented")
 }
 func (UnimplementedLedgerServiceServer) Verify(context.Context, *VerifyRequest) (*VerifyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Verify not implemented")
@@ -501,6 +645,168 @@ func _LedgerService_TopUp_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LedgerService_Grant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).Grant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_Grant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).Grant(ctx, req.(*GrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_ListGrants_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListGrantsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).ListGrants(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_ListGrants_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).ListGrants(ctx, req.(*ListGrantsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_Refund_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefundRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).Refund(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_Refund_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).Refund(ctx, req.(*RefundRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_Adjust_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdjustRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).Adjust(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_Adjust_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).Adjust(ctx, req.(*AdjustRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_WriteOff_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WriteOffRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).WriteOff(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_WriteOff_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).WriteOff(ctx, req.(*WriteOffRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_ListReviews_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListReviewsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).ListReviews(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_ListReviews_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).ListReviews(ctx, req.(*ListReviewsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_SettleSuspense_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettleSuspenseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).SettleSuspense(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_SettleSuspense_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).SettleSuspense(ctx, req.(*SettleSuspenseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_GetStatement_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStatementRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).GetStatement(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_GetStatement_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).GetStatement(ctx, req.(*GetStatementRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_Margin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MarginRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).Margin(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_Margin_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).Margin(ctx, req.(*MarginRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _LedgerService_Verify_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(VerifyRequest)
 	if err := dec(in); err != nil {
@@ -533,6 +839,42 @@ var LedgerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TopUp",
 			Handler:    _LedgerService_TopUp_Handler,
+		},
+		{
+			MethodName: "Grant",
+			Handler:    _LedgerService_Grant_Handler,
+		},
+		{
+			MethodName: "ListGrants",
+			Handler:    _LedgerService_ListGrants_Handler,
+		},
+		{
+			MethodName: "Refund",
+			Handler:    _LedgerService_Refund_Handler,
+		},
+		{
+			MethodName: "Adjust",
+			Handler:    _LedgerService_Adjust_Handler,
+		},
+		{
+			MethodName: "WriteOff",
+			Handler:    _LedgerService_WriteOff_Handler,
+		},
+		{
+			MethodName: "ListReviews",
+			Handler:    _LedgerService_ListReviews_Handler,
+		},
+		{
+			MethodName: "SettleSuspense",
+			Handler:    _LedgerService_SettleSuspense_Handler,
+		},
+		{
+			MethodName: "GetStatement",
+			Handler:    _LedgerService_GetStatement_Handler,
+		},
+		{
+			MethodName: "Margin",
+			Handler:    _LedgerService_Margin_Handler,
 		},
 		{
 			MethodName: "Verify",

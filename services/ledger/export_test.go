@@ -1,0 +1,19 @@
+package ledger
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Prove asks the invariants within a test's own transaction, over everything or
+// over what the short runs look at.
+func Prove(ctx context.Context, s *Service, tx pgx.Tx, whole bool) ([]string, error) {
+	part := span{}
+	if !whole {
+		part.jobsFrom = time.Now().Add(-settled)
+	}
+	r, err := s.ask(ctx, tx, part)
+	return r.violations, err
+}
