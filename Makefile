@@ -6,7 +6,7 @@ MODULES := $(shell sed -n 's|^\t\./||p' go.work)
 # Builds of modules alone, with their own go.mod, as a release does it.
 ALONE := GOWORK=off
 
-.PHONY: help setup setup-test tools build demo up test lint generate check-generated tidy fuzz clean
+.PHONY: help setup setup-test tools build demo up test lint generate check-generated tidy bench fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -60,11 +60,15 @@ breaking: tools ## Fail when the contracts break callers of the last commit but 
 tidy: ## Tidy every module alone
 	@for m in $(MODULES); do (cd $$m && $(ALONE) go mod tidy) || exit 1; done
 
+bench: setup ## Measure the ledger beside River and bare SQL; takes minutes
+	cd bench && go run ./ledger
+
 fuzz: ## Fuzz each target for 30 seconds
 	cd services/intake && go test -fuzz=FuzzDecode -fuzztime=30s .
 	cd services/archiver && go test -fuzz=FuzzProbe -fuzztime=30s .
-	cd pkg/provider/atlascloud && go test -fuzz=FuzzParseWebhook -fuzztime=30s .
-	cd pkg/provider/kling && go test -fuzz=FuzzParseWebhook -fuzztime=30s .
+	cd pkg/money && go test -fuzz=FuzzParse -fuzztime=30s .
+	@for p in atlascloud byteplus fal kling luma minimax openai replicate veo; do \
+		(cd pkg/provider/$$p && go test -fuzz=FuzzParseWebhook -fuzztime=30s .) || exit 1; done
 
 clean: ## Remove what was built; data stays
 	rm -rf $(BIN)

@@ -2,16 +2,23 @@ package test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -157,14 +164,77 @@ func TestFaults(t *testing.T) {
 	s.books(left)
 }
 
+// A result of 120 MB passes through a process that grows by less than that.
 func TestLargeResultIsStreamed(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
+	s.await(30*time.Second, s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x")).video.ID)
+	before := s.peakMemory()
 	a := s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x [size:120MB]"))
 	v := s.await(60*time.Second, a.video.ID)
 	if v.State != "succeeded" || v.Artifact.Bytes != 120<<20 {
 		t.Fatalf("%+v", v)
 	}
+	if grown := s.peakMemory() - before; grown >= 100<<20 {
+		t.Errorf("the process grew by %d MB", grown>>20)
+	}
+}
+
+// peakMemory is the most that the process ever held resident, in bytes.
+func (s *stack) peakMemory() int64 {
+	s.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		var kB int64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kB); n == 1 {
+			return kB << 10
+		}
+	}
+	s.t.Fatalf("no VmHWM in %s", status)
+	return 0
+}
+
+// A provider signs its result URLs; whatever fails, the log shows none of it.
+func TestSignaturesStayOutOfTheLog(t *testing.T) {
+	t.Parallel()
+	const signature = "X-Amz-Signature=s3cr3t"
+	var sim atomic.Value
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/media/") {
+			panic(http.ErrAbortHandler) // a storage that cuts every connection
+		}
+		target, _ := sim.Load().(*url.URL)
+		p := httputil.NewSingleHostReverseProxy(target)
+		p.ModifyResponse = func(resp *http.Response) error {
+			body, err := io.ReadAll(resp.Body)
+			body = bytes.ReplaceAll(body, []byte(`.mp4"`), []byte(`.mp4?`+signature+`"`))
+			resp.Body = io.NopCloser(bytes.NewReader(body))
+			resp.ContentLength = int64(len(body))
+			resp.Header.Set("Content-Length", fmt.Sprint(len(body)))
+			return err
+		}
+		p.ServeHTTP(w, r)
+	}))
+	proxy.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	t.Cleanup(proxy.Close)
+	s := setup(t, "REELWAY_KLING_URL="+proxy.URL+"/kling", "REELWAY_ARCHIVE_GIVE_UP=4s")
+	target, err := url.Parse(s.sim.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sim.Store(target)
+	// Without a webhook the result's address comes by the proxy.
+	v := s.await(60*time.Second, s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "x [fault:webhook_never]")).video.ID)
+	if v.State != "failed" || v.Error == nil || v.Error.ProviderCode != "result_lost" {
+		t.Errorf("%+v", v)
+	}
+	if log := s.log.String(); strings.Contains(log, "s3cr3t") || !strings.Contains(log, "fetch result") {
+		t.Errorf("the log holds the signature, or no failure:\n%s", tail(log, 3000))
+	}
+	s.books(first)
 }
 
 func TestRefusalsSayWhatIsWrong(t *testing.T) {
@@ -194,6 +264,8 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 		"unknown route":   {"GET", "/v1/nothing", nil, nil, 404, "not_found", ""},
 		"bad limit":       {"GET", "/v1/videos?limit=0", nil, nil, 400, "invalid_request", "limit"},
 		"missing events":  {"GET", "/v1/videos/video_x/events", nil, nil, 404, "not_found", ""},
+		"no upgrade":      {"GET", "/v1/stream", nil, nil, 426, "invalid_request", ""},
+		"forged link":     {"GET", "/v1/files?obj=videos%2Fx&expiry=9999999999&signature=x", nil, nil, 403, "permission_denied", ""},
 		"forged callback": {"POST", "/v1/callbacks/kling/video_x?attempt=att_x&token=x", `{}`, nil, 401, "", ""},
 		"no provider":     {"POST", "/v1/callbacks/nobody/video_x?attempt=att_x&token=x", `{}`, nil, 404, "", ""},
 	} {
@@ -263,39 +335,70 @@ func TestCreditRace(t *testing.T) {
 	s.books(500_000)
 }
 
-// A stream cut at any place and resumed tells the same story, once.
+// story is how the states of a job that succeeds at once follow each other.
+var story = []string{"queued", "submitting", "running", "storing", "succeeded"}
+
+// coherent checks that what was told of one job ("state progress") has no gap,
+// no repetition and no step back, from wherever it began to the end.
+func coherent(t *testing.T, told []string) {
+	t.Helper()
+	at, progress := -1, -1
+	for _, x := range told {
+		var state string
+		var p int
+		if _, err := fmt.Sscan(x, &state, &p); err != nil {
+			t.Fatal(err)
+		}
+		i := slices.Index(story, state)
+		switch {
+		case at < 0 || i == at+1, state == "storing" && story[at] == "submitting": // the verdict overtook the answer
+			at, progress = i, p
+		case i == at && p > progress:
+			progress = p
+		default:
+			t.Errorf("%q comes after %q in %v", x, fmt.Sprint(story[at], progress), told)
+			return
+		}
+	}
+	if at != len(story)-1 {
+		t.Errorf("the end is missing in %v", told)
+	}
+}
+
+// A stream cut at any place and resumed tells the same story, once; and who
+// knows its end is told that there is no more.
 func TestEventsResumeWithoutGapOrRepetition(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	a := s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x"))
-	var told []string
-	after := ""
-	for cuts := 0; ; cuts++ {
-		if cuts > 60 {
-			t.Fatal("the stream never ended")
-		}
-		events, last, final := sse(t, s, a.video.ID, after, 2)
-		told = append(told, events...)
-		if final {
-			break
-		}
-		if last != "" {
-			after = last
+	var wg sync.WaitGroup
+	for every := range 3 {
+		for _, model := range []string{"seedance-2.0", "kling-v2-6"} {
+			id := s.call(http.MethodPost, "/v1/videos", request(model, "x")).video.ID
+			wg.Go(func() {
+				var told []string
+				after, final := "", false
+				for cuts := 0; !final; cuts++ {
+					if cuts > 60 {
+						t.Errorf("the stream never ended: %v", told)
+						return
+					}
+					var events []string
+					var last string
+					events, last, final = sse(t, s, id, after, every+1)
+					told = append(told, events...)
+					if last != "" {
+						after = last
+					}
+				}
+				coherent(t, told)
+				a := s.call(http.MethodGet, "/v1/videos/"+id+"/events", nil, "Last-Event-ID", after)
+				if a.status != http.StatusNoContent || len(a.raw) > 0 {
+					t.Errorf("after the end: %d %s", a.status, a.raw)
+				}
+			})
 		}
 	}
-	seen := map[string]bool{}
-	for _, e := range told {
-		if seen[e] {
-			t.Errorf("%q came twice in %v", e, told)
-		}
-		seen[e] = true
-	}
-	if got := told[len(told)-1]; got != "succeeded 100" {
-		t.Errorf("the last was %q", got)
-	}
-	if !seen["storing 99"] || !seen["running 0"] {
-		t.Errorf("a state is missing in %v", told)
-	}
+	wg.Wait()
 }
 
 // sse reads at most n events and cuts the connection.
@@ -361,6 +464,7 @@ func TestWebSocketResumes(t *testing.T) {
 	defer cancel()
 	type told struct {
 		Type, Cursor string
+		VideoID      string `json:"video_id"`
 		Video        *videojson.Video
 		Error        *videojson.Error
 	}
@@ -396,10 +500,10 @@ func TestWebSocketResumes(t *testing.T) {
 	for range 4 {
 		ids[s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x")).video.ID] = true
 	}
-	seen, done := map[string]bool{}, 0
+	seen, done := map[string][]string{}, 0
 	c, next := open(cursor)
 	for n := 0; done < len(ids); n++ {
-		if n%7 == 6 {
+		if n%5 == 4 {
 			_ = c.CloseNow()
 			c, next = open(cursor)
 		}
@@ -411,21 +515,16 @@ func TestWebSocketResumes(t *testing.T) {
 		if !ids[f.Video.ID] {
 			continue
 		}
-		k := fmt.Sprint(f.Video.ID, f.Video.State, f.Video.Progress)
-		if seen[k] {
-			t.Errorf("%s came twice", k)
-		}
-		seen[k] = true
+		seen[f.Video.ID] = append(seen[f.Video.ID], fmt.Sprint(f.Video.State, " ", f.Video.Progress))
 		if f.Video.Status == "completed" {
 			done++
 		}
 	}
 	_ = c.CloseNow()
 	for id := range ids {
-		for _, state := range []string{"queued0", "submitting0", "running0", "storing99", "succeeded100"} {
-			if !seen[id+state] {
-				t.Errorf("%s of %s is missing", state, id)
-			}
+		coherent(t, seen[id])
+		if len(seen[id]) == 0 || seen[id][0] != "queued 0" {
+			t.Errorf("the beginning of %s is missing in %v", id, seen[id])
 		}
 	}
 	c, next = open("")
@@ -433,8 +532,24 @@ func TestWebSocketResumes(t *testing.T) {
 	if err := c.Write(ctx, websocket.MessageText, []byte(`{"type":"subscribe","videos":["video_of_another"]}`)); err != nil {
 		t.Fatal(err)
 	}
-	if f := next(); f.Error == nil || f.Error.Code != "not_found" {
+	if f := next(); f.Error == nil || f.Error.Code != "not_found" || f.VideoID != "video_of_another" {
 		t.Errorf("%+v", f)
+	}
+	// One video, to its end; then there is no more of it.
+	after := ""
+	for _, want := range [][]string{{"snapshot", "end"}, {"end"}} {
+		if err := c.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"type":"subscribe","videos":[%q],"after":%q}`, first.ID, after)); err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range want {
+			f := next()
+			if f.Type != kind || kind == "end" && f.VideoID != first.ID {
+				t.Errorf("%+v, want %s", f, kind)
+			}
+			if f.Cursor != "" {
+				after = f.Cursor
+			}
+		}
 	}
 }
 

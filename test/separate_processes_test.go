@@ -119,7 +119,8 @@ func TestSeparateProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := accounts.CreateAPIKey(ctx, &ledgerv1.CreateAPIKeyRequest{AccountId: a.GetAccountId(), Scopes: []string{"videos:read", "videos:write", "billing:read"}, ApiKey: key}); err != nil {
+	made, err := accounts.CreateAPIKey(ctx, &ledgerv1.CreateAPIKeyRequest{AccountId: a.GetAccountId(), Scopes: []string{"videos:read", "videos:write", "billing:read"}, ApiKey: key})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := money.TopUp(ctx, &ledgerv1.TopUpRequest{AccountId: a.GetAccountId(), AmountMicros: 10 * atlas, IdempotencyKey: "k"}); err != nil {
@@ -158,6 +159,29 @@ func TestSeparateProcesses(t *testing.T) {
 	s.base = "http://" + notifierAddr
 	if events, _, final := sse(t, s, ids[0], "", 1); !final || events[0] != "succeeded 100" {
 		t.Errorf("the notifier says %v", events)
+	}
+	// A revoked key is out of every process within a second.
+	if _, err := accounts.RevokeAPIKey(ctx, &ledgerv1.RevokeAPIKeyRequest{KeyId: made.GetKeyId()}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for _, base := range []string{"http://" + intakeAddr + "/v1/videos", "http://" + notifierAddr + "/v1/videos/" + ids[0] + "/events"} {
+		s.eventually(time.Second, base+" refuses the key", func() bool {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, base, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+key)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			return resp.StatusCode == http.StatusUnauthorized
+		})
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("the revocation took %v", took)
 	}
 }
 

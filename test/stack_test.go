@@ -291,6 +291,24 @@ func (s *stack) tasks(job string) (out []simulator.Task) {
 	return out
 }
 
+// sql asks the live database one question.
+func (s *stack) sql(query string, into ...any) {
+	s.t.Helper()
+	ctx := context.Background()
+	pid, err := os.ReadFile(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	conn, err := pgx.Connect(ctx, "postgres://reelway@/reelway?host="+strings.Split(string(pid), "\n")[4])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if err := conn.QueryRow(ctx, query).Scan(into...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // books checks the balance and every invariant, by SQL on the live database.
 func (s *stack) books(available int64) {
 	s.t.Helper()
@@ -305,20 +323,6 @@ func (s *stack) books(available int64) {
 	if available >= 0 && (b.Available != available || b.Held != 0) {
 		s.t.Errorf("balance is %d available, %d held; want %d and 0", b.Available, b.Held, available)
 	}
-	ctx := context.Background()
-	matches, err := filepath.Glob(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
-	if err != nil || len(matches) != 1 {
-		s.t.Fatalf("no postmaster.pid: %v", err)
-	}
-	pid, err := os.ReadFile(matches[0])
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	conn, err := pgx.Connect(ctx, "postgres://reelway@/reelway?host="+strings.Split(string(pid), "\n")[4])
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(ctx) }()
 	for name, sql := range map[string]string{
 		"books that together hold something": `select count(*) from balance where available_micros + held_micros + revenue_micros + funding_micros
 			+ promotional_micros + write_off_micros + provider_cost_micros + suspense_micros <> 0`,
@@ -333,9 +337,7 @@ func (s *stack) books(available int64) {
 		"live jobs with nothing to wait on": `select count(*) from job where completed_at is null and swept_at < now() - interval '5 minutes'`,
 	} {
 		var n int
-		if err := conn.QueryRow(ctx, sql).Scan(&n); err != nil {
-			s.t.Fatal(err)
-		}
+		s.sql(sql, &n)
 		if n > 0 {
 			s.t.Errorf("%d %s", n, name)
 		}

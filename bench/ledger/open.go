@@ -12,36 +12,24 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
 
-	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
-	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+	"reelway.dev/bench/stand"
 )
 
-const (
-	account = "acct_bench"
-	quote   = 210_000
-)
+// book is a ledger with what is measured on it.
+type book struct{ *stand.Book }
 
-func (b *book) fund(ctx context.Context) error {
-	if _, err := b.accts.CreateAccount(ctx, &ledgerv1.CreateAccountRequest{Name: "bench", AccountId: account}); err != nil {
-		return fmt.Errorf("create account: %w", err)
-	}
-	_, err := b.money.TopUp(ctx, &ledgerv1.TopUpRequest{AccountId: account, AmountMicros: 1 << 60, IdempotencyKey: "bench"})
-	return err
+func newBook(ctx context.Context, s *stand.Stand, name string) (book, error) {
+	b, err := s.Ledger(ctx, name, false)
+	return book{b}, err
 }
 
-func openRequest() *ledgerv1.OpenJobRequest {
-	return &ledgerv1.OpenJobRequest{AccountId: account, ApiKeyId: "key_bench", Provider: "kling", QuoteMicros: quote, RequestHash: make([]byte, 32),
-		Params: &videov1.VideoParams{Model: "kling-v2-6", Prompt: "A paper boat sails down a rainy street at night", DurationSeconds: 5,
-			Resolution: "720p", AspectRatio: "16:9", Width: 1280, Height: 720}}
-}
-
-func (b *book) open(ctx context.Context, _ int) (int, error) {
-	_, err := b.direct.OpenJob(ctx, openRequest())
+func (b book) open(ctx context.Context, _ int) (int, error) {
+	_, err := b.Direct.OpenJob(ctx, stand.OpenRequest())
 	return 1, err
 }
 
-func (b *book) openRemote(ctx context.Context, _ int) (int, error) {
-	_, err := b.remote.OpenJob(ctx, openRequest())
+func (b book) openRemote(ctx context.Context, _ int) (int, error) {
+	_, err := b.Remote.OpenJob(ctx, stand.OpenRequest())
 	return 1, err
 }
 
@@ -87,12 +75,12 @@ func newRiver(ctx context.Context, pool *pgxpool.Pool, workers int) (*river.Clie
 }
 
 func riverArgs() renderArgs {
-	return renderArgs{"kling-v2-6", "A paper boat sails down a rainy street at night", "720p", "16:9", account, 5, quote}
+	return renderArgs{"kling-v2-6", "A paper boat sails down a rainy street at night", "720p", "16:9", stand.Account, 5, stand.Quote}
 }
 
 // opens measures opening jobs on one hot account.
-func opens(ctx context.Context, s *stand, rounds int, length time.Duration) error {
-	rp, err := s.database(ctx, "river_insert", 64)
+func opens(ctx context.Context, s *stand.Stand, rounds int, length time.Duration) error {
+	rp, err := s.Database(ctx, "river_insert", 64)
 	if err != nil {
 		return err
 	}
@@ -100,41 +88,41 @@ func opens(ctx context.Context, s *stand, rounds int, length time.Duration) erro
 	if err != nil {
 		return err
 	}
-	b, err := s.ledger(ctx, "opens", false)
+	b, err := newBook(ctx, s, "opens")
 	if err != nil {
 		return err
 	}
-	if err := b.fund(ctx); err != nil {
+	if err := b.Fund(ctx); err != nil {
 		return err
 	}
-	raw, err := s.ledger(ctx, "raw_opens", false)
+	raw, err := newBook(ctx, s, "raw_opens")
 	if err != nil {
 		return err
 	}
-	if err := raw.fund(ctx); err != nil {
+	if err := raw.Fund(ctx); err != nil {
 		return err
 	}
 	riverInsert := func(ctx context.Context, _ int) (int, error) {
 		_, err := rc.Insert(ctx, riverArgs(), nil)
 		return 1, err
 	}
-	out, err := compare(ctx, "Opening a job: job, hold, posting, event and command, on one hot account", []subject{
-		{"River, Insert, 64 callers", 64, riverInsert},
-		{"raw SQL, 256 jobs a transaction, 2 callers", 2, raw.rawOpen},
-		{"raw SQL, one job a transaction, 1 caller", 1, raw.rawOpenOne},
-		{"OpenJob, 1 caller", 1, b.open},
-		{"OpenJob, 8 callers", 8, b.open},
-		{"OpenJob, 64 callers", 64, b.open},
-		{"OpenJob, 512 callers", 512, b.open},
-		{"OpenJob over gRPC, 64 callers", 64, b.openRemote},
-		{"OpenJob over gRPC, 512 callers", 512, b.openRemote},
+	out, err := stand.Compare(ctx, "Opening a job: job, hold, posting, event and command, on one hot account", []stand.Subject{
+		{Name: "River, Insert, 64 callers", Callers: 64, Op: riverInsert},
+		{Name: "raw SQL, 256 jobs a transaction, 2 callers", Callers: 2, Op: raw.rawOpen},
+		{Name: "raw SQL, one job a transaction, 1 caller", Callers: 1, Op: raw.rawOpenOne},
+		{Name: "OpenJob, 1 caller", Callers: 1, Op: b.open},
+		{Name: "OpenJob, 8 callers", Callers: 8, Op: b.open},
+		{Name: "OpenJob, 64 callers", Callers: 64, Op: b.open},
+		{Name: "OpenJob, 512 callers", Callers: 512, Op: b.open},
+		{Name: "OpenJob over gRPC, 64 callers", Callers: 64, Op: b.openRemote},
+		{Name: "OpenJob over gRPC, 512 callers", Callers: 512, Op: b.openRemote},
 	}, rounds, length)
 	if err != nil {
 		return err
 	}
 	hot := out["OpenJob, 512 callers"]
-	fmt.Printf("\n512 callers: %.1f x River's insert (goal 5), %.0f %% of the raw batched SQL (goal 50)\n1 caller: %s above a plain transaction (goal: at most 2 ms)\n",
-		hot.rate/out["River, Insert, 64 callers"].rate, 100*hot.rate/out["raw SQL, 256 jobs a transaction, 2 callers"].rate,
-		(out["OpenJob, 1 caller"].p50 - out["raw SQL, one job a transaction, 1 caller"].p50).Round(time.Microsecond))
+	stand.Say("\n512 callers: %.1f x River's insert (goal 5), %.0f %% of the raw batched SQL (goal 50)\n1 caller: %s above a plain transaction (goal: at most 2 ms)\n",
+		hot.Rate/out["River, Insert, 64 callers"].Rate, 100*hot.Rate/out["raw SQL, 256 jobs a transaction, 2 callers"].Rate,
+		(out["OpenJob, 1 caller"].P50 - out["raw SQL, one job a transaction, 1 caller"].P50).Round(time.Microsecond))
 	return nil
 }

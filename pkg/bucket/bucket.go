@@ -19,13 +19,17 @@ import (
 	_ "gocloud.dev/blob/gcsblob" // gs://
 	_ "gocloud.dev/blob/s3blob"  // s3://
 	"gocloud.dev/gcerrors"
+
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/id"
+	"reelway.dev/pkg/videojson"
 )
 
 // Config says where the bucket is.
 type Config struct {
 	URL       string        `env:"REELWAY_BUCKET_URL" desc:"file:///dir, s3://bucket?region=…, gs://bucket; empty is a folder in the data directory"`
-	URLLife   time.Duration `env:"REELWAY_URL_LIFE" envDefault:"15m" desc:"how long a signed URL works"`
-	PublicURL string        `env:"REELWAY_FILES_URL" desc:"for folders: how callers reach the service that serves it"`
+	URLLife   time.Duration `env:"REELWAY_URL_LIFE" min:"1s" max:"168h" envDefault:"15m" desc:"how long a signed URL works"`
+	PublicURL string        `env:"REELWAY_FILES_URL" url:"true" desc:"for folders: how callers reach the service that serves it"`
 	Secret    string        `env:"REELWAY_FILES_SECRET" desc:"for folders: signs URLs, 32 characters or more"`
 }
 
@@ -95,16 +99,6 @@ func (b *Bucket) Writer(ctx context.Context, key, contentType string) (io.WriteC
 	return w, nil
 }
 
-// Range reads length bytes at offset; fewer when the object ends there.
-func (b *Bucket) Range(ctx context.Context, key string, offset, length int64) ([]byte, error) {
-	r, err := b.b.NewRangeReader(ctx, key, offset, length, nil)
-	if err != nil {
-		return nil, fmt.Errorf("read object: %w", err)
-	}
-	defer func() { _ = r.Close() }()
-	return io.ReadAll(r)
-}
-
 // Delete removes an object; one that is gone already is a success.
 func (b *Bucket) Delete(ctx context.Context, key string) error {
 	if err := b.b.Delete(ctx, key); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
@@ -122,14 +116,12 @@ func (b *Bucket) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key, err := b.signer.KeyFromURL(r.Context(), r.URL)
 		if err != nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(http.StatusForbidden)
-			_, _ = io.WriteString(w, `{"error":{"message":"this link was altered or has expired; fetch the video's content again for a new one","type":"permission_denied","param":null,"code":"permission_denied"}}`+"\n")
+			videojson.WriteFault(w, id.New(id.Request), fault.New(fault.PermissionDenied, "this link was altered or has expired; fetch the video's content again for a new one"))
 			return
 		}
 		rd, err := b.b.NewReader(r.Context(), key, nil)
 		if err != nil {
-			http.Error(w, "the file is gone", http.StatusNotFound)
+			videojson.WriteFault(w, id.New(id.Request), fault.New(fault.NotFound, "the file is gone"))
 			return
 		}
 		defer func() { _ = rd.Close() }()

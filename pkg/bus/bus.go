@@ -30,8 +30,9 @@ type Bus struct {
 	nc *nats.Conn
 	js jetstream.JetStream
 
-	mu sync.Mutex
-	kv jetstream.KeyValue
+	mu     sync.Mutex
+	kv     jetstream.KeyValue
+	mended time.Time // when the topology was last looked after
 }
 
 // New returns a Bus on nc, which stays the caller's to drain and close.
@@ -47,7 +48,7 @@ func New(nc *nats.Conn) (*Bus, error) {
 type Config struct {
 	URL      string `env:"REELWAY_NATS_URL" envDefault:"nats://127.0.0.1:4222" desc:"NATS with JetStream"`
 	Creds    string `env:"REELWAY_NATS_CREDS" desc:"path of a NATS credentials file"`
-	Replicas int    `env:"REELWAY_NATS_REPLICAS" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
+	Replicas int    `env:"REELWAY_NATS_REPLICAS" min:"1" max:"5" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
 }
 
 // Connect reaches NATS, makes the topology and returns a Bus; close it with
@@ -75,7 +76,7 @@ func Connect(ctx context.Context, cfg Config, name string) (*Bus, func(), error)
 // Ready reports, as a condition of readiness, whether NATS is connected.
 func (b *Bus) Ready(context.Context) error {
 	if !b.nc.IsConnected() {
-		return errors.New("NATS is not connected")
+		return ErrDown
 	}
 	return nil
 }
@@ -135,6 +136,9 @@ func (b *Bus) publish(ctx context.Context, m Message, extra nats.Header) error {
 	return nil
 }
 
+// ErrTooLarge says that the bus will never take a message of this size.
+var ErrTooLarge = errors.New("message is larger than the bus takes")
+
 // PublishAll sends messages in their order without waiting between them, and
 // returns how many of the first ones JetStream has acknowledged; with fewer
 // than all, the error says why. Messages after the first failure may have
@@ -145,6 +149,9 @@ func (b *Bus) PublishAll(ctx context.Context, ms []Message) (int, error) {
 	for _, m := range ms {
 		msg, span := m.prepare(ctx, nil)
 		ack, err := b.js.PublishMsgAsync(msg, jetstream.WithStallWait(5*time.Second))
+		if errors.Is(err, nats.ErrMaxPayload) {
+			err = ErrTooLarge
+		}
 		if err != nil {
 			span.SetStatus(codes.Error, err.Error())
 			failed = fmt.Errorf("publish %s: %w", subjectRoot(m.Subject), err)
@@ -241,13 +248,25 @@ func (b *Bus) CancelPoll(ctx context.Context, provider, attemptID string) error 
 	return nil
 }
 
+// statusTimeout bounds one read or write of the read model: it saves a trip to
+// Postgres, so nobody waits for it longer than for Postgres itself.
+const statusTimeout = 300 * time.Millisecond
+
+// ErrDown says that NATS is not connected: nothing was sent.
+var ErrDown = errors.New("NATS is not connected")
+
 func (b *Bus) status(ctx context.Context) (jetstream.KeyValue, error) {
+	if !b.nc.IsConnected() {
+		return nil, fmt.Errorf("open bucket %s: %w", StatusBucket, ErrDown)
+	}
 	b.mu.Lock()
 	kv := b.kv
 	b.mu.Unlock()
 	if kv != nil {
 		return kv, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
 	kv, err := b.js.KeyValue(ctx, StatusBucket)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", StatusBucket, err)
@@ -259,7 +278,9 @@ func (b *Bus) status(ctx context.Context) (jetstream.KeyValue, error) {
 }
 
 // PutStatus writes a job into the read model, unless what is there is newer
-// (by version, then progress): the projection may see events twice or late.
+// (by version, then progress): the projection may see events twice or late. It
+// fails at once when NATS is not connected; a bucket that has vanished is made
+// again, for the caller's next try.
 func (b *Bus) PutStatus(ctx context.Context, v *videov1.Video) error {
 	kv, err := b.status(ctx)
 	if err != nil {
@@ -269,43 +290,54 @@ func (b *Bus) PutStatus(ctx context.Context, v *videov1.Video) error {
 	if err != nil {
 		return fmt.Errorf("marshal status: %w", err)
 	}
-	key := token(v.GetId())
 	for {
-		entry, err := kv.Get(ctx, key)
-		switch {
-		case notFound(err):
-			if _, err = kv.Create(ctx, key, data); err == nil {
-				return nil
-			}
-		case err != nil:
-			return fmt.Errorf("read status: %w", err)
-		default:
-			var old videov1.Video
-			if proto.Unmarshal(entry.Value(), &old) == nil &&
-				(old.GetVersion() > v.GetVersion() || old.GetVersion() == v.GetVersion() && old.GetProgress() > v.GetProgress()) {
-				return nil
-			}
-			if _, err = kv.Update(ctx, key, data, entry.Revision()); err == nil {
-				return nil
-			}
+		again, err := putStatus(ctx, kv, token(v.GetId()), v, data)
+		if err == nil {
+			return nil
 		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("write status: %w", ctx.Err())
+		if noStream(err) {
+			b.mend(ctx)
 		}
-		if !isConflict(err) {
+		if !again || ctx.Err() != nil {
 			return fmt.Errorf("write status: %w", err)
 		}
 	}
 }
 
+// putStatus tries once; again says that another writer was faster.
+func putStatus(ctx context.Context, kv jetstream.KeyValue, key string, v *videov1.Video, data []byte) (again bool, err error) {
+	entry, err := getStatus(ctx, kv, key)
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	switch {
+	case notFound(err):
+		_, err = kv.Create(ctx, key, data)
+	case err == nil:
+		var old videov1.Video
+		if proto.Unmarshal(entry.Value(), &old) == nil &&
+			(old.GetVersion() > v.GetVersion() || old.GetVersion() == v.GetVersion() && old.GetProgress() > v.GetProgress()) {
+			return false, nil
+		}
+		_, err = kv.Update(ctx, key, data, entry.Revision())
+	}
+	return isConflict(err), err
+}
+
+func getStatus(ctx context.Context, kv jetstream.KeyValue, key string) (jetstream.KeyValueEntry, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	return kv.Get(ctx, key)
+}
+
 // Status reads a job from the read model; false when it is not there (any
-// more) and Postgres must be asked.
+// more) and Postgres must be asked. It fails at once when NATS is not
+// connected, and within a moment when it does not answer.
 func (b *Bus) Status(ctx context.Context, jobID string) (*videov1.Video, bool, error) {
 	kv, err := b.status(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	entry, err := kv.Get(ctx, token(jobID))
+	entry, err := getStatus(ctx, kv, token(jobID))
 	if notFound(err) {
 		return nil, false, nil
 	}
@@ -317,4 +349,24 @@ func (b *Bus) Status(ctx context.Context, jobID string) (*videov1.Video, bool, e
 		return nil, false, fmt.Errorf("unmarshal status %s: %w", strconv.Quote(jobID), err)
 	}
 	return &v, true, nil
+}
+
+// Forget removes what the bus still holds of a job: its entry in the read model
+// and its events. It is for jobs that are final and erased.
+func (b *Bus) Forget(ctx context.Context, accountID, jobID string) error {
+	kv, err := b.status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := kv.Purge(ctx, token(jobID)); err != nil && !notFound(err) {
+		return fmt.Errorf("forget status: %w", err)
+	}
+	s, err := b.js.Stream(ctx, StreamEvents)
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", StreamEvents, err)
+	}
+	if err := s.Purge(ctx, jetstream.WithPurgeSubject("job."+token(accountID)+"."+token(jobID)+".>")); err != nil {
+		return fmt.Errorf("forget events: %w", err)
+	}
+	return nil
 }

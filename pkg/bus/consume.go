@@ -253,23 +253,51 @@ func (b *Bus) keep(ctx context.Context, c Consumer, fn func(context.Context, jet
 		case <-ctx.Done():
 		case <-time.After(500 * time.Millisecond):
 		}
-		// Best effort: with the bus down this fails too, and the loop goes on.
-		_ = b.ensureStream(ctx, c.Stream)
+		b.mend(ctx)
 	}
 	return nil
 }
 
-func (b *Bus) ensureStream(ctx context.Context, name string) error {
-	if _, err := b.js.Stream(ctx, name); !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return err
+// mendEvery spares the server: a wiped one fails every consumer at once.
+const mendEvery = 500 * time.Millisecond
+
+// mend makes again whatever of the topology has vanished; what is there stays
+// as it is. All of it: who lost one stream has lost the store, and the read
+// model has no consumer that would notice. It is best effort: with the bus down
+// it fails too, and its callers try again.
+func (b *Bus) mend(ctx context.Context) {
+	b.mu.Lock()
+	due := time.Since(b.mended) >= mendEvery
+	if due {
+		b.mended = time.Now()
 	}
+	b.mu.Unlock()
+	if !due || !b.nc.IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
 	for _, cfg := range streams(b.replicas()) {
-		if cfg.Name == name {
-			_, err := b.js.CreateOrUpdateStream(ctx, cfg)
-			return err
+		if _, err := b.js.Stream(ctx, cfg.Name); errors.Is(err, jetstream.ErrStreamNotFound) {
+			_, err = b.js.CreateStream(ctx, cfg)
+			mention(ctx, cfg.Name, err)
 		}
 	}
-	return nil
+	if _, err := b.js.KeyValue(ctx, StatusBucket); errors.Is(err, jetstream.ErrBucketNotFound) {
+		_, err = b.js.CreateKeyValue(ctx, statusBucket(b.replicas()))
+		mention(ctx, StatusBucket, err)
+	}
+}
+
+func mention(ctx context.Context, name string, err error) {
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse), errors.Is(err, jetstream.ErrBucketExists):
+		// Another was faster.
+	case err != nil:
+		slog.WarnContext(ctx, "vanished stream not made again", "stream", name, "error", err.Error())
+	default:
+		slog.WarnContext(ctx, "vanished stream made again", "stream", name)
+	}
 }
 
 // replicas follows what the cluster is: 3 in one, 1 alone.
@@ -379,4 +407,10 @@ func isConflict(err error) bool {
 	}
 	var api *jetstream.APIError
 	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+}
+
+// noStream tells that nobody answers for a stream: it is not there.
+func noStream(err error) bool {
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
+		errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound)
 }

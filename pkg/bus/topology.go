@@ -19,6 +19,7 @@ const (
 	StreamObservations = "OBSERVATIONS" // facts for the ledger
 	StreamEvents       = "EVENTS"       // the ledger's word, 72 h
 	StreamWatchdog     = "WATCHDOG"     // schedules of polls
+	StreamArtifacts    = "ARTIFACTS"    // commands to archivers
 	StreamDead         = "DEAD"         // dead letters, 30 d
 	StreamLimits       = "LIMITS"       // counters of requests, 3 min
 	StatusBucket       = "job_status"   // the read model, 24 h
@@ -44,6 +45,7 @@ func streams(replicas int) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{
 		work(StreamJobs, "jobs.>"),
 		work(StreamObservations, "observed.>"),
+		work(StreamArtifacts, "artifacts.>"),
 		watchdog,
 		{
 			Name: StreamEvents, Subjects: []string{"job.>", "account.*.notice"}, Retention: jetstream.LimitsPolicy,
@@ -62,6 +64,10 @@ func streams(replicas int) []jetstream.StreamConfig {
 			Discard: jetstream.DiscardOld, MaxAge: 3 * time.Minute, MaxBytes: 64 << 20, AllowDirect: true,
 		},
 	}
+}
+
+func statusBucket(replicas int) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1}
 }
 
 // Consumer is a durable consumer as data: who reads what, how soon a message of
@@ -84,8 +90,12 @@ const ackWait = 20 * time.Second
 var (
 	ObservationConsumer = Consumer{Stream: StreamObservations, Name: "ledger", Filter: "observed.>", AckWait: ackWait, Timeout: 30 * time.Second, MaxDeliver: 20}
 	ArchiveConsumer     = Consumer{Stream: StreamEvents, Name: "archiver", Filter: "job.*.*.storing", AckWait: ackWait, Timeout: time.Minute, MaxDeliver: 20}
+	DeleteConsumer      = Consumer{Stream: StreamArtifacts, Name: "archiver-delete", Filter: DeleteSubject, AckWait: ackWait, Timeout: time.Minute, MaxDeliver: 20}
 	ProjectionConsumer  = Consumer{Stream: StreamEvents, Name: "projection", Filter: "job.>", AckWait: ackWait, Timeout: 30 * time.Second, MaxDeliver: 20}
 )
+
+// DeleteSubject is where commands to delete stored results are published.
+const DeleteSubject = "artifacts.delete"
 
 // SubmitConsumer reads the submit commands of one provider.
 func SubmitConsumer(provider string) Consumer {
@@ -142,9 +152,7 @@ func (b *Bus) Ensure(ctx context.Context, replicas int) error {
 			return fmt.Errorf("ensure stream %s: %w", cfg.Name, err)
 		}
 	}
-	kv, err := b.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1,
-	})
+	kv, err := b.js.CreateOrUpdateKeyValue(ctx, statusBucket(replicas))
 	if err != nil {
 		return fmt.Errorf("ensure bucket %s: %w", StatusBucket, err)
 	}

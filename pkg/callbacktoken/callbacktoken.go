@@ -22,7 +22,7 @@ type Tokens struct {
 
 // Config is what dispatcher and callback have to share.
 type Config struct {
-	URL      string `env:"REELWAY_CALLBACK_URL" desc:"how providers reach the callback service, https"`
+	URL      string `env:"REELWAY_CALLBACK_URL" url:"true" desc:"how providers reach the callback service, https"`
 	Secret   string `env:"REELWAY_CALLBACK_SECRET" desc:"signs callback URLs, 32 characters or more"`
 	Previous string `env:"REELWAY_CALLBACK_SECRET_PREVIOUS" desc:"the secret before the last rotation, accepted still"`
 }

@@ -25,20 +25,21 @@ var builtin []byte
 
 // Model is one entry.
 type Model struct {
-	ID             string            `yaml:"id"`
-	Provider       string            `yaml:"provider"`
-	Name           string            `yaml:"name"`
-	ProviderModels map[string]string `yaml:"provider_models"` // task → the provider's name
-	Durations      []int32           `yaml:"durations"`       // seconds, the first is the default
-	Resolutions    []string          `yaml:"resolutions"`
-	Ratios         []string          `yaml:"ratios"` // the first is the default
-	Audio          bool              `yaml:"audio"`
-	Seed           bool              `yaml:"seed"`
-	NegativePrompt bool              `yaml:"negative_prompt"`
-	Watermark      bool              `yaml:"watermark"`        // can be asked for
-	PricePerSecond map[string]int64  `yaml:"price_per_second"` // micro-credits by resolution
-	AudioPerSecond int64             `yaml:"audio_per_second"` // micro-credits on top
-	Source         string            `yaml:"source"`
+	ID             string             `yaml:"id"`
+	Provider       string             `yaml:"provider"`
+	Name           string             `yaml:"name"`
+	ProviderModels map[string]string  `yaml:"provider_models"` // task → the provider's name
+	Durations      []int32            `yaml:"durations"`       // seconds, the first is the default
+	DurationsAt    map[string][]int32 `yaml:"durations_at"`    // by resolution, where one takes fewer
+	Resolutions    []string           `yaml:"resolutions"`
+	Ratios         []string           `yaml:"ratios"` // the first is the default
+	Audio          bool               `yaml:"audio"`
+	Seed           bool               `yaml:"seed"`
+	NegativePrompt bool               `yaml:"negative_prompt"`
+	Watermark      bool               `yaml:"watermark"`        // can be asked for
+	PricePerSecond map[string]int64   `yaml:"price_per_second"` // micro-credits by resolution
+	AudioPerSecond int64              `yaml:"audio_per_second"` // micro-credits on top
+	Source         string             `yaml:"source"`
 }
 
 // The tasks of a model.
@@ -85,6 +86,11 @@ func Parse(data []byte) (*Catalog, error) {
 		if len(m.Durations) == 0 || len(m.Ratios) == 0 || len(m.Resolutions) == 0 {
 			bad("needs durations, ratios and resolutions")
 		}
+		for r, ds := range m.DurationsAt {
+			if !slices.Contains(m.Resolutions, r) || len(ds) == 0 || slices.ContainsFunc(ds, func(d int32) bool { return !slices.Contains(m.Durations, d) }) {
+				bad("has durations_at %s that its durations and resolutions do not", r)
+			}
+		}
 		for _, r := range m.Resolutions {
 			if m.PricePerSecond[r] <= 0 {
 				bad("has no price at %s", r)
@@ -98,6 +104,19 @@ func Parse(data []byte) (*Catalog, error) {
 		c.byID[m.ID] = m
 	}
 	return c, errors.Join(errs...)
+}
+
+// Only is the models of the providers that are on: a job for another one would
+// wait for ever.
+func (c *Catalog) Only(on func(provider string) bool) *Catalog {
+	out := &Catalog{byID: map[string]Model{}}
+	for _, m := range c.models {
+		if on(m.Provider) {
+			out.models = append(out.models, m)
+			out.byID[m.ID] = m
+		}
+	}
+	return out
 }
 
 // Models lists every model in the order of the file.
@@ -143,7 +162,16 @@ var platforms = map[string]string{
 	"youtube": "16:9", "vimeo": "16:9", "tv": "16:9", "linkedin": "16:9", "x": "16:9", "twitter": "16:9", "facebook": "1:1", "instagram_feed": "1:1",
 }
 
-var shortSide = map[string]int32{"480p": 480, "720p": 720, "1080p": 1080, "2160p": 2160}
+var shortSide = map[string]int32{"480p": 480, "540p": 540, "720p": 720, "768p": 768, "1080p": 1080, "1440p": 1440, "2160p": 2160}
+
+// capSide is the side that a tier's cap judges. 768p is its maker's name for
+// what others call 720p.
+func capSide(resolution string) int32 {
+	if resolution == "768p" {
+		return 720
+	}
+	return shortSide[resolution]
+}
 
 // pixels is a resolution's native size at a ratio: the short side is the
 // resolution's name, both sides even; a square has about the same area.
@@ -156,7 +184,7 @@ func pixels(resolution, ratio string) (w, h int32) {
 		return 0, 0
 	}
 	if x == y {
-		side := map[int32]int32{480: 640, 720: 960, 1080: 1440, 2160: 2880}[short]
+		side := short * 4 / 3
 		return side, side
 	}
 	long := (int32(int64(short)*max(x, y)/min(x, y)) + 1) / 2 * 2
@@ -206,6 +234,9 @@ func (m Model) Resolve(r *videov1.VideoRequest, maxResolution string) (*videov1.
 		wrong("duration", "%s makes %s seconds, not %d", m.ID, list(m.Durations), p.GetDurationSeconds())
 	}
 	m.shape(r, p, maxResolution, wrong)
+	if ds := m.DurationsAt[p.GetResolution()]; ds != nil && !slices.Contains(ds, p.GetDurationSeconds()) {
+		wrong("duration", "%s makes %s seconds at %s, not %d", m.ID, list(ds), p.GetResolution(), p.GetDurationSeconds())
+	}
 	if len(bad) > 0 {
 		return nil, bad
 	}
@@ -232,7 +263,7 @@ func (m Model) shape(r *videov1.VideoRequest, p *videov1.VideoParams, maxResolut
 		if c, ok := m.size(v); ok {
 			claims = append(claims, c)
 		} else {
-			wrong("size", "%q is not a size of %s; use for example %s", v, m.ID, m.example())
+			wrong("size", "%q is not a size of %s; use for example %s", v, m.ID, m.example(maxResolution))
 		}
 	}
 	if v := r.GetAspectRatio(); v != "" {
@@ -279,7 +310,7 @@ func (m Model) shape(r *videov1.VideoRequest, p *videov1.VideoParams, maxResolut
 			p.Resolution = "720p"
 		}
 	}
-	if limit > 0 && shortSide[p.GetResolution()] > limit {
+	if limit > 0 && capSide(p.GetResolution()) > limit {
 		field := resolutionFrom.field
 		if field == "" {
 			field = "model"
@@ -299,10 +330,17 @@ func (m Model) size(v string) (claim, bool) {
 	return claim{}, false
 }
 
-func (m Model) example() string {
+// example is sizes that an account of this cap may ask for.
+func (m Model) example(maxResolution string) string {
+	best := m.Resolutions[0]
+	for _, r := range m.Resolutions {
+		if limit := shortSide[maxResolution]; shortSide[r] > shortSide[best] && (limit == 0 || shortSide[r] <= limit) {
+			best = r
+		}
+	}
 	var out []string
 	for _, ratio := range m.Ratios[:min(len(m.Ratios), 3)] {
-		w, h := pixels(m.Resolutions[min(1, len(m.Resolutions)-1)], ratio)
+		w, h := pixels(best, ratio)
 		out = append(out, fmt.Sprintf("%dx%d", w, h))
 	}
 	return strings.Join(out, ", ")

@@ -2,6 +2,7 @@ package catalog_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"reelway.dev/pkg/catalog"
@@ -14,7 +15,17 @@ func TestEveryEntryIsPricedAtEveryShape(t *testing.T) {
 		for _, r := range m.Resolutions {
 			for _, d := range m.Durations {
 				for _, a := range m.Ratios {
-					p, bad := m.Resolve(&videov1.VideoRequest{Prompt: "p", Resolution: r, DurationSeconds: d, AspectRatio: a}, "2160p")
+					req := &videov1.VideoRequest{Prompt: "p", Resolution: r, DurationSeconds: d, AspectRatio: a}
+					if m.ProviderModels[catalog.TextToVideo] == "" {
+						req.ImageUrl = "https://i.example/a.png"
+					}
+					p, bad := m.Resolve(req, "2160p")
+					if ds := m.DurationsAt[r]; ds != nil && !slices.Contains(ds, d) {
+						if len(bad) != 1 || bad[0].Name != "duration" {
+							t.Errorf("%s takes %d s at %s: %v", m.ID, d, r, bad)
+						}
+						continue
+					}
 					if bad != nil {
 						t.Fatalf("%s %s %d %s: %v", m.ID, r, d, a, bad)
 					}
@@ -68,5 +79,32 @@ func TestUnpricedModelIsRefused(t *testing.T) {
 	_, err := catalog.Parse([]byte(`[{id: x, provider: p, source: s, provider_models: {text-to-video: x}, durations: [5], resolutions: [720p], ratios: ["16:9"]}]`))
 	if err == nil || err.Error() != `model "x": has no price at 720p` {
 		t.Error(err)
+	}
+}
+
+// The catalogue of a stack has no models of providers that are off.
+func TestOnly(t *testing.T) {
+	t.Parallel()
+	c := catalog.Builtin().Only(func(p string) bool { return p == "veo" })
+	if _, ok := c.Model("kling-v2-6"); ok || len(c.Models()) == 0 {
+		t.Errorf("%d models", len(c.Models()))
+	}
+	if m, ok := c.Model("veo-3.1"); !ok || m.Provider != "veo" {
+		t.Error("veo-3.1 is gone")
+	}
+	if m, ok := c.Model(""); !ok || m.Provider != "veo" {
+		t.Errorf("the default is %q", m.ID)
+	}
+}
+
+// A tier that allows 720p allows its maker's name for it.
+func TestCap(t *testing.T) {
+	t.Parallel()
+	m, _ := catalog.Builtin().Model("hailuo-3")
+	if p, bad := m.Resolve(&videov1.VideoRequest{Prompt: "p"}, "720p"); bad != nil || p.GetWidth() != 1366 || p.GetHeight() != 768 {
+		t.Errorf("%v %v", p, bad)
+	}
+	if _, bad := m.Resolve(&videov1.VideoRequest{Prompt: "p", Resolution: "1440p"}, "1080p"); bad == nil {
+		t.Error("2K passes a cap of 1080p")
 	}
 }

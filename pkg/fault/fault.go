@@ -7,6 +7,8 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +24,7 @@ const (
 	InsufficientCredits    Code = "insufficient_credits"     // 402
 	PermissionDenied       Code = "permission_denied"        // 403
 	NotFound               Code = "not_found"                // 404
+	MethodNotAllowed       Code = "method_not_allowed"       // 405
 	Conflict               Code = "conflict"                 // 409
 	PayloadTooLarge        Code = "payload_too_large"        // 413
 	ContentPolicy          Code = "content_policy"           // 422, final
@@ -103,7 +106,8 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.cause }
 
 // From returns the fault in err's chain; any other error becomes Internal with
-// a message that gives nothing away. From(nil) is nil.
+// a message that gives nothing away, or Unavailable where a neighbour is away.
+// From(nil) is nil.
 func From(err error) *Error {
 	if err == nil {
 		return nil
@@ -112,7 +116,25 @@ func From(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
+	if unreachable(err) {
+		e := Wrap(err, Unavailable, "a part of the service is unavailable; retry with the same Idempotency-Key")
+		e.RetryAfter = time.Second
+		return e
+	}
 	return Wrap(err, Internal, "an internal error occurred; the request can be retried with the same Idempotency-Key")
+}
+
+// unreachable reports whether err says that a neighbour, a database or a socket,
+// is away: time heals it. SQLSTATE classes 08 (connection), 53 (resources), 57P
+// (shutdown) and 25006 (a demoted primary); PostgreSQL, appendix A.
+func unreachable(err error) bool {
+	var n net.Error
+	var sql interface{ SQLState() string }
+	if errors.As(err, &sql) {
+		s := sql.SQLState()
+		return strings.HasPrefix(s, "08") || strings.HasPrefix(s, "53") || strings.HasPrefix(s, "57P") || s == "25006"
+	}
+	return errors.As(err, &n) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
 // HTTPStatus is the REST status of a code.
@@ -128,6 +150,8 @@ func (c Code) HTTPStatus() int {
 		return 403
 	case NotFound:
 		return 404
+	case MethodNotAllowed:
+		return 405
 	case Conflict:
 		return 409
 	case PayloadTooLarge:

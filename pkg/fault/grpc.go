@@ -16,7 +16,7 @@ const Domain = "reelway.dev"
 
 func (c Code) grpc() codes.Code {
 	switch c {
-	case InvalidRequest, PayloadTooLarge, ContentPolicy:
+	case InvalidRequest, MethodNotAllowed, PayloadTooLarge, ContentPolicy:
 		return codes.InvalidArgument
 	case Unauthenticated:
 		return codes.Unauthenticated

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/exaring/otelpgx"
@@ -18,7 +17,7 @@ import (
 // Config is how a service reaches its database.
 type Config struct {
 	URL      string `env:"REELWAY_DATABASE_URL" desc:"PostgreSQL, postgres://user@host/database"`
-	MaxConns int32  `env:"REELWAY_DATABASE_CONNECTIONS" envDefault:"16" desc:"connections of one replica"`
+	MaxConns int32  `env:"REELWAY_DATABASE_CONNECTIONS" min:"2" max:"1000" envDefault:"16" desc:"connections of one replica"`
 }
 
 // Open returns a pool on url, traced with OpenTelemetry (statements without
@@ -65,51 +64,4 @@ func InTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) err
 			return err
 		}
 	}
-}
-
-// Migrate applies the *.sql files of dir in the order of their names, each
-// once and in a transaction of its own, under an advisory lock so that many
-// replicas may start together.
-func Migrate(ctx context.Context, pool *pgxpool.Pool, dir fs.FS) error {
-	names, err := fs.Glob(dir, "*.sql")
-	if err != nil {
-		return fmt.Errorf("list migrations: %w", err)
-	}
-	conn, err := pool.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("acquire connection: %w", err)
-	}
-	defer conn.Release()
-	const lock = 7233509 // any constant that no one else uses
-	if _, err := conn.Exec(ctx, "select pg_advisory_lock($1)", lock); err != nil {
-		return fmt.Errorf("lock migrations: %w", err)
-	}
-	defer func() { _, _ = conn.Exec(context.WithoutCancel(ctx), "select pg_advisory_unlock($1)", lock) }()
-	if _, err := conn.Exec(ctx, `create table if not exists migration (
-		name text primary key, applied_at timestamptz not null default now())`); err != nil {
-		return fmt.Errorf("create migration table: %w", err)
-	}
-	for _, name := range names {
-		var done bool
-		if err := conn.QueryRow(ctx, "select exists (select from migration where name = $1)", name).Scan(&done); err != nil {
-			return fmt.Errorf("read migrations: %w", err)
-		}
-		if done {
-			continue
-		}
-		sql, err := fs.ReadFile(dir, name)
-		if err != nil {
-			return fmt.Errorf("read migration: %w", err)
-		}
-		if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, string(sql)); err != nil {
-				return err
-			}
-			_, err := tx.Exec(ctx, "insert into migration (name) values ($1)", name)
-			return err
-		}); err != nil {
-			return fmt.Errorf("apply migration %s: %w", name, err)
-		}
-	}
-	return nil
 }

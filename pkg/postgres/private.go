@@ -55,11 +55,12 @@ func StartPrivate(ctx context.Context, dir string, fast bool) (*Private, error) 
 		uid, _ := strconv.ParseUint(u.Uid, 10, 32)
 		gid, _ := strconv.ParseUint(u.Gid, 10, 32)
 		p.who = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		if dir, err = reachable(dir); err != nil {
+			return nil, err
+		}
+		p.dir = dir
 		if err := os.Chown(dir, int(uid), int(gid)); err != nil {
 			return nil, fmt.Errorf("hand data directory to postgres: %w", err)
-		}
-		if err := traversable(dir); err != nil {
-			return nil, err
 		}
 	}
 	data := filepath.Join(dir, "data")
@@ -79,8 +80,7 @@ func StartPrivate(ctx context.Context, dir string, fast bool) (*Private, error) 
 	}
 	// A socket path has at most 107 bytes; a deep data directory has more.
 	// It is named after the data directory, so that a killed process leaves none behind.
-	sum := sha256.Sum256([]byte(dir))
-	sock := filepath.Join(os.TempDir(), "reelway-pg-"+hex.EncodeToString(sum[:8]))
+	sock := filepath.Join(os.TempDir(), "reelway-pg-"+short(dir))
 	if err := os.Mkdir(sock, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("make socket directory: %w", err)
 	}
@@ -145,18 +145,61 @@ func (p *Private) run(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// traversable reports a parent that keeps the postgres user out, by name.
-func traversable(dir string) error {
+// reachable is dir, or, where a parent keeps the postgres user out (root's home
+// does), a directory of this dir's own under /var/lib/reelway.
+func reachable(dir string) (string, error) {
 	for d := filepath.Dir(dir); d != "/"; d = filepath.Dir(d) {
 		st, err := os.Stat(d)
 		if err != nil {
-			return fmt.Errorf("stat %s: %w", d, err)
+			return "", fmt.Errorf("stat %s: %w", d, err)
 		}
 		if st.Mode().Perm()&0o001 == 0 {
-			return fmt.Errorf("the user postgres cannot enter %s: choose another --data-dir or run as an ordinary user", d)
+			other := filepath.Join("/var/lib/reelway", "postgres-"+short(dir))
+			if err := os.MkdirAll(other, 0o711); err != nil {
+				return "", fmt.Errorf("the user postgres cannot enter %s: choose another --data-dir or run as an ordinary user: %w", d, err)
+			}
+			return other, nil
 		}
 	}
-	return nil
+	return dir, nil
+}
+
+// short names a directory in a few characters.
+func short(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:8])
+}
+
+// Dir is where the server keeps its data.
+func (p *Private) Dir() string { return p.dir }
+
+// Watch returns an error when the server ends while ctx is not done.
+func (p *Private) Watch(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := p.alive(); err != nil {
+				return fmt.Errorf("private PostgreSQL ended; its log is %s: %w", filepath.Join(p.dir, "postgres.log"), err)
+			}
+		}
+	}
+}
+
+func (p *Private) alive() error {
+	data, err := os.ReadFile(filepath.Join(p.dir, "data", "postmaster.pid"))
+	if err != nil {
+		return err
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	pid, err := strconv.Atoi(line)
+	if err != nil {
+		return err
+	}
+	return syscall.Kill(pid, 0)
 }
 
 var digits = regexp.MustCompile(`\d+`)

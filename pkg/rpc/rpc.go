@@ -141,7 +141,7 @@ func finish(ctx context.Context, method string, err error) error {
 		return nil
 	}
 	s := fault.ToStatus(err)
-	if f := fault.FromStatus(s); f.Code == fault.Internal {
+	if f := fault.FromStatus(s); f.Code == fault.Internal || f.Code == fault.Unavailable {
 		slog.ErrorContext(ctx, "call failed", "method", method, "error", err.Error())
 	}
 	return s

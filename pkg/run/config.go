@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caarlos0/env/v11"
 )
@@ -68,9 +71,62 @@ func Load(environ []string, also []string, configs ...any) error {
 		}
 	}
 	for _, c := range configs {
-		errs = append(errs, named(reflect.TypeOf(c).Elem(), env.ParseWithOptions(c, env.Options{Environment: values}))...)
+		faults := named(reflect.TypeOf(c).Elem(), env.ParseWithOptions(c, env.Options{Environment: values}))
+		if errors.Join(faults...) == nil {
+			faults = judge(reflect.ValueOf(c).Elem())
+		}
+		errs = append(errs, faults...)
 	}
 	return errors.Join(errs...)
+}
+
+// judge checks the values of a configuration by its tags: min:"1" or min:"1ms"
+// and max for numbers and durations, oneof:"a b" for words, and url:"true" for
+// an absolute http or https URL, or none.
+func judge(v reflect.Value) (out []error) {
+	for i := range v.NumField() {
+		f, x := v.Type().Field(i), v.Field(i)
+		name := f.Tag.Get("env")
+		refuse := func(format string, a ...any) { out = append(out, fmt.Errorf(name+": "+format, a...)) }
+		if limit, ok := bound(f, "min"); ok && number(x) < limit {
+			refuse("%v is below %s", x.Interface(), f.Tag.Get("min"))
+		}
+		if limit, ok := bound(f, "max"); ok && number(x) > limit {
+			refuse("%v is above %s", x.Interface(), f.Tag.Get("max"))
+		}
+		if words := strings.Fields(f.Tag.Get("oneof")); len(words) > 0 && !slices.Contains(words, x.String()) {
+			refuse("%q is not one of %s", x.String(), strings.Join(words, ", "))
+		}
+		if f.Tag.Get("url") != "" && x.String() != "" {
+			if u, err := url.Parse(x.String()); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+				refuse("%q is not an absolute http or https URL", x.String())
+			}
+		}
+	}
+	return out
+}
+
+// bound is the number of a tag; a duration counts its nanoseconds.
+func bound(f reflect.StructField, tag string) (float64, bool) {
+	s, ok := f.Tag.Lookup(tag)
+	if !ok {
+		return 0, false
+	}
+	if d, err := time.ParseDuration(s); err == nil && f.Type == reflect.TypeFor[time.Duration]() {
+		return float64(d), true
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		panic("run: bad tag of " + f.Name) // a programming error, seen at every start
+	}
+	return n, true
+}
+
+func number(x reflect.Value) float64 {
+	if x.CanFloat() {
+		return x.Float()
+	}
+	return float64(x.Int())
 }
 
 // named turns the parser's errors, which name fields, into ones that name

@@ -34,8 +34,8 @@ const (
 // Config is what every service has.
 type Config struct {
 	OpsAddr  string        `env:"REELWAY_OPS_ADDR" envDefault:"127.0.0.1:9100" desc:"address of /livez, /readyz and /metrics"`
-	LogLevel string        `env:"REELWAY_LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error"`
-	DrainFor time.Duration `env:"REELWAY_DRAIN_FOR" envDefault:"0s" desc:"how long to be not ready before doors close, for load balancers to notice"`
+	LogLevel string        `env:"REELWAY_LOG_LEVEL" oneof:"debug info warn error" envDefault:"info" desc:"debug, info, warn or error"`
+	DrainFor time.Duration `env:"REELWAY_DRAIN_FOR" min:"0s" envDefault:"0s" desc:"how long to be not ready before doors close, for load balancers to notice"`
 }
 
 // Host is what a service is built into.

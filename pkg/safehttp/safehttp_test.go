@@ -49,7 +49,7 @@ func TestNothingPrivateIsReached(t *testing.T) {
 	defer srv.Close()
 	port := srv.URL[strings.LastIndex(srv.URL, ":"):]
 	for _, h := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "localtest.example.invalid"} {
-		resp, err := safehttp.Config{AllowHTTP: true}.Client().Get("http://" + h + port)
+		resp, err := do(t, safehttp.Config{AllowHTTP: true}, http.MethodGet, "http://"+h+port)
 		if err == nil {
 			_ = resp.Body.Close()
 			t.Errorf("%s answered", h)
@@ -67,7 +67,7 @@ func TestRedirectsArePostedNowhere(t *testing.T) {
 	defer inner.Close()
 	for _, code := range []int{301, 302, 303, 307, 308} {
 		outer := httptest.NewServer(http.RedirectHandler(inner.URL, code))
-		resp, err := safehttp.Config{AllowHTTP: true, AllowPrivate: true, Redirects: 3}.Client().Post(outer.URL, "text/plain", strings.NewReader("x"))
+		resp, err := do(t, safehttp.Config{AllowHTTP: true, AllowPrivate: true, Redirects: 3}, http.MethodPost, outer.URL)
 		if err != nil || resp.StatusCode != code {
 			t.Errorf("%d: %v", code, err)
 		}
@@ -76,5 +76,92 @@ func TestRedirectsArePostedNowhere(t *testing.T) {
 	}
 	if hits > 0 {
 		t.Errorf("%d redirects were followed", hits)
+	}
+}
+
+func do(t *testing.T, cfg safehttp.Config, method, url string) (*http.Response, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg.Client().Do(req)
+}
+
+// Whatever goes wrong, and at whatever hop, the signature is not in the error.
+func TestErrorsCarryNoQuery(t *testing.T) {
+	t.Parallel()
+	const secret = "X-Amz-Signature=s3cr3t"
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	redirect := func(to string) string {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", to)
+			w.WriteHeader(http.StatusFound)
+		}))
+		t.Cleanup(srv.Close)
+		return srv.URL
+	}
+	cut := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	t.Cleanup(cut.Close)
+	for name, u := range map[string]string{
+		"refused":           gone.URL + "/a.mp4?" + secret,
+		"cut":               cut.URL + "/a.mp4?" + secret,
+		"user name":         "http://user:s3cr3t@127.0.0.1/a.mp4?" + secret,
+		"not allowed":       "ftp://127.0.0.1/a.mp4?" + secret,
+		"redirect":          redirect(gone.URL+"/a.mp4?"+secret) + "/?" + secret,
+		"redirect to bytes": redirect("http://127.0.0.1:x\x7f/a.mp4?"+secret) + "/?" + secret,
+		"fragment":          gone.URL + "/a.mp4#" + secret,
+	} {
+		resp, err := do(t, safehttp.Config{AllowHTTP: true, AllowPrivate: true, Redirects: 3}, http.MethodGet, u)
+		if err == nil {
+			_ = resp.Body.Close()
+			t.Errorf("%s: status %d", name, resp.StatusCode)
+			continue
+		}
+		if strings.Contains(err.Error(), "s3cr3t") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRedirectsGetNoReferer(t *testing.T) {
+	t.Parallel()
+	referer := make(chan string, 1)
+	inner := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { referer <- r.Referer() }))
+	defer inner.Close()
+	outer := httptest.NewServer(http.RedirectHandler(inner.URL, http.StatusFound))
+	defer outer.Close()
+	resp, err := do(t, safehttp.Config{AllowHTTP: true, AllowPrivate: true, Redirects: 3}, http.MethodGet, outer.URL+"/?X-Amz-Signature=s3cr3t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if r := <-referer; r != "" {
+		t.Errorf("the next host is told %q", r)
+	}
+}
+
+// A provider's key is for its own address, not for what that redirects to.
+func TestKeysAreNotRedirected(t *testing.T) {
+	t.Parallel()
+	var seen http.Header
+	inner := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }))
+	defer inner.Close()
+	outer := httptest.NewServer(http.RedirectHandler(inner.URL, http.StatusFound))
+	defer outer.Close()
+	req, err := http.NewRequest(http.MethodGet, outer.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer k")
+	req.Header.Set("X-Goog-Api-Key", "k")
+	resp, err := safehttp.Config{AllowHTTP: true, AllowPrivate: true, Redirects: 3}.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if seen == nil || seen.Get("Authorization")+seen.Get("X-Goog-Api-Key") != "" {
+		t.Errorf("redirected with %v", seen)
 	}
 }

@@ -161,7 +161,7 @@ func WriteFault(w http.ResponseWriter, requestID string, err error) {
 	e := fault.From(err)
 	f := Fault{Message: e.Message, Type: string(e.Code), Code: string(e.Code), Retryable: e.Retryable, RetryAfter: e.RetryAfter.Seconds(), Provider: e.Provider, RequestID: requestID}
 	switch e.Code {
-	case fault.InvalidRequest, fault.PayloadTooLarge, fault.NotFound, fault.Conflict, fault.ContentPolicy:
+	case fault.InvalidRequest, fault.MethodNotAllowed, fault.PayloadTooLarge, fault.NotFound, fault.Conflict, fault.ContentPolicy:
 		f.Type = "invalid_request_error"
 	case fault.Unauthenticated:
 		f.Type = "authentication_error"

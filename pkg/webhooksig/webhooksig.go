@@ -1,6 +1,6 @@
 // Package webhooksig verifies the signatures of callbacks over their raw
-// bytes: Standard Webhooks (HMAC-SHA256), Ed25519 with a JWKS, and a bare
-// HMAC-SHA256. All comparisons are constant-time.
+// bytes: Standard Webhooks (HMAC-SHA256), Ed25519 with a JWKS in two forms, a JWT
+// of RSA keys, and a bare HMAC-SHA256. All comparisons are constant-time.
 package webhooksig
 
 import (

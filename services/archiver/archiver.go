@@ -4,6 +4,7 @@
 package archiver
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,8 +12,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -21,38 +24,46 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/run"
+	"reelway.dev/pkg/safehttp"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
 // Config is what an operator may set.
 type Config struct {
-	MaxBytes int64         `env:"REELWAY_ARCHIVE_MAX_BYTES" envDefault:"4294967296" desc:"largest result that is copied, in bytes"`
-	Timeout  time.Duration `env:"REELWAY_ARCHIVE_TIMEOUT" envDefault:"15m" desc:"longest time for one copy"`
-	Workers  int           `env:"REELWAY_ARCHIVE_WORKERS" envDefault:"8" desc:"copies at the same time by one replica"`
-	Patience time.Duration `env:"REELWAY_ARCHIVE_PATIENCE" envDefault:"30s" desc:"how long a result that the provider denies is asked for again before the job fails"`
+	MaxBytes int64         `env:"REELWAY_ARCHIVE_MAX_BYTES" min:"1" envDefault:"4294967296" desc:"largest result that is copied, in bytes"`
+	Timeout  time.Duration `env:"REELWAY_ARCHIVE_TIMEOUT" min:"1s" envDefault:"15m" desc:"longest time for one copy"`
+	Workers  int           `env:"REELWAY_ARCHIVE_WORKERS" min:"1" max:"1000" envDefault:"8" desc:"copies at the same time by one replica"`
+	Patience time.Duration `env:"REELWAY_ARCHIVE_PATIENCE" min:"0s" envDefault:"30s" desc:"how long a result that the provider denies, or that is no whole video, is asked for again before the job fails"`
+	GiveUp   time.Duration `env:"REELWAY_ARCHIVE_GIVE_UP" min:"0s" envDefault:"24h" desc:"how long, since it was rendered, a result that cannot be copied now is tried again before the job fails"`
 }
 
 // Deps are the archiver's neighbours.
 type Deps struct {
 	Bus    *bus.Bus
 	Bucket *bucket.Bucket
-	Client *http.Client // guarded: result URLs are a provider's word
+	Client *safehttp.Client // guarded: result URLs are a provider's word
 	Logger *slog.Logger
+	// ResultHeader, when set, is what to send with the GET of a provider's
+	// result: its key, and only to the provider's own origin.
+	ResultHeader func(provider, rawURL string) http.Header
 }
 
 // Service copies results. Any number of replicas may run.
 type Service struct {
 	cfg Config
 	d   Deps
+
+	mu     sync.Mutex
+	denied map[string]time.Time // by attempt: when its result was first denied
 }
 
-// New returns an archiver; every field of d is required.
+// New returns an archiver; every field of d but ResultHeader is required.
 func New(cfg Config, d Deps) (*Service, error) {
 	if d.Bus == nil || d.Bucket == nil || d.Client == nil || d.Logger == nil {
 		return nil, errors.New("archiver: Bus, Bucket, Client and Logger are required")
 	}
-	return &Service{cfg: cfg, d: d}, nil
+	return &Service{cfg: cfg, d: d, denied: map[string]time.Time{}}, nil
 }
 
 // Components are the archiver's consumers.
@@ -61,96 +72,200 @@ func (s *Service) Components() []run.Component {
 		c := bus.ArchiveConsumer
 		c.Timeout = s.cfg.Timeout + time.Minute
 		return bus.Consume(ctx, s.d.Bus, c, s.cfg.Workers, s.archive)
+	}}, {Name: "archiver-delete", Run: func(ctx context.Context) error {
+		return bus.Consume(ctx, s.d.Bus, bus.DeleteConsumer, deleters, s.delete)
 	}}}
 }
 
-// lostError says that asking again will not bring the result.
-type lostError struct{ reason string }
+// deleters is how many files one replica deletes at the same time.
+const deleters = 4
 
+// delete removes a stored result and reports it gone; one that is gone already
+// is reported again. Only results are deleted, whatever the command says.
+func (s *Service) delete(ctx context.Context, c *eventv1.DeleteArtifact) error {
+	if !strings.HasPrefix(c.GetKey(), results) || strings.Contains(c.GetKey(), "..") {
+		return bus.Terminate(fmt.Errorf("delete result: the key of %s is not a result's", c.GetJobId()))
+	}
+	if err := s.d.Bucket.Delete(ctx, c.GetKey()); err != nil {
+		return err
+	}
+	return s.publish(ctx, "deleted", &eventv1.Observation{JobId: c.GetJobId(), AttemptId: c.GetAttemptId(), Provider: c.GetProvider(),
+		Fact: &eventv1.Observation_ArtifactDeleted{ArtifactDeleted: &eventv1.ArtifactDeleted{Key: c.GetKey()}}})
+}
+
+// results is where they lie in the bucket.
+const results = "videos/"
+
+// lostError says that the result is not there, or is no video: asking again
+// helps only if the provider was not ready yet.
+type lostError struct {
+	reason  string
+	certain bool // not even then
+}
+
+// Error implements error.
 func (e *lostError) Error() string { return e.reason }
 
+// archive copies one result. Its message ends when the job does: neither a
+// provider nor a bucket that is down for hours may leave it in the dead letters.
 func (s *Service) archive(ctx context.Context, ev *eventv1.JobEvent) error {
-	v := ev.GetVideo()
-	o := &eventv1.Observation{JobId: v.GetId(), AttemptId: ev.GetAttemptId(), Provider: v.GetProvider(), Source: "archiver", ObservedAt: timestamppb.Now()}
-	artifact, err := s.copy(ctx, v, ev.GetAttemptId(), ev.GetResultUrl())
+	v, attempt := ev.GetVideo(), ev.GetAttemptId()
+	artifact, err := s.copy(ctx, v, attempt, ev.GetResultUrl())
+	if err == nil {
+		return s.report(ctx, ev, "archived", &eventv1.Observation{Fact: &eventv1.Observation_Archived{Archived: &eventv1.Archived{Artifact: artifact}}})
+	}
 	var lost *lostError
-	switch {
-	case errors.As(err, &lost):
-		if time.Since(ev.GetOccurredAt().AsTime()) < s.cfg.Patience {
-			return bus.After(2*time.Second, err)
-		}
-		o.Id = ev.GetAttemptId() + "-archive-failed"
-		o.Fact = &eventv1.Observation_ArchiveFailed{ArchiveFailed: &eventv1.ArchiveFailed{Error: &videov1.VideoError{
+	reason, wait := "it could not be copied in time", retryDelay(time.Since(began(ev)))
+	over := time.Since(began(ev)) >= s.cfg.GiveUp
+	if errors.As(err, &lost) {
+		reason, wait = lost.reason, min(max(s.cfg.Patience/8, 200*time.Millisecond), 5*time.Second)
+		over = over || lost.certain || time.Since(s.firstDenial(attempt)) >= s.cfg.Patience
+	}
+	s.d.Logger.WarnContext(ctx, "result not copied", "job_id", v.GetId(), "attempt_id", attempt, "lost", lost != nil, "final", over, "error", err.Error())
+	if over {
+		return s.report(ctx, ev, "archive-failed", &eventv1.Observation{Fact: &eventv1.Observation_ArchiveFailed{ArchiveFailed: &eventv1.ArchiveFailed{Error: &videov1.VideoError{
 			Code: string(fault.ProviderRejected), Provider: v.GetProvider(), ProviderCode: "result_lost",
-			Message: "the provider finished the video but its result cannot be fetched (" + lost.reason + "); nothing was charged",
-		}}}
-	case err != nil:
-		return err
-	default:
-		o.Id = ev.GetAttemptId() + "-archived"
-		o.Fact = &eventv1.Observation_Archived{Archived: &eventv1.Archived{Artifact: artifact}}
+			Message: "the provider finished the video but its result cannot be fetched (" + reason + "); nothing was charged",
+		}}}})
 	}
-	if err := s.d.Bus.PublishObservation(ctx, o); err != nil {
+	if lost == nil && ev.GetTransient() {
+		// The sweep's reminder of a job that is tried already. Were each kept,
+		// a long outage would multiply them; the sweep will send the next.
+		return nil
+	}
+	return bus.After(wait, err)
+}
+
+// report tells the ledger how it ended.
+func (s *Service) report(ctx context.Context, ev *eventv1.JobEvent, how string, o *eventv1.Observation) error {
+	o.JobId, o.AttemptId, o.Provider = ev.GetVideo().GetId(), ev.GetAttemptId(), ev.GetVideo().GetProvider()
+	if err := s.publish(ctx, how, o); err != nil {
 		return err
 	}
-	s.d.Logger.InfoContext(ctx, "result archived", "job_id", v.GetId(), "fact_id", o.GetId(), "bytes", artifact.GetSizeBytes())
+	s.mu.Lock()
+	delete(s.denied, o.GetAttemptId())
+	s.mu.Unlock()
 	return nil
 }
 
-// copy streams the result into the bucket with constant memory.
+// publish is the end of what was done with an attempt's result.
+func (s *Service) publish(ctx context.Context, how string, o *eventv1.Observation) error {
+	o.Id, o.Source, o.ObservedAt = o.GetAttemptId()+"-"+how, "archiver", timestamppb.Now()
+	if err := s.d.Bus.PublishObservation(ctx, o); err != nil {
+		return bus.After(time.Second, err)
+	}
+	s.d.Logger.InfoContext(ctx, "archiving ended", "job_id", o.GetJobId(), "fact_id", o.GetId(), "bytes", o.GetArchived().GetArtifact().GetSizeBytes())
+	return nil
+}
+
+// began is when the job began storing: when its attempt was rendered. An event
+// that the sweep sends again has a time of its own.
+func began(ev *eventv1.JobEvent) time.Time {
+	for _, a := range ev.GetVideo().GetAttempts() {
+		if a.GetId() == ev.GetAttemptId() && a.GetEndedAt() != nil {
+			return a.GetEndedAt().AsTime()
+		}
+	}
+	return ev.GetOccurredAt().AsTime()
+}
+
+// retryDelay grows with the time that has passed: a quarter of it, so that it
+// needs no memory, with jitter against a crowd after an outage.
+func retryDelay(passed time.Duration) time.Duration {
+	d := min(max(passed/4, time.Second), 5*time.Minute)
+	return d*3/4 + rand.N(d/2)
+}
+
+// firstDenial is when the result of an attempt was first denied, which is now
+// when it was not yet. It is in memory alone: after a restart, or on another
+// replica, patience begins anew, which costs the job some of it once more.
+func (s *Service) firstDenial(attempt string) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if t, ok := s.denied[attempt]; ok {
+		return t
+	}
+	for k, t := range s.denied {
+		if now.Sub(t) > s.cfg.Patience+time.Hour {
+			delete(s.denied, k) // it ended elsewhere
+		}
+	}
+	s.denied[attempt] = now
+	return now
+}
+
+// copy streams the result into the bucket with constant memory. The object
+// appears only when all of it has come and is a video from end to end.
 func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, url string) (*videov1.Artifact, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, &lostError{"the result's address is not a URL"}
+		return nil, &lostError{"its address is not a URL", true}
 	}
+	if s.d.ResultHeader != nil {
+		for k, v := range s.d.ResultHeader(v.GetProvider(), url) {
+			req.Header[k] = v
+		}
+	}
+	req.Header.Set("Accept-Encoding", "identity") // the length that is told is the length that comes
 	resp, err := s.d.Client.Do(req)
+	if errors.Is(err, safehttp.ErrForbidden) {
+		return nil, &lostError{reason: "its address is not allowed"}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("fetch result: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	switch {
-	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests:
+	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout || resp.StatusCode == http.StatusTooEarly:
 		return nil, fmt.Errorf("fetch result: status %d", resp.StatusCode)
 	case resp.StatusCode != http.StatusOK:
-		return nil, &lostError{fmt.Sprintf("status %d", resp.StatusCode)}
+		return nil, &lostError{reason: fmt.Sprintf("status %d", resp.StatusCode)}
 	case resp.ContentLength > s.cfg.MaxBytes:
-		return nil, &lostError{"it is larger than the operator allows"}
+		return nil, &lostError{tooLarge, true}
 	}
-	head := make([]byte, 12)
-	if _, err := io.ReadFull(resp.Body, head); err != nil {
+	head, err := io.ReadAll(io.LimitReader(resp.Body, 12))
+	if err != nil {
 		return nil, fmt.Errorf("read result: %w", err)
 	}
-	if ct := resp.Header.Get("Content-Type"); string(head[4:8]) != "ftyp" || strings.HasPrefix(ct, "text/") {
-		return nil, &lostError{"it is not an MP4 video"}
+	if ct := resp.Header.Get("Content-Type"); len(head) < 12 || string(head[4:8]) != "ftyp" || strings.HasPrefix(ct, "text/") {
+		return nil, &lostError{reason: "it is not an MP4 video"}
 	}
-	key := "videos/" + v.GetAccountId() + "/" + v.GetId() + "/" + attempt + ".mp4"
+	key := results + v.GetAccountId() + "/" + v.GetId() + "/" + attempt + ".mp4"
 	wctx, abandon := context.WithCancel(ctx)
 	defer abandon()
 	w, err := s.d.Bucket.Writer(wctx, key, "video/mp4")
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.New()
-	body := io.MultiReader(strings.NewReader(string(head)), io.LimitReader(resp.Body, s.cfg.MaxBytes))
-	n, err := io.Copy(io.MultiWriter(w, sum), body)
-	if err == nil && resp.ContentLength >= 0 && n != resp.ContentLength {
-		err = fmt.Errorf("%d of %d bytes came", n, resp.ContentLength)
+	sum, mp4 := sha256.New(), &probe{}
+	body := io.MultiReader(bytes.NewReader(head), io.LimitReader(resp.Body, s.cfg.MaxBytes)) // one byte too many is seen
+	n, err := io.Copy(io.MultiWriter(w, sum, mp4), body)
+	var m media
+	switch {
+	case err != nil:
+		err = fmt.Errorf("copy result: %w", err)
+	case n > s.cfg.MaxBytes:
+		err = &lostError{tooLarge, true}
+	default:
+		framed := resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0 || resp.ProtoMajor > 1
+		var broken error
+		if m, broken = mp4.end(framed); broken != nil {
+			err = &lostError{reason: "it is a broken MP4: " + broken.Error()}
+		}
 	}
 	if err != nil {
 		abandon() // Close after a cancel discards what was written
 		_ = w.Close()
-		return nil, fmt.Errorf("copy result: %w", err)
+		return nil, err
 	}
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("store result: %w", err)
 	}
-	a := &videov1.Artifact{Key: key, ContentType: "video/mp4", SizeBytes: n, Sha256: hex.EncodeToString(sum.Sum(nil))}
-	m, err := probe(n, func(off, length int64) ([]byte, error) { return s.d.Bucket.Range(ctx, key, off, length) })
-	if err != nil {
-		return nil, &lostError{"it is a broken MP4: " + err.Error()}
-	}
-	a.Width, a.Height, a.DurationMs = m.width, m.height, m.durationMS
-	return a, nil
+	return &videov1.Artifact{Key: key, ContentType: "video/mp4", SizeBytes: n, Sha256: hex.EncodeToString(sum.Sum(nil)),
+		Width: m.width, Height: m.height, DurationMs: m.durationMS}, nil
 }
+
+const tooLarge = "it is larger than the operator allows"

@@ -6,50 +6,105 @@ import (
 	"fmt"
 )
 
-// media is what the head of an MP4 says of it.
+// media is what the index of an MP4 says of it.
 type media struct {
 	width, height int32
 	durationMS    int64
 }
 
-// maxMoov bounds the index that is read into memory, in bytes.
-const maxMoov = 64 << 20
+// maxMoov bounds the index, which is kept in memory, in bytes.
+const maxMoov = 16 << 20
 
-// probe reads an MP4's index (ISO/IEC 14496-12) by ranges, wherever it lies.
-func probe(size int64, read func(off, length int64) ([]byte, error)) (media, error) {
-	for off, boxes := int64(0), 0; off+8 <= size && boxes < 1024; boxes++ {
-		head, err := read(off, min(16, size-off))
-		if err != nil {
-			return media{}, err
-		}
-		if len(head) < 8 {
-			return media{}, errors.New("cut short")
-		}
-		length, skip := int64(binary.BigEndian.Uint32(head)), int64(8)
-		switch {
-		case length == 1 && len(head) == 16:
-			length, skip = int64(binary.BigEndian.Uint64(head[8:])), 16
-		case length == 0:
-			length = size - off
-		}
-		if length < skip || length > size-off {
-			return media{}, fmt.Errorf("box at %d leaves the file", off)
-		}
-		if string(head[4:8]) == "moov" {
-			if length > maxMoov {
-				return media{}, errors.New("index is too large")
-			}
-			moov, err := read(off+skip, length-skip)
-			if err != nil {
-				return media{}, err
-			}
-			return index(moov)
-		}
-		off += length
-	}
-	return media{}, errors.New("no index")
+// probe reads an MP4 (ISO/IEC 14496-12) as it streams by, box for box to its
+// very end: a video that was cut has an index as good as a whole one. It keeps
+// the index alone.
+type probe struct {
+	kind string
+	head []byte // of the box that begins, until it is whole
+	left uint64 // bytes of the box that are still to come
+	open bool   // the box reaches to the end of the file
+	moov []byte
+	has  struct{ moov, mdat bool }
+	err  error // the first that is wrong; what follows is not looked at
 }
 
+// Write implements io.Writer. It never fails: the verdict is end's.
+func (p *probe) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 && p.err == nil && !p.open {
+		if p.left > 0 {
+			k := min(p.left, uint64(len(b)))
+			if p.kind == "moov" {
+				p.moov = append(p.moov, b[:k]...)
+			}
+			p.left -= k
+			b = b[k:]
+			continue
+		}
+		need := 8
+		if len(p.head) >= 8 && binary.BigEndian.Uint32(p.head) == 1 {
+			need = 16 // a long box
+		}
+		k := min(need-len(p.head), len(b))
+		p.head = append(p.head, b[:k]...)
+		b = b[k:]
+		if len(p.head) == need {
+			p.begin()
+		}
+	}
+	return n, nil
+}
+
+// begin reads the head of a box, when it is whole.
+func (p *probe) begin() {
+	size := uint64(binary.BigEndian.Uint32(p.head))
+	p.kind = string(p.head[4:8])
+	switch {
+	case size == 1 && len(p.head) == 8:
+		return // its length follows
+	case size == 1:
+		size = binary.BigEndian.Uint64(p.head[8:])
+	case size == 0:
+		p.open = true
+	}
+	skip := uint64(len(p.head))
+	p.head = nil
+	if !p.open && size < skip {
+		p.err = fmt.Errorf("a box of %d bytes", size)
+		return
+	}
+	if !p.open {
+		p.left = size - skip
+	}
+	switch p.kind {
+	case "mdat":
+		p.has.mdat = true
+	case "moov":
+		switch {
+		case p.has.moov:
+			p.err = errors.New("two indexes")
+		case p.open || p.left > maxMoov:
+			p.err = errors.New("index is too large")
+		}
+		p.has.moov = true
+	}
+}
+
+// end is the verdict after the last byte. framed says that the transport would
+// have told had the file been cut: only then can a box reach to its end.
+func (p *probe) end(framed bool) (media, error) {
+	switch {
+	case p.err != nil:
+		return media{}, p.err
+	case p.left > 0 || len(p.head) > 0 || p.open && !framed:
+		return media{}, errors.New("it is cut short")
+	case !p.has.mdat:
+		return media{}, errors.New("it has no pictures")
+	case !p.has.moov:
+		return media{}, errors.New("it has no index")
+	}
+	return index(p.moov)
+}
 func index(moov []byte) (media, error) {
 	var m media
 	walk(moov, func(kind string, body []byte) {

@@ -71,7 +71,7 @@ func (s *Service) Handler() http.Handler {
 		if _, known := s.d.Parsers[name]; !known {
 			name = "unknown" // a stranger's word must not become a metric's label
 		}
-		status, reason := s.receive(w, r)
+		status, reason, body := s.receive(w, r)
 		s.count.Add(r.Context(), 1, metric.WithAttributes(attribute.String("provider", name), attribute.String("result", reason)))
 		if status != http.StatusOK {
 			s.d.Logger.WarnContext(r.Context(), "callback refused", "provider", name, "status", status, "reason", reason)
@@ -81,7 +81,10 @@ func (s *Service) Handler() http.Handler {
 			w.Header().Set("Retry-After", "2")
 		}
 		w.WriteHeader(status)
-		_, _ = fmt.Fprintf(w, "{\"result\":%q}\n", reason)
+		if body == nil {
+			body = fmt.Appendf(nil, "{\"result\":%q}\n", reason)
+		}
+		_, _ = w.Write(body)
 	})
 	return continueTrace(run.Traced(mux))
 }
@@ -100,39 +103,46 @@ func continueTrace(next http.Handler) http.Handler {
 	})
 }
 
-func (s *Service) receive(w http.ResponseWriter, r *http.Request) (status int, reason string) {
+// receive handles one callback: the status to answer with, the reason for logs
+// and metrics, and the body where the provider wants a certain one.
+func (s *Service) receive(w http.ResponseWriter, r *http.Request) (status int, reason string, answer []byte) {
 	name, job := r.PathValue("provider"), r.PathValue("job")
 	attempt := r.URL.Query().Get("attempt")
 	parser := s.d.Parsers[name]
 	if parser == nil {
-		return http.StatusNotFound, "unknown_provider"
+		return http.StatusNotFound, "unknown_provider", nil
 	}
 	if !id.Safe(job) || !id.Safe(attempt) {
-		return http.StatusNotFound, "unknown_job"
+		return http.StatusNotFound, "unknown_job", nil
 	}
 	// The token proves that we made this URL, and so that the job exists.
 	if !s.d.Tokens.Verify(name, job, attempt, r.URL.Query().Get("token")) {
-		return http.StatusUnauthorized, "bad_token"
+		return http.StatusUnauthorized, "bad_token", nil
 	}
 	// A body that trickles in must not hold a connection for ever.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(15 * time.Second))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		return http.StatusRequestEntityTooLarge, "too_large"
+		return http.StatusRequestEntityTooLarge, "too_large", nil
 	}
 	if err != nil {
-		return http.StatusBadRequest, "unreadable"
+		return http.StatusBadRequest, "unreadable", nil
+	}
+	if c, ok := parser.(provider.Challenger); ok {
+		if answer, ok := c.Challenge(body); ok {
+			return http.StatusOK, "challenge", answer
+		}
 	}
 	now := s.d.Now().UTC()
 	report, err := parser.ParseWebhook(r.Context(), r.Header, body, now)
 	switch {
 	case errors.Is(err, provider.ErrBadSignature):
-		return http.StatusUnauthorized, "bad_signature"
+		return http.StatusUnauthorized, "bad_signature", nil
 	case errors.Is(err, provider.ErrKeysUnavailable):
-		return http.StatusServiceUnavailable, "keys_unavailable"
+		return http.StatusServiceUnavailable, "keys_unavailable", nil
 	case err != nil:
-		return http.StatusBadRequest, "garbage"
+		return http.StatusBadRequest, "garbage", nil
 	}
 	if report.UnknownWord != "" {
 		s.d.Logger.ErrorContext(r.Context(), "unknown status word", "provider", name, "job_id", job, "word", report.UnknownWord)
@@ -140,9 +150,9 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request) (status int, r
 	if report.Hint {
 		p := &eventv1.PollAttempt{JobId: job, AttemptId: attempt, Provider: name}
 		if err := s.d.Bus.SchedulePoll(r.Context(), p, now); err != nil {
-			return http.StatusServiceUnavailable, "bus_unavailable"
+			return http.StatusServiceUnavailable, "bus_unavailable", nil
 		}
-		return http.StatusOK, "hint"
+		return http.StatusOK, "hint", nil
 	}
 	o := provider.Observe(report, provider.Seen{JobID: job, AttemptID: attempt, Provider: name, Source: "webhook", At: now})
 	if report.State != provider.Succeeded && report.State != provider.Failed {
@@ -152,7 +162,7 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request) (status int, r
 	o.ObservedAt = timestamppb.New(now)
 	if err := s.d.Bus.PublishObservation(r.Context(), o); err != nil {
 		s.d.Logger.WarnContext(r.Context(), "callback not published", "job_id", job, "error", err.Error())
-		return http.StatusServiceUnavailable, "bus_unavailable"
+		return http.StatusServiceUnavailable, "bus_unavailable", nil
 	}
-	return http.StatusOK, "accepted"
+	return http.StatusOK, "accepted", nil
 }

@@ -27,11 +27,11 @@ import (
 
 // Config is what an operator may set.
 type Config struct {
-	SubmitTimeout time.Duration `env:"REELWAY_SUBMIT_TIMEOUT" envDefault:"60s" desc:"longest wait for a provider's answer to a submit; afterwards its outcome is unknown and is looked for"`
-	PollInterval  time.Duration `env:"REELWAY_POLL_INTERVAL" envDefault:"10s" desc:"first interval between polls of an overdue attempt; it grows to six times this"`
-	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
-	Concurrency   int           `env:"REELWAY_PROVIDER_CONCURRENCY" envDefault:"32" desc:"submissions under way to one provider by one replica"`
-	Rate          float64       `env:"REELWAY_PROVIDER_RATE" envDefault:"50" desc:"submissions and polls a second to one provider by one replica"`
+	SubmitTimeout time.Duration `env:"REELWAY_SUBMIT_TIMEOUT" min:"100ms" envDefault:"60s" desc:"longest wait for a provider's answer to a submit; afterwards its outcome is unknown and is looked for"`
+	PollInterval  time.Duration `env:"REELWAY_POLL_INTERVAL" min:"10ms" envDefault:"10s" desc:"first interval between polls of an overdue attempt; it grows to six times this"`
+	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
+	Concurrency   int           `env:"REELWAY_PROVIDER_CONCURRENCY" min:"1" max:"10000" envDefault:"32" desc:"submissions under way to one provider by one replica"`
+	Rate          float64       `env:"REELWAY_PROVIDER_RATE" min:"0.001" envDefault:"50" desc:"submissions and polls a second to one provider by one replica"`
 }
 
 // Deps are the dispatcher's neighbours.
@@ -149,6 +149,9 @@ func (s *Service) submit(ctx context.Context, m *eventv1.SubmitJob) error {
 	taskID, err := adapter.Submit(call, t)
 	seen.At = s.d.Now()
 	took := seen.At.Sub(started)
+	if err == nil && !provider.ValidTaskID(taskID) {
+		err = errors.New("the provider's task id cannot be stored")
+	}
 	var refusal *provider.RefusedError
 	switch {
 	case err == nil:
@@ -176,6 +179,12 @@ func (s *Service) submit(ctx context.Context, m *eventv1.SubmitJob) error {
 	return nil // webhook or deadline will tell; the sweep keeps it alive
 }
 
+// age is how long ago an attempt began, by the ledger's clock alone: a proof of
+// absence must not depend on how two clocks agree.
+func age(a *ledgerv1.GetAttemptResponse) time.Duration {
+	return time.Duration(a.GetAgeMs()) * time.Millisecond
+}
+
 // absenceMargin is how long after the longest submit a provider's "no such
 // task" counts as proof: what it read late is visible by then.
 const absenceMargin = 5 * time.Second
@@ -193,7 +202,7 @@ func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt
 	}
 	// While the submit may still be under way, here or inside the provider,
 	// absence proves nothing.
-	wait := s.cfg.SubmitTimeout + absenceMargin - s.d.Now().Sub(a.GetCreatedAt().AsTime())
+	wait := s.cfg.SubmitTimeout + absenceMargin - age(a)
 	if a.GetState() == "intended" && wait > 0 {
 		return bus.After(wait, errors.New("an attempt is under way"))
 	}
@@ -275,7 +284,7 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		s.m.polled(ctx, seen.Provider, "error")
 		s.d.Logger.WarnContext(ctx, "poll failed", "job_id", m.GetJobId(), "provider", m.GetProvider(), "error", err.Error())
 	}
-	if seen.At.Sub(a.GetCreatedAt().AsTime()) > s.cfg.MaxRuntime {
+	if age(a) > s.cfg.MaxRuntime {
 		o := &eventv1.Observation{Id: seen.AttemptID + "-timed-out", Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{Reason: "deadline"}}}
 		return s.publish(ctx, fill(o, seen))
 	}

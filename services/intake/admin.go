@@ -17,7 +17,7 @@ import (
 // registerAdmin opens the ledger's services to operators: each method listed
 // here, and no other, is passed on for a key of scope admin.
 func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
-	a, l, b := s.d.Accounts, s.d.Ledger, s.d.Budgets
+	a, l, b, p := s.d.Accounts, s.d.Ledger, s.d.Budgets, s.d.Privacy
 	s.open(r, ledgerv1.AccountService_ServiceDesc,
 		pass(s, ledgerv1.AccountService_CreateAccount_FullMethodName, a.CreateAccount),
 		pass(s, ledgerv1.AccountService_GetAccount_FullMethodName, a.GetAccount),
@@ -33,6 +33,7 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 		pass(s, ledgerv1.AccountService_RevokeAPIKey_FullMethodName, a.RevokeAPIKey),
 		pass(s, ledgerv1.AccountService_ListAuditEntries_FullMethodName, a.ListAuditEntries),
 	)
+	s.open(r, ledgerv1.PrivacyService_ServiceDesc, pass(s, ledgerv1.PrivacyService_EraseUser_FullMethodName, p.EraseUser))
 	s.open(r, ledgerv1.LedgerService_ServiceDesc,
 		pass(s, ledgerv1.LedgerService_TopUp_FullMethodName, l.TopUp),
 		pass(s, ledgerv1.LedgerService_GetBalance_FullMethodName, l.GetBalance),

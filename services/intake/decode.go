@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
+	"math/big"
 	"mime"
 	"mime/multipart"
 	"net/http"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -77,11 +78,11 @@ func (n number) seconds() (int32, error) {
 	if n == "" {
 		return 0, nil
 	}
-	v, err := strconv.ParseInt(string(n), 10, 32)
-	if err != nil || v <= 0 {
+	r, ok := new(big.Rat).SetString(string(n)) // 5.0 is 5
+	if !ok || !r.IsInt() || r.Sign() <= 0 || !r.Num().IsInt64() || r.Num().Int64() > math.MaxInt32 {
 		return 0, errors.New("must be a whole number of seconds above 0")
 	}
-	return int32(v), nil
+	return int32(r.Num().Int64()), nil
 }
 
 // micros turns decimal credits into micro-credits, exactly.
@@ -365,7 +366,7 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 		}
 	}
 	for _, u := range []struct{ name, url string }{{"image_url", image}, {"end_image_url", b.EndImageURL}} {
-		if len(u.url) > 4096 && !strings.HasPrefix(u.url, "data:") {
+		if len(u.url) > 4096 && !strings.HasPrefix(u.url, "data:") && !base64Like(u.url) {
 			wrong(u.name, "has more than 4096 characters")
 		}
 	}

@@ -15,10 +15,17 @@ type videoServer struct {
 	s *Service
 }
 
-// Register puts VideoService, and for admin keys the ledger's services, on a
-// server built by pkg/rpc, which validates requests and maps faults.
+type usageServer struct {
+	videov1.UnimplementedUsageServiceServer
+	s *Service
+}
+
+// Register puts VideoService and UsageService, and for admin keys the ledger's
+// services, on a server built by pkg/rpc, which validates requests and maps
+// faults.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	videov1.RegisterVideoServiceServer(r, &videoServer{s: s})
+	videov1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	s.registerAdmin(r)
 }
 
@@ -104,4 +111,13 @@ func (g *videoServer) ListModels(ctx context.Context, _ *videov1.ListModelsReque
 		return nil, err
 	}
 	return g.s.models(), nil
+}
+
+// QueryUsage implements UsageService.
+func (g *usageServer) QueryUsage(ctx context.Context, r *videov1.QueryUsageRequest) (*videov1.QueryUsageResponse, error) {
+	p, err := g.s.who(ctx, auth.BillingRead)
+	if err != nil {
+		return nil, err
+	}
+	return g.s.usage(ctx, p, r)
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -27,9 +28,9 @@ import (
 
 // Config is what an operator may set.
 type Config struct {
-	CapDevelopment string `env:"REELWAY_CAP_DEVELOPMENT" envDefault:"720p" desc:"highest resolution of accounts of the development tier"`
-	CapStaging     string `env:"REELWAY_CAP_STAGING" envDefault:"720p" desc:"highest resolution of accounts of the staging tier"`
-	CapProduction  string `env:"REELWAY_CAP_PRODUCTION" envDefault:"2160p" desc:"highest resolution of accounts of the production tier"`
+	CapDevelopment string `env:"REELWAY_CAP_DEVELOPMENT" oneof:"480p 720p 1080p 2160p" envDefault:"720p" desc:"highest resolution of accounts of the development tier"`
+	CapStaging     string `env:"REELWAY_CAP_STAGING" oneof:"480p 720p 1080p 2160p" envDefault:"720p" desc:"highest resolution of accounts of the staging tier"`
+	CapProduction  string `env:"REELWAY_CAP_PRODUCTION" oneof:"480p 720p 1080p 2160p" envDefault:"2160p" desc:"highest resolution of accounts of the production tier"`
 }
 
 // StatusReader is the read model; bus.Bus is one.
@@ -37,10 +38,9 @@ type StatusReader interface {
 	Status(ctx context.Context, jobID string) (*videov1.Video, bool, error)
 }
 
-// Files signs and deletes stored results; bucket.Bucket is one.
+// Files signs stored results; bucket.Bucket is one.
 type Files interface {
 	SignedURL(ctx context.Context, key string) (string, time.Time, error)
-	Delete(ctx context.Context, key string) error
 }
 
 // Limiter counts the requests of keys; limit.Limiter is one.
@@ -52,6 +52,8 @@ type Limiter interface {
 type Deps struct {
 	Jobs     ledgerv1.JobServiceClient
 	Ledger   ledgerv1.LedgerServiceClient
+	Usage    ledgerv1.UsageServiceClient
+	Privacy  ledgerv1.PrivacyServiceClient
 	Accounts ledgerv1.AccountServiceClient
 	Budgets  ledgerv1.BudgetServiceClient
 	Auth     *auth.Authenticator
@@ -72,7 +74,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Accounts == nil || d.Budgets == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil
@@ -115,7 +117,7 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.
 		if u.url == "" {
 			continue
 		}
-		if strings.HasPrefix(u.url, "data:") {
+		if strings.HasPrefix(u.url, "data:") || base64Like(u.url) {
 			e := fault.New(fault.PayloadTooLarge, "%s holds the file itself; upload it and send its https URL", u.field)
 			e.Fields = []fault.Field{{Name: u.field, Message: "must be an https URL"}}
 			return m, nil, e
@@ -142,6 +144,13 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.
 		return m, nil, err
 	}
 	return m, &videov1.QuoteVideoResponse{Params: params, Lines: lines, TotalMicros: total}, nil
+}
+
+// base64Like reports whether a text that should be a URL is a file in base64.
+func base64Like(s string) bool {
+	return len(s) >= 64 && !strings.Contains(s, ":") && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("+/=-_\r\n", r)
+	})
 }
 
 func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, key string, bad ...fault.Field) (*videov1.Video, error) {
@@ -208,24 +217,31 @@ func (s *Service) cancel(ctx context.Context, p auth.Principal, videoID string) 
 	return r.GetVideo(), nil
 }
 
+// remove deletes a finished video: the ledger hides it and has its file deleted.
 func (s *Service) remove(ctx context.Context, p auth.Principal, videoID string) error {
 	if err := p.Active(); err != nil {
 		return err
 	}
-	v, err := s.get(ctx, p, videoID)
-	if err != nil {
-		return err
+	if !id.Safe(videoID) {
+		return missing()
 	}
 	if _, err := s.d.Jobs.DeleteJob(ctx, &ledgerv1.DeleteJobRequest{AccountId: p.AccountID, JobId: videoID}); err != nil {
 		return fault.FromStatus(err)
-	}
-	if k := v.GetArtifact().GetKey(); k != "" {
-		return s.d.Files.Delete(ctx, k)
 	}
 	return nil
 }
 
 func (s *Service) list(ctx context.Context, p auth.Principal, r *videov1.ListVideosRequest) (*videov1.ListVideosResponse, error) {
+	var bad []fault.Field
+	if r.GetAfter() != "" && !id.Safe(r.GetAfter()) {
+		bad = append(bad, fault.Field{Name: "after", Message: "must be the id of a video"})
+	}
+	if u := r.GetUser(); len(u) > 512 || !utf8.ValidString(u) || strings.ContainsRune(u, 0) {
+		bad = append(bad, fault.Field{Name: "user", Message: "must be valid text of at most 512 bytes"})
+	}
+	if len(bad) > 0 {
+		return nil, invalid(bad)
+	}
 	resp, err := s.d.Jobs.ListJobs(ctx, &ledgerv1.ListJobsRequest{AccountId: p.AccountID, After: r.GetAfter(), Limit: r.GetLimit(),
 		Ascending: r.GetAscending(), User: r.GetUser(), State: r.GetState()})
 	if err != nil {

@@ -3,6 +3,7 @@ package intake
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"reelway.dev/pkg/auth"
@@ -43,6 +44,7 @@ func (s *Service) Handler() http.Handler {
 	route("POST /v1/videos:quote", auth.VideosRead, s.quoteVideo)
 	route("GET /v1/models", auth.VideosRead, s.listModels)
 	route("GET /v1/balance", auth.BillingRead, s.getBalance)
+	route("GET /v1/usage", auth.BillingRead, s.getUsage)
 	mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, r *http.Request) {
 		if err := s.d.Health(r.Context()); err != nil {
 			videojson.Write(w, http.StatusServiceUnavailable, map[string]string{"status": "unavailable"})
@@ -51,7 +53,12 @@ func (s *Service) Handler() http.Handler {
 		videojson.Write(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, fault.New(fault.NotFound, "there is no %s %s; the API is described in docs/api.md", r.Method, r.URL.Path))
+		if allowed := methods(mux, r); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			s.fail(w, r, fault.New(fault.MethodNotAllowed, "%s takes %s, not %s", r.URL.Path, strings.Join(allowed, " or "), r.Method))
+			return
+		}
+		s.fail(w, r, fault.New(fault.NotFound, "there is no %s %s; docs/api.md describes the API", r.Method, r.URL.Path))
 	})
 	return run.Traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rid := r.Header.Get("X-Request-Id")
@@ -64,6 +71,18 @@ func (s *Service) Handler() http.Handler {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(15 * time.Second))
 		mux.ServeHTTP(w, r)
 	}))
+}
+
+// methods are those that a path takes.
+func methods(mux *http.ServeMux, r *http.Request) (out []string) {
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		probe := r.Clone(r.Context())
+		probe.Method = m
+		if _, pattern := mux.Handler(probe); pattern != "/" {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 func (s *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -152,9 +171,6 @@ func (s *Service) listVideos(w http.ResponseWriter, r *http.Request, p auth.Prin
 			bad = append(bad, fault.Field{Name: "state", Message: "is not a state of a video"})
 		}
 	}
-	if req.GetAfter() != "" && !id.Safe(req.GetAfter()) {
-		bad = append(bad, fault.Field{Name: "after", Message: "must be the id of a video"})
-	}
 	if len(bad) > 0 {
 		return invalid(bad)
 	}
@@ -192,6 +208,9 @@ func (s *Service) content(w http.ResponseWriter, r *http.Request, p auth.Princip
 		return err
 	}
 	if o.URL == "" {
+		if o.Status == "completed" {
+			return fault.New(fault.NotFound, "the video's file was removed after the time for which this service keeps results")
+		}
 		e := fault.New(fault.Conflict, "the video is %s and has no content", o.State)
 		if o.Status != "failed" {
 			e.Message += " yet"

@@ -67,8 +67,6 @@ func oneAccount(ctx context.Context, q querier, account, lock string) (*ledgerv1
 	return a, nil
 }
 
-func noAccount() *fault.Error { return fault.New(fault.NotFound, "no such account") }
-
 // ofAccount turns the violation of a reference to an account into its fault.
 func ofAccount(err error) error {
 	var pg *pgconn.PgError

@@ -491,7 +491,7 @@ func TestProvisionKeepsWhatAnOperatorChanged(t *testing.T) {
 	const dev, admin = "rw_dev_of_this_test", "rw_admin_of_this_test"
 	provision := func() {
 		t.Helper()
-		if err := errors.Join(x.service.Provision(t.Context(), "acct_development", dev, 7), x.service.ProvisionOperator(t.Context(), admin)); err != nil {
+		if err := errors.Join(x.svc.Provision(t.Context(), "acct_development", dev, 7), x.svc.ProvisionOperator(t.Context(), admin)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -515,7 +515,7 @@ func TestProvisionKeepsWhatAnOperatorChanged(t *testing.T) {
 	if a, err := x.accts.GetAccount(t.Context(), &ledgerv1.GetAccountRequest{AccountId: "acct_development"}); err != nil || a.GetAccount().GetName() != "ours" || x.works(t, dev) {
 		t.Errorf("%v %v", a, err)
 	}
-	if err := x.service.ProvisionOperator(t.Context(), "admin"); err == nil || !strings.Contains(err.Error(), "REELWAY_ADMIN_API_KEY") {
+	if err := x.svc.ProvisionOperator(t.Context(), "admin"); err == nil || !strings.Contains(err.Error(), "REELWAY_ADMIN_API_KEY") {
 		t.Errorf("a short admin key: %v", err)
 	}
 }

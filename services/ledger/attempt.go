@@ -172,9 +172,9 @@ func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptReques
 	var state job.State
 	var current *string
 	err := g.s.pool.QueryRow(ctx, `select a.job_id, a.provider, a.state, coalesce(a.provider_task_id, ''), a.created_at, a.number,
-			j.params, j.state, j.attempt_id
+			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.state, j.attempt_id
 		from attempt a join job j on j.id = a.job_id where a.id = $1`, r.GetAttemptId()).
-		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &params, &state, &current)
+		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &params, &state, &current)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fault.New(fault.NotFound, "no such attempt")
 	}

@@ -21,11 +21,10 @@ import (
 // deed is what an administrative action did. Its details hold no secret and
 // nothing of an end user that may have to be erased one day: an entry stays.
 type deed struct {
-	action   string // such as "account.suspend"
-	account  string
-	target   string // the id of what was changed
-	details  map[string]any
-	transfer string // the transfer that it made; one entry for each
+	action  string // such as "account.suspend"
+	account string
+	target  string // the id of what was changed
+	details map[string]any
 }
 
 // nothing is the deed of an action that found everything as asked.
@@ -61,9 +60,9 @@ func enter(ctx context.Context, tx pgx.Tx, d deed) error {
 	if d.details == nil {
 		d.details = map[string]any{}
 	}
-	if _, err := tx.Exec(ctx, `insert into audit_entry (id, actor, action, account_id, target, details, request_id, transfer_id)
-		values ($1, $2, $3, $4, $5, $6, $7, nullif($8, '')) on conflict (transfer_id) do nothing`,
-		id.New(id.Audit), who.KeyID, d.action, d.account, d.target, d.details, who.RequestID, d.transfer); err != nil {
+	if _, err := tx.Exec(ctx, `insert into audit_entry (id, actor, action, account_id, target, details, request_id)
+		values ($1, $2, $3, $4, $5, $6, $7)`,
+		id.New(id.Audit), who.KeyID, d.action, d.account, d.target, d.details, who.RequestID); err != nil {
 		return fmt.Errorf("insert audit entry: %w", err)
 	}
 	return nil

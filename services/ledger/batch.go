@@ -60,11 +60,11 @@ func (b *batcher[Q, R]) work(ctx context.Context) error {
 		case <-ctx.Done():
 			// The doors closed before: what is queued now is the last.
 			for group := b.more(nil); len(group) > 0; group = b.more(nil) {
-				b.commit(ctx, group)
+				b.commit(group)
 			}
 			return nil
 		case c := <-b.queue:
-			b.commit(ctx, b.more([]*call[Q, R]{c}))
+			b.commit(b.more([]*call[Q, R]{c}))
 		}
 	}
 }
@@ -84,7 +84,7 @@ func (b *batcher[Q, R]) more(group []*call[Q, R]) []*call[Q, R] {
 
 // commit runs a group. One that fails is split, so that a call that cannot be
 // done never fails its neighbours.
-func (b *batcher[Q, R]) commit(ctx context.Context, group []*call[Q, R]) {
+func (b *batcher[Q, R]) commit(group []*call[Q, R]) {
 	// Detached: a hang-up must not cut a commit in two. The trace is the first
 	// caller's, who would have paid for the transaction alone.
 	tx, cancel := detached(group[0].ctx)
@@ -96,8 +96,8 @@ func (b *batcher[Q, R]) commit(ctx context.Context, group []*call[Q, R]) {
 		group[0].err = err
 	default:
 		half := len(group) / 2
-		b.commit(ctx, group[:half])
-		b.commit(ctx, group[half:])
+		b.commit(group[:half])
+		b.commit(group[half:])
 		return
 	}
 	for _, c := range group {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"reelway.dev/pkg/money"
+	"reelway.dev/pkg/fault"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
@@ -15,6 +15,8 @@ type moneyServer struct {
 	ledgerv1.UnimplementedLedgerServiceServer
 	s *Service
 }
+
+func noAccount() error { return fault.New(fault.NotFound, "no such account") }
 
 // GetBalance reads both of a customer's books in one snapshot.
 func (g *moneyServer) GetBalance(ctx context.Context, r *ledgerv1.GetBalanceRequest) (*ledgerv1.GetBalanceResponse, error) {
@@ -50,14 +52,9 @@ func (s *Service) onAccount(ctx context.Context, account string, fn func(ctx con
 func (g *moneyServer) TopUp(ctx context.Context, r *ledgerv1.TopUpRequest) (*ledgerv1.TopUpResponse, error) {
 	resp := &ledgerv1.TopUpResponse{}
 	err := g.s.onAccount(ctx, r.GetAccountId(), func(ctx context.Context, u *unit, b *balance) error {
-		key := b.account + "/top_up/" + r.GetIdempotencyKey()
-		err := u.once(ctx, b, posting{key: key, kind: "top_up", from: funding, to: available, amount: r.GetAmountMicros()})
+		err := u.once(ctx, b, posting{key: b.account + "/top_up/" + r.GetIdempotencyKey(), kind: "top_up", from: funding, to: available, amount: r.GetAmountMicros()})
 		resp.AvailableMicros = b.of[available]
-		if err != nil {
-			return err
-		}
-		return enter(ctx, u.tx, deed{action: "account.top_up", account: b.account, target: b.account, transfer: key,
-			details: map[string]any{"credits": money.Format(r.GetAmountMicros()), "idempotency_key": r.GetIdempotencyKey()}})
+		return err
 	})
 	if err != nil {
 		return nil, err

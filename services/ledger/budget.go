@@ -180,7 +180,7 @@ func (u *unit) countInBudgets(ctx context.Context, j *record, model string) erro
 		for _, x := range u.spending.budgets[s] {
 			x.held = add(x.held, j.Quote)
 			x.changed = true
-			j.Counted = append(j.Counted, counted{x.budget, x.id, x.start})
+			j.Budgets = append(j.Budgets, counted{x.budget, x.id, x.start})
 			for _, percent := range []int{50, 80, 100} {
 				if percent <= x.alerted || !reached(x.used(), x.limit, percent) {
 					continue
@@ -264,7 +264,7 @@ func (u *unit) writeSettledUses(b *pgx.Batch) {
 	at := map[counted]int{}
 	var sums []settlement
 	for _, j := range u.spending.settled {
-		for _, c := range j.Counted {
+		for _, c := range j.Budgets {
 			c.From = c.From.UTC() // one moment, one key
 			i, ok := at[c]
 			if !ok {
@@ -294,10 +294,10 @@ func (u *unit) writeSettledUses(b *pgx.Batch) {
 
 // countedJSON is what is kept with a job; nil when it is in no budget.
 func (j *record) countedJSON() *string {
-	if len(j.Counted) == 0 {
+	if len(j.Budgets) == 0 {
 		return nil
 	}
-	raw, _ := json.Marshal(j.Counted) // two texts and a time never fail
+	raw, _ := json.Marshal(j.Budgets) // two texts and a time never fail
 	s := string(raw)
 	return &s
 }

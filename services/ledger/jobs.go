@@ -34,7 +34,7 @@ func (s *Service) full(ctx context.Context, j *record) (*videov1.Video, error) {
 			return nil, err
 		}
 	}
-	v, err := j.video()
+	v, err := j.video(s.cfg.RetainVideos)
 	if err != nil {
 		return nil, err
 	}
@@ -59,19 +59,27 @@ func (g *jobServer) GetJob(ctx context.Context, r *ledgerv1.GetJobRequest) (*led
 	return &ledgerv1.GetJobResponse{Video: v}, nil
 }
 
+// listSQL lists an account's jobs, or those of one of its users, each by an
+// index of its own.
+func listSQL(ofUser, ascending bool) string {
+	order, past, whose := "desc", "<", "$3 = ''"
+	if ascending {
+		order, past = "asc", ">"
+	}
+	if ofUser {
+		whose = "end_user = $3 and end_user <> ''"
+	}
+	return "select " + columns + " from job where account_id = $1 and deleted_at is null and ($2 = '' or id " + past + " $2) and " + whose +
+		" and ($4 = '' or state = $4) order by id " + order + " limit $5"
+}
+
 // ListJobs pages through an account's jobs by id, which sorts by time.
 func (g *jobServer) ListJobs(ctx context.Context, r *ledgerv1.ListJobsRequest) (*ledgerv1.ListJobsResponse, error) {
 	limit := int(r.GetLimit())
 	if limit <= 0 || limit > 100 {
 		limit = 20
 	}
-	order, past := "desc", "<"
-	if r.GetAscending() {
-		order, past = "asc", ">"
-	}
-	rows, err := g.s.pool.Query(ctx, `select `+columns+` from job where account_id = $1 and deleted_at is null
-		and ($2 = '' or id `+past+` $2) and ($3 = '' or end_user = $3) and ($4 = '' or state = $4)
-		order by id `+order+` limit $5`,
+	rows, err := g.s.pool.Query(ctx, listSQL(r.GetUser() != "", r.GetAscending()),
 		r.GetAccountId(), r.GetAfter(), r.GetUser(), string(job.FromProto(r.GetState())), limit+1)
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)
@@ -92,7 +100,7 @@ func (g *jobServer) ListJobs(ctx context.Context, r *ledgerv1.ListJobsRequest) (
 		return nil, err
 	}
 	for _, j := range jobs {
-		v, err := j.video()
+		v, err := j.video(g.s.cfg.RetainVideos)
 		if err != nil {
 			return nil, err
 		}
@@ -142,19 +150,32 @@ func (g *jobServer) CancelJob(ctx context.Context, r *ledgerv1.CancelJobRequest)
 	return &ledgerv1.CancelJobResponse{Video: v}, nil
 }
 
-// DeleteJob hides a final job from its owner. The postings remain.
+// DeleteJob hides a final job from its owner and has its file deleted. The
+// postings remain.
 func (g *jobServer) DeleteJob(ctx context.Context, r *ledgerv1.DeleteJobRequest) (*ledgerv1.DeleteJobResponse, error) {
-	tag, err := g.s.pool.Exec(ctx, `update job set deleted_at = now()
-		where id = $1 and account_id = $2 and deleted_at is null and completed_at is not null`, r.GetJobId(), r.GetAccountId())
-	if err != nil {
-		return nil, fmt.Errorf("delete job: %w", err)
-	}
-	if tag.RowsAffected() == 0 {
-		j, err := one(ctx, g.s.pool, "id = $1 and account_id = $2 and deleted_at is null", r.GetJobId(), r.GetAccountId())
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	err := g.s.write(ctx, func(ctx context.Context, u *unit) error {
+		jobs, err := u.lockJobs(ctx, []string{r.GetJobId()})
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return nil, fault.New(fault.Conflict, "the video is %s; only a finished one can be deleted", j.State)
+		j := jobs[r.GetJobId()]
+		switch {
+		case j == nil || j.Account != r.GetAccountId() || j.Deleted:
+			return notFound()
+		case !j.State.Terminal():
+			return fault.New(fault.Conflict, "the video is %s; only a finished one can be deleted", j.State)
+		}
+		if _, err := u.remove(ctx, j); err != nil {
+			return err
+		}
+		_, err = u.tx.Exec(ctx, "update job set deleted_at = now() where id = $1", j.ID)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
+	g.s.wake()
 	return &ledgerv1.DeleteJobResponse{}, nil
 }

@@ -39,19 +39,24 @@ func Migrations() fs.FS {
 
 // Config is what an operator may set.
 type Config struct {
-	MaxAttempts   int           `env:"REELWAY_MAX_ATTEMPTS" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
-	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
-	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
-	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
-	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
-	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
-	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
-	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
-	Workers       int           `env:"REELWAY_LEDGER_WORKERS" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
-	Group         int           `env:"REELWAY_LEDGER_GROUP" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
-	Waiting       int           `env:"REELWAY_LEDGER_WAITING" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
-	SpikeFactor   int           `env:"REELWAY_SPIKE_FACTOR" envDefault:"10" desc:"an account that is about to spend more than this many times its usual hour is paused until an operator resumes it; 0: never"`
-	SpikeFloor    int64         `env:"REELWAY_SPIKE_FLOOR" envDefault:"0" desc:"credits in an hour up to which no account is paused for spending too fast, and the limit of those with less than 24 hours of spending in 7 days; 0: those are not paused"`
+	MaxAttempts   int           `env:"REELWAY_MAX_ATTEMPTS" min:"1" max:"100" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
+	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
+	StoreLife     time.Duration `env:"REELWAY_STORE_LIFE" min:"1s" envDefault:"25h" desc:"longest time for copying a finished result before the job fails and the hold is released"`
+	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" min:"1s" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
+	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" min:"10ms" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
+	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" min:"100ms" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
+	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" min:"100ms" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
+	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" min:"10ms" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
+	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" min:"1ms" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
+	Workers       int           `env:"REELWAY_LEDGER_WORKERS" min:"1" max:"64" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
+	Group         int           `env:"REELWAY_LEDGER_GROUP" min:"1" max:"4096" envDefault:"256" desc:"submits, or observations, in one transaction at the most"`
+	Waiting       int           `env:"REELWAY_LEDGER_WAITING" min:"1" max:"1000000" envDefault:"8192" desc:"submits that may wait in one replica; more are refused with 503 and Retry-After"`
+	SpikeFactor   int           `env:"REELWAY_SPIKE_FACTOR" min:"0" envDefault:"10" desc:"an account that is about to spend more than this many times its usual hour is paused until an operator resumes it; 0: never"`
+	SpikeFloor    int64         `env:"REELWAY_SPIKE_FLOOR" min:"0" envDefault:"0" desc:"credits in an hour up to which no account is paused for spending too fast, and the limit of those with less than 24 hours of spending in 7 days; 0: those are not paused"`
+	RetainPrompts time.Duration `env:"REELWAY_RETAIN_PROMPTS" min:"0s" envDefault:"0" desc:"how long after its end a job keeps prompt, addresses, metadata and error texts, such as 720h; 0 keeps them for ever"`
+	RetainVideos  time.Duration `env:"REELWAY_RETAIN_VIDEOS" min:"0s" envDefault:"0" desc:"how long after its end a job keeps its video in the bucket; 0 keeps it for ever"`
+	RetainFacts   time.Duration `env:"REELWAY_RETAIN_OBSERVATIONS" min:"0s" envDefault:"0" desc:"how long after its end a job keeps what was observed of it and its Idempotency-Key, which may be used anew then; 0 keeps them for ever"`
+	RetainEvery   time.Duration `env:"REELWAY_RETAIN_INTERVAL" min:"10ms" envDefault:"1m" desc:"how often the ledger looks for jobs past these ages"`
 	AdminAPIKey   string        `env:"REELWAY_ADMIN_API_KEY" desc:"a key of scope admin for the operator's account, made at the start; one made before stays until it is revoked"`
 }
 
@@ -88,7 +93,8 @@ func New(cfg Config, d Deps) (*Service, error) {
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
-	return s, errors.Join(err1, err2)
+	err3 := s.watchOutbox(meter)
+	return s, errors.Join(err1, err2, err3)
 }
 
 // Register puts the ledger's gRPC services on a server.
@@ -97,6 +103,8 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterAccountServiceServer(r, &accountServer{s: s})
 	ledgerv1.RegisterLedgerServiceServer(r, &moneyServer{s: s})
 	ledgerv1.RegisterBudgetServiceServer(r, &budgetServer{s: s})
+	ledgerv1.RegisterUsageServiceServer(r, &usageServer{s: s})
+	ledgerv1.RegisterPrivacyServiceServer(r, &privacyServer{s: s})
 }
 
 // Components are the ledger's background parts.
@@ -109,6 +117,7 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-progress", Run: s.estimate},
 		{Name: "ledger-sweep", Run: s.sweep},
 		{Name: "ledger-partitions", Run: s.partition},
+		{Name: "ledger-retention", Run: s.retain},
 		{Name: "ledger-key-use", Run: s.noteUse},
 	}
 	for range s.cfg.Workers {

@@ -35,23 +35,31 @@ const price = 1_000_000
 
 // bundle is a ledger behind its gRPC door, on a real Postgres and JetStream.
 type bundle struct {
+	svc   *ledger.Service
+	pool  *pgxpool.Pool
 	bus   *bus.Bus
 	jobs  ledgerv1.JobServiceClient
 	accts ledgerv1.AccountServiceClient
 	money ledgerv1.LedgerServiceClient
+	usage ledgerv1.UsageServiceClient
+	erase ledgerv1.PrivacyServiceClient
 	acct  string
-
-	pool    *pgxpool.Pool
-	service *ledger.Service
 }
 
-func setup(t *testing.T, credits int64) *bundle {
+// ledgerConfig is the ledger's, for tests that want another.
+type ledgerConfig = ledger.Config
+
+func setup(t *testing.T, credits int64, change ...func(*ledgerConfig)) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	b := natstest.Bus(t)
 	pool := pgtest.New(t, ledger.Migrations())
-	s, err := ledger.New(ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
-		SweepAfter: 300 * time.Millisecond, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, Workers: 2, Group: 64, Waiting: 4096},
+	cfg := ledger.Config{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, SweepInterval: 50 * time.Millisecond,
+		SweepAfter: 300 * time.Millisecond, StoreLife: time.Hour, ProgressEvery: 50 * time.Millisecond, TypicalRender: time.Minute, WatchAfter: time.Hour, RetainEvery: 50 * time.Millisecond, Workers: 2, Group: 64, Waiting: 4096}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := ledger.New(cfg,
 		ledger.Deps{Pool: pool, Bus: b, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -74,8 +82,8 @@ func setup(t *testing.T, credits int64) *bundle {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(); cancel(); srv.Stop(); wg.Wait() })
-	x := &bundle{bus: b, jobs: ledgerv1.NewJobServiceClient(conn), accts: ledgerv1.NewAccountServiceClient(conn), money: ledgerv1.NewLedgerServiceClient(conn),
-		pool: pool, service: s}
+	x := &bundle{svc: s, pool: pool, bus: b, jobs: ledgerv1.NewJobServiceClient(conn), accts: ledgerv1.NewAccountServiceClient(conn), money: ledgerv1.NewLedgerServiceClient(conn),
+		usage: ledgerv1.NewUsageServiceClient(conn), erase: ledgerv1.NewPrivacyServiceClient(conn)}
 	a, err := x.accts.CreateAccount(ctx, &ledgerv1.CreateAccountRequest{Name: "test"})
 	if err != nil {
 		t.Fatal(err)

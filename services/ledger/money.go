@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/money"
 )
@@ -96,7 +97,8 @@ func (u *unit) settle(b *balance, j *record) error {
 	return nil
 }
 
-// once posts an administrative movement, whose key its caller chose. Asked
+// once posts an administrative movement, whose key its caller chose, and enters
+// it in the audit log. Asked
 // again with the same amounts it does nothing; with others it is a conflict.
 func (u *unit) once(ctx context.Context, b *balance, p posting) error {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d %s", p.kind, p.from, p.to, p.amount, p.job))
@@ -105,7 +107,15 @@ func (u *unit) once(ctx context.Context, b *balance, p posting) error {
 	err := u.tx.QueryRow(ctx, "select request_hash from posting where key = $1", p.key).Scan(&known)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return u.post(b, p)
+		p.actor = auth.IncomingActor(ctx).KeyID
+		if err := u.post(b, p); err != nil {
+			return err
+		}
+		details := map[string]any{"credits": money.Format(p.amount), "posting": p.key}
+		if p.reason != "" {
+			details["reason"] = p.reason
+		}
+		return enter(ctx, u.tx, deed{action: "account." + p.kind, account: b.account, target: b.account, details: details})
 	case err != nil:
 		return fmt.Errorf("read posting: %w", err)
 	case string(known) != string(p.hash):

@@ -2,9 +2,13 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
@@ -47,7 +51,9 @@ func (s *Service) Observe(ctxs []context.Context, os []*eventv1.Observation) []e
 	for i, o := range os {
 		switch {
 		case !id.Safe(o.GetJobId()) || !id.Safe(o.GetAttemptId()) || o.GetFact() == nil || o.GetId() == "":
-			errs[i] = bus.Terminate(fmt.Errorf("observation without job, attempt, id or fact"))
+			errs[i] = bus.Terminate(errors.New("observation without job, attempt, id or fact"))
+		case !storable(taskID(o)) || !storable(o.GetRendered().GetUrl()):
+			errs[i] = bus.Terminate(errors.New("observation with a task id or URL that cannot be stored"))
 		case o.GetProgressed() != nil:
 			var done bool
 			if done, errs[i] = s.progress(ctxs[i], o, o.GetProgressed()); !done {
@@ -116,19 +122,28 @@ func (s *Service) observed(x sighting) error {
 	return nil
 }
 
+const (
+	// One that was ignored or contradicted the known may be true later.
+	knownFactsSQL = "select id from observation where id = any($1) and verdict in ('applied', 'late')"
+	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider = any($1) and provider_task_id = any($2)"
+)
+
 // apply judges a group in its order and gathers what follows.
 func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
-	var ids, facts, tasks []string
+	var ids, facts, tasks, providers []string
 	for _, x := range seen {
 		ids, facts = append(ids, x.o.GetJobId()), append(facts, x.o.GetId())
 		if t := taskID(x.o); t != "" {
 			tasks = append(tasks, t)
+			if !slices.Contains(providers, x.o.GetProvider()) {
+				providers = append(providers, x.o.GetProvider())
+			}
 		}
 	}
 	known, owners := map[string]bool{}, map[[2]string]string{}
 	jobs, err := u.lockJobs(ctx, ids, func(b *pgx.Batch) {
 		// Under the jobs' locks: the same fact cannot be on its way elsewhere.
-		b.Queue("select id from observation where id = any($1)", facts).Query(func(rows pgx.Rows) error {
+		b.Queue(knownFactsSQL, facts).Query(func(rows pgx.Rows) error {
 			var fact string
 			_, err := pgx.ForEachRow(rows, []any{&fact}, func() error { known[fact] = true; return nil })
 			return err
@@ -136,7 +151,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 		if len(tasks) == 0 {
 			return
 		}
-		b.Queue("select provider, provider_task_id, id from attempt where provider_task_id = any($1)", tasks).Query(func(rows pgx.Rows) error {
+		b.Queue(taskOwnersSQL, providers, tasks).Query(func(rows pgx.Rows) error {
 			var provider, task, attempt string
 			_, err := pgx.ForEachRow(rows, []any{&provider, &task, &attempt}, func() error {
 				owners[[2]string{provider, task}] = attempt
@@ -157,11 +172,11 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 			x.verdict = duplicate
 			continue
 		}
-		known[x.o.GetId()] = true
 		if x.verdict, err = s.judge(u, x, owners); err != nil {
 			return err
 		}
-		u.seen = append(u.seen, *x)
+		known[x.o.GetId()] = x.verdict == applied || x.verdict == late
+		u.see(*x)
 	}
 	return nil
 }
@@ -204,6 +219,10 @@ func factName(o *eventv1.Observation) string {
 // judge draws the conclusion from one observation of a locked job.
 func (s *Service) judge(u *unit, x *sighting, owners map[[2]string]string) (string, error) {
 	j, o := x.job, x.o
+	if d := o.GetArtifactDeleted(); d != nil {
+		u.cleared = append(u.cleared, d.GetKey())
+		return applied, nil
+	}
 	a := j.current()
 	if a == nil || a.ID != o.GetAttemptId() || j.State.Terminal() {
 		if o.GetRendered() != nil || o.GetAccepted() != nil {
@@ -307,7 +326,8 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 		j.Artifact = m.artifact
 	}
 	if m.url != nil {
-		j.ResultURL = m.url
+		deadline := u.now.Add(s.cfg.StoreLife)
+		j.ResultURL, j.DeadlineAt = m.url, &deadline
 	}
 	var delay time.Duration
 	if m.in == job.RefuseRetry {
@@ -344,10 +364,31 @@ func taskID(o *eventv1.Observation) string {
 	return ""
 }
 
+// maxText bounds what a provider may have stored of a task id or URL, in bytes:
+// an event has to fit on the bus.
+const maxText = 16 << 10
+
+// storable reports whether Postgres takes a text: a NUL would come back as an
+// error for ever.
+func storable(s string) bool {
+	return len(s) <= maxText && utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
 // retryDelay is exponential with full jitter: up to 1 s, 2 s, 4 s … 60 s.
 func retryDelay(attempts int) time.Duration {
 	ceiling := min(time.Second<<min(max(attempts-1, 0), 6), time.Minute)
 	return time.Duration(rand.Int64N(int64(ceiling))) + 50*time.Millisecond
+}
+
+// see remembers an observation to be written: the last verdict on each fact.
+func (u *unit) see(x sighting) {
+	for i := range u.seen {
+		if u.seen[i].o.GetId() == x.o.GetId() {
+			u.seen[i] = x
+			return
+		}
+	}
+	u.seen = append(u.seen, x)
 }
 
 func (u *unit) writeSeen(b *pgx.Batch) {
@@ -363,5 +404,6 @@ func (u *unit) writeSeen(b *pgx.Batch) {
 	column(&t, u.seen, func(x sighting) string { return x.verdict })
 	column(&t, u.seen, func(x sighting) time.Time { return x.o.GetObservedAt().AsTime() })
 	b.Queue(`insert into observation (id, job_id, attempt_id, source, fact, verdict, observed_at)
-		select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])`, t.columns...)
+		select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+		on conflict (id) do update set source = excluded.source, verdict = excluded.verdict, observed_at = excluded.observed_at`, t.columns...)
 }

@@ -53,7 +53,7 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 		v, err := g.s.full(ctx, res.job)
 		return &ledgerv1.OpenJobResponse{Video: v, Replayed: true}, err
 	}
-	v, err := res.job.video()
+	v, err := res.job.video(g.s.cfg.RetainVideos)
 	return &ledgerv1.OpenJobResponse{Video: v}, err
 }
 
@@ -193,7 +193,7 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[
 	}
 	j := &record{Account: r.GetAccountId(), Provider: r.GetProvider(), User: r.GetUser(), Key: r.GetApiKeyId(),
 		State: job.Queued, Version: 1, Quote: r.GetQuoteMicros(), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
-		Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
+		Model: r.GetParams().GetModel(), Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
 	if taken != nil {
 		j.ID, taken.hash = taken.id, r.GetRequestHash()
 	} else {
@@ -208,12 +208,12 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[
 		c.err = refusal
 		return nil
 	}
-	if err := u.hold(b, j); err != nil {
-		if !errors.Is(err, errShort) {
-			return err
-		}
+	switch err := u.hold(b, j); {
+	case errors.Is(err, errShort):
 		c.err = insufficient(j.Quote, b.of[available])
 		return nil
+	case err != nil:
+		return err
 	}
 	if taken != nil {
 		taken.job = j

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"crypto/sha256"
 
 	"github.com/jackc/pgx/v5"
 
@@ -22,13 +23,44 @@ const minAdminKey = 12
 // operator has changed since, a revoked key for one, stays changed. It is how a
 // development install begins.
 func (s *Service) Provision(ctx context.Context, account, key string, micros int64) error {
-	err := s.provision(ctx, account, "development", &ledgerv1.APIKey{AccountId: account, Name: "development",
+	err := s.provision(ctx, account, "development", &ledgerv1.APIKey{AccountId: account, Name: developmentKey,
 		Scopes: []string{auth.VideosRead, auth.VideosWrite, auth.BillingRead}}, key)
+	if err == nil {
+		err = s.retireKeys(ctx, account, key)
+	}
 	if err != nil || micros <= 0 {
 		return err
 	}
 	_, err = (&moneyServer{s: s}).TopUp(ctx, &ledgerv1.TopUpRequest{AccountId: account, AmountMicros: micros, IdempotencyKey: "first"})
+	if err != nil && fault.From(err).Code == fault.Conflict {
+		return nil // given already, when the setting was another
+	}
 	return err
+}
+
+// The names of development keys: the present one, and those of earlier starts.
+const (
+	developmentKey = "development"
+	retiredKey     = "development, retired"
+)
+
+// retireKeys revokes the development keys of earlier starts: a key that stood
+// in an example must not stay valid for ever.
+func (s *Service) retireKeys(ctx context.Context, account, key string) error {
+	hash := sha256.Sum256([]byte(key))
+	return s.administer(ctx, func(ctx context.Context, tx pgx.Tx) (deed, error) {
+		// One that comes back works again; one that an operator revoked does not.
+		if _, err := tx.Exec(ctx, "update api_key set revoked_at = null, name = $2 where account_id = $1 and name = $3 and hash = $4",
+			account, developmentKey, retiredKey, hash[:]); err != nil {
+			return nothing, err
+		}
+		tag, err := tx.Exec(ctx, "update api_key set revoked_at = now(), name = $3 where account_id = $1 and name = $2 and hash <> $4 and revoked_at is null",
+			account, developmentKey, retiredKey, hash[:])
+		if err != nil || tag.RowsAffected() == 0 {
+			return nothing, err
+		}
+		return deed{action: "key.revoke", account: account, target: account, details: map[string]any{"name": developmentKey, "keys": tag.RowsAffected(), "reason": "another development key was set"}}, nil
+	})
 }
 
 // ProvisionOperator makes the operator's account and an admin key with this

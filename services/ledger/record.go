@@ -22,6 +22,7 @@ import (
 // record is a row of job.
 type record struct {
 	ID, Account, Provider, User, Key string
+	Model                            string // empty when an older version opened the job
 	State                            job.State
 	Version                          int64
 	Quote, Captured                  int64
@@ -30,12 +31,13 @@ type record struct {
 	CreatedAt, SubmitAfter           time.Time
 	DeadlineAt, CompletedAt          *time.Time
 	Late, Deleted                    bool
+	Counted                          bool // in usage
 	RequestHash                      []byte
 	Params, Error, Artifact          []byte
 	Metadata                         []byte
 	ResultURL                        *string
 	Traceparent                      string
-	Counted                          []counted // where its money is counted
+	Budgets                          []counted // where its money is counted
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
@@ -43,7 +45,7 @@ type record struct {
 
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
-	metadata, result_url, traceparent, deleted_at is not null, counted_in`
+	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -54,7 +56,7 @@ func scan(r pgx.CollectableRow) (*record, error) {
 func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
-		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Counted}
+		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted}
 }
 
 type querier interface {
@@ -79,8 +81,9 @@ func one(ctx context.Context, q querier, where string, args ...any) (*record, er
 	return j, nil
 }
 
-// video is the job as its owner sees it.
-func (j *record) video() (*videov1.Video, error) {
+// video is the job as its owner sees it. keep is how long results are kept, 0
+// for ever.
+func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 	v := &videov1.Video{
 		Id: j.ID, AccountId: j.Account, State: j.State.Proto(), Provider: j.Provider, User: j.User,
 		QuoteMicros: j.Quote, CapturedMicros: j.Captured, Version: j.Version, LateResult: j.Late,
@@ -106,6 +109,9 @@ func (j *record) video() (*videov1.Video, error) {
 	if len(j.Artifact) > 0 {
 		v.Artifact = &videov1.Artifact{}
 		errs = errors.Join(errs, proto.Unmarshal(j.Artifact, v.Artifact))
+		if keep > 0 && j.State == job.Succeeded && j.CompletedAt != nil {
+			v.ExpiresAt = timestamppb.New(j.CompletedAt.Add(keep))
+		}
 	}
 	if len(j.Metadata) > 2 { // not {}
 		errs = errors.Join(errs, json.Unmarshal(j.Metadata, &v.Metadata))
@@ -124,7 +130,7 @@ func (j *record) video() (*videov1.Video, error) {
 // announce puts the job's present state into the outbox as an event. Its
 // attempts have to be loaded.
 func (u *unit) announce(ctx context.Context, j *record) error {
-	v, err := j.video()
+	v, err := j.video(u.keep)
 	if err != nil {
 		return err
 	}
@@ -180,6 +186,11 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 		j.CompletedAt = &u.now
 	}
 	j.State = to
+	if to.Terminal() {
+		if err := u.count(j); err != nil {
+			return false, err
+		}
+	}
 	j.Version++
 	u.change(j)
 	return true, u.announce(ctx, j)
@@ -189,12 +200,10 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 // made fewer seconds than were asked for and paid. It is rounded up once and
 // never above the hold.
 func (j *record) price() (int64, error) {
-	var a videov1.Artifact
-	var p videov1.VideoParams
-	if err := errors.Join(proto.Unmarshal(j.Artifact, &a), proto.Unmarshal(j.Params, &p)); err != nil {
-		return 0, fmt.Errorf("price %s: %w", j.ID, err)
+	made, asked, err := j.length()
+	if err != nil {
+		return 0, err
 	}
-	made, asked := (a.GetDurationMs()+500)/1000, int64(p.GetDurationSeconds())
 	if made <= 0 || made >= asked {
 		return j.Quote, nil
 	}
@@ -222,13 +231,14 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) string { return string(j.Metadata) })
 	column(&t, u.opened, func(j *record) string { return j.Traceparent })
 	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
+	column(&t, u.opened, func(j *record) string { return j.Model })
 	t.columns = append(t.columns, u.now)
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
-			counted_in, created_at, updated_at, swept_at, submit_after)
-		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace, counted::jsonb, $12, $12, $12, $12
+			counted_in, model, created_at, updated_at, swept_at, submit_after)
+		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace, counted::jsonb, model, $13, $13, $13, $13
 		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
-			$11::text[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, counted)`, t.columns...)
+			$11::text[], $12::text[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, counted, model)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {
@@ -250,14 +260,15 @@ func (u *unit) writeChanged(b *pgx.Batch) {
 	column(&t, u.changed, func(j *record) time.Time { return j.SubmitAfter })
 	column(&t, u.changed, func(j *record) *time.Time { return j.DeadlineAt })
 	column(&t, u.changed, func(j *record) bool { return j.Late })
+	column(&t, u.changed, func(j *record) bool { return j.Counted })
 	b.Queue(`update job set state = x.state, version = x.version, captured_micros = x.captured, hold_state = x.hold_state,
 			completed_at = x.completed_at, error = x.error, artifact = x.artifact, result_url = x.result_url, attempt_id = x.attempt_id,
-			attempt_count = x.attempt_count, submit_after = x.submit_after, deadline_at = x.deadline_at, late_result = x.late,
+			attempt_count = x.attempt_count, submit_after = x.submit_after, deadline_at = x.deadline_at, late_result = x.late, counted = x.counted,
 			updated_at = case when job.version = x.version then updated_at else now() end, swept_at = now()
 		from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::timestamptz[], $7::bytea[], $8::bytea[], $9::text[],
-			$10::text[], $11::int[], $12::timestamptz[], $13::timestamptz[], $14::boolean[])
+			$10::text[], $11::int[], $12::timestamptz[], $13::timestamptz[], $14::boolean[], $15::boolean[])
 			as x (id, state, version, captured, hold_state, completed_at, error, artifact, result_url, attempt_id, attempt_count,
-				submit_after, deadline_at, late)
+				submit_after, deadline_at, late, counted)
 		where job.id = x.id`, t.columns...)
 }
 

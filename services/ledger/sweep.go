@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,7 +23,7 @@ func (s *Service) sweep(ctx context.Context) error {
 	tick := time.NewTicker(s.cfg.SweepInterval)
 	defer tick.Stop()
 	for {
-		if err := s.sweepOnce(ctx); err != nil && ctx.Err() == nil {
+		if err := errors.Join(s.sweepOnce(ctx), s.askAgain(ctx)); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "sweep failed", "error", err.Error())
 		}
 		select {
@@ -33,13 +34,16 @@ func (s *Service) sweep(ctx context.Context) error {
 	}
 }
 
-const sweepBatch = 500
+const (
+	sweepBatch = 500
+	sweepSQL   = "select now(), " + columns + ` from job where completed_at is null and submit_after < now() - $1::interval
+			and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
+		order by swept_at limit $3 for update skip locked`
+)
 
 func (s *Service) sweepOnce(ctx context.Context) error {
 	return s.write(ctx, func(ctx context.Context, u *unit) error {
-		rows, err := u.tx.Query(ctx, "select now(), "+columns+` from job where completed_at is null and submit_after < now() - $1::interval
-				and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
-			order by swept_at limit $3 for update skip locked`, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch)
+		rows, err := u.tx.Query(ctx, sweepSQL, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}
@@ -92,12 +96,23 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
 			return err
 		}
 		u.tell(ctx, m, 0)
+	case j.State == job.Storing && j.DeadlineAt != nil && u.now.After(*j.DeadlineAt):
+		// The archiver should have given up; the ledger does not depend on it.
+		o := &eventv1.Observation{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider, Id: *j.AttemptID + "-archive-failed",
+			Source: "sweep", ObservedAt: timestamppb.New(u.now), Fact: &eventv1.Observation_ArchiveFailed{ArchiveFailed: &eventv1.ArchiveFailed{
+				Error: &videov1.VideoError{Code: string(fault.ProviderRejected), Provider: j.Provider, ProviderCode: "result_lost",
+					Message: "the provider finished the video but its result could not be copied in time; nothing was charged"}}}}
+		m, err := bus.NewMessage(bus.ObservedSubject(j.Provider, j.ID), "", o)
+		if err != nil {
+			return err
+		}
+		u.tell(ctx, m, 0)
 	case j.State == job.Queued, j.State == job.Submitting:
 		return u.command(ctx, j, unique, 0)
 	case j.State == job.Running:
 		return s.bus.SchedulePoll(ctx, &eventv1.PollAttempt{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider}, u.now)
 	case j.State == job.Storing:
-		v, err := j.video()
+		v, err := j.video(s.cfg.RetainVideos)
 		if err != nil {
 			return err
 		}

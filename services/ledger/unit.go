@@ -20,8 +20,9 @@ import (
 // before balances and each sorted by id, so that no two units wait for each
 // other.
 type unit struct {
-	tx  pgx.Tx
-	now time.Time // the database's clock, known after the first lock: replicas' clocks may differ
+	tx   pgx.Tx
+	keep time.Duration // how long results are kept, 0 for ever
+	now  time.Time     // the database's clock, known after the first lock: replicas' clocks may differ
 
 	balances map[string]*balance
 	opened   []*record
@@ -34,6 +35,11 @@ type unit struct {
 	freed    []idempotencyKey
 	deferred []deferral
 	spending spending
+	byDay    map[usageKey]*usage // what ended, for usage
+	byUser   map[usageKey]*usage
+	removed  []removal // files to delete
+	cleared  []string  // keys of files that are gone
+	redacted []*record
 }
 
 // outgoing is a message for the outbox.
@@ -47,7 +53,7 @@ type outgoing struct {
 // run again when the database asks for it.
 func (s *Service) write(ctx context.Context, fn func(ctx context.Context, u *unit) error) error {
 	return postgres.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		u := &unit{tx: tx, balances: map[string]*balance{}}
+		u := &unit{tx: tx, keep: s.cfg.RetainVideos, balances: map[string]*balance{}}
 		if err := fn(ctx, u); err != nil {
 			return err
 		}
@@ -55,12 +61,14 @@ func (s *Service) write(ctx context.Context, fn func(ctx context.Context, u *uni
 	})
 }
 
+const lockJobsSQL = "select now(), " + columns + " from job where id = any($1) order by id for update"
+
 // lockJobs reads jobs for update, by id, with their attempts, and whatever else
 // is asked in the same journey to the database.
 func (u *unit) lockJobs(ctx context.Context, ids []string, also ...func(b *pgx.Batch)) (map[string]*record, error) {
 	out := make(map[string]*record, len(ids))
 	b := &pgx.Batch{}
-	b.Queue("select now(), "+columns+" from job where id = any($1) order by id for update", ids).Query(func(rows pgx.Rows) error {
+	b.Queue(lockJobsSQL, ids).Query(func(rows pgx.Rows) error {
 		jobs, err := u.collect(rows)
 		for _, j := range jobs {
 			out[j.ID] = j
@@ -165,7 +173,9 @@ func (u *unit) flush(ctx context.Context) error {
 	u.writeOpened(b)
 	u.writeAttempts(b)
 	u.writeChanged(b)
+	u.writeRedacted(b)
 	u.writeSeen(b)
+	u.writeRemovals(b)
 	u.writeMessages(b)
 	u.writeSpending(b)
 	if len(u.deferred) > 0 {
@@ -188,6 +198,7 @@ func (u *unit) flush(ctx context.Context) error {
 		}
 		b = &pgx.Batch{}
 	}
+	u.writeUsage(b)
 	u.writePostings(b)
 	u.writeBalances(b)
 	u.writeSettled(b)

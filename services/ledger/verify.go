@@ -38,6 +38,14 @@ var invariants = []struct{ name, sql string }{
 		on x.budget = u.budget_id and x.of = u.subject_id and x."from" = u.period_start where coalesce(u.held_micros, 0) <> coalesce(x.micros, 0)`},
 	{"keys with ceilings know their live jobs", `select api_key_id from key_limit l where live <>
 		(select count(*) from job where completed_at is null and api_key_id = l.api_key_id)`},
+	{"each day's usage equals the jobs that ended on it", `select coalesce(u.account_id, j.account_id) || ' ' || coalesce(u.day, j.day)
+		from (select account_id, day, sum(jobs) n, sum(captured_micros) m from usage_day group by 1, 2) u
+		full join (select account_id, (completed_at at time zone 'UTC')::date as day, count(*) n, sum(captured_micros) m from job where counted group by 1, 2) j
+			on j.account_id = u.account_id and j.day = u.day where (u.n, u.m) is distinct from (j.n, j.m)`},
+	{"usage by user equals usage by day", `select coalesce(u.account_id, d.account_id) || ' ' || coalesce(u.day, d.day)
+		from (select account_id, day, sum(jobs) n, sum(captured_micros) m, sum(latency) l from usage_user_day group by 1, 2) u
+		full join (select account_id, day, sum(jobs) n, sum(captured_micros) m, sum(latency) l from usage_day group by 1, 2) d
+			on d.account_id = u.account_id and d.day = u.day where (u.n, u.m, u.l) is distinct from (d.n, d.m, d.l)`},
 	{"a provider's task belongs to one attempt", `select provider || ' ' || provider_task_id from attempt where provider_task_id is not null
 		group by provider, provider_task_id having count(*) > 1`},
 }

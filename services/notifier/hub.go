@@ -3,6 +3,7 @@ package notifier
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -12,82 +13,99 @@ import (
 
 	"reelway.dev/pkg/bus"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
-	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
 // buffer is how many events a watcher may lag behind before it is cut off.
 const buffer = 256
 
-// live is an event as the hub passes it on, of a video or a notice to an
-// account; both are shared and read-only.
+// readyWait is how long a watcher waits for the hub's first reading.
+const readyWait = 2 * time.Second
+
+// live is what the hub passes on: an event of a video, or a notice to an
+// account. Both are shared and read-only; neither is set for what is no event.
 type live struct {
-	epoch  int64
 	seq    uint64
-	video  *videov1.Video
+	ev     *eventv1.JobEvent
 	notice *eventv1.AccountNotice
 }
 
-// decode reads a message of EVENTS.
-func decode(msg jetstream.Msg) (*videov1.Video, *eventv1.AccountNotice, error) {
-	if msg.Headers().Get(bus.HeaderType) == noticeType {
-		n := &eventv1.AccountNotice{}
-		return nil, n, proto.Unmarshal(msg.Data(), n)
+// scopes are whose watchers are told.
+func (l live) scopes() []scope {
+	if l.notice != nil {
+		return []scope{{l.notice.GetAccountId(), ""}}
 	}
-	var ev eventv1.JobEvent
-	if err := proto.Unmarshal(msg.Data(), &ev); err != nil {
-		return nil, nil, err
-	}
-	if ev.GetVideo() == nil {
-		return nil, nil, errors.New("event without a video")
-	}
-	return ev.GetVideo(), nil, nil
+	v := l.ev.GetVideo()
+	return []scope{{v.GetAccountId(), v.GetId()}, {v.GetAccountId(), ""}}
 }
 
-var noticeType = string((&eventv1.AccountNotice{}).ProtoReflect().Descriptor().FullName())
+// place is a place in the stream. The stream's birth is part of it: after a
+// wipe the same number means another event.
+type place struct {
+	epoch int64
+	seq   uint64
+}
 
+// subscriber is given every event of its scope after from, in order, until it
+// is dropped: then ch is closed, once emptied, and why says why.
 type subscriber struct {
 	scope scope
+	from  place
 	ch    chan live
-	gone  bool
+	why   error
 }
 
 // hub reads EVENTS once for all watchers of this replica. It never waits for
-// one: a full buffer ends its watcher.
+// one: a full buffer ends its watcher. at is the place up to which it has
+// passed everything on; attaching and passing exclude each other, so that what
+// lies before at is a watcher's to read and all that comes after is given to it.
 type hub struct {
 	js  jetstream.JetStream
 	log *slog.Logger
 
-	mu   sync.Mutex
-	subs map[scope]map[*subscriber]struct{}
+	mu    sync.Mutex
+	subs  map[scope]map[*subscriber]struct{}
+	at    place
+	ready chan struct{} // closed when at is known
 }
 
 func newHub(js jetstream.JetStream, log *slog.Logger) *hub {
-	return &hub{js: js, log: log, subs: map[scope]map[*subscriber]struct{}{}}
+	return &hub{js: js, log: log, subs: map[scope]map[*subscriber]struct{}{}, ready: make(chan struct{})}
 }
 
-func (h *hub) attach(sc scope) *subscriber {
-	s := &subscriber{scope: sc, ch: make(chan live, buffer)}
+// attach waits until the hub knows its place, which it does from its first
+// reading on: it goes on from there however often it is interrupted.
+func (h *hub) attach(ctx context.Context, sc scope) (*subscriber, error) {
+	wait := time.NewTimer(readyWait)
+	defer wait.Stop()
+	select {
+	case <-h.ready:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-wait.C:
+		return nil, errDown(nil)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	s := &subscriber{scope: sc, from: h.at, ch: make(chan live, buffer)}
 	if h.subs[sc] == nil {
 		h.subs[sc] = map[*subscriber]struct{}{}
 	}
 	h.subs[sc][s] = struct{}{}
-	return s
+	return s, nil
 }
 
 func (h *hub) detach(s *subscriber) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.drop(s)
+	h.drop(s, nil)
 }
 
 // drop forgets s and closes its channel; the caller holds mu.
-func (h *hub) drop(s *subscriber) {
-	if s.gone {
+func (h *hub) drop(s *subscriber, why error) {
+	if _, ok := h.subs[s.scope][s]; !ok {
 		return
 	}
-	s.gone = true
+	s.why = why
 	close(s.ch)
 	delete(h.subs[s.scope], s)
 	if len(h.subs[s.scope]) == 0 {
@@ -95,37 +113,28 @@ func (h *hub) drop(s *subscriber) {
 	}
 }
 
+// pass gives an event to its watchers and moves on.
 func (h *hub) pass(ev live) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	scopes := []scope{{ev.video.GetAccountId(), ev.video.GetId()}, {ev.video.GetAccountId(), ""}}
-	if ev.notice != nil {
-		scopes = []scope{{ev.notice.GetAccountId(), ""}}
-	}
-	for _, sc := range scopes {
+	h.at.seq = ev.seq
+	for _, sc := range ev.scopes() {
 		for s := range h.subs[sc] {
 			select {
 			case s.ch <- ev:
 			default:
-				h.drop(s)
+				h.drop(s, errSlow)
 			}
 		}
 	}
 }
 
-// run reads until ctx is done. When the stream is lost every watcher is cut
-// off, since events may have been missed: they resume or get a snapshot.
+// run reads until ctx is done. An interruption costs the watchers nothing: the
+// hub reads on from its place.
 func (h *hub) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if err := h.read(ctx); err != nil && ctx.Err() == nil {
 			h.log.WarnContext(ctx, "event reader restarts", "error", err.Error())
-			h.mu.Lock()
-			for _, subs := range h.subs {
-				for s := range subs {
-					h.drop(s)
-				}
-			}
-			h.mu.Unlock()
 			select {
 			case <-ctx.Done():
 			case <-time.After(500 * time.Millisecond):
@@ -136,36 +145,120 @@ func (h *hub) run(ctx context.Context) error {
 }
 
 func (h *hub) read(ctx context.Context) error {
-	st, err := h.js.Stream(ctx, bus.StreamEvents)
+	st, err := h.stream(ctx)
 	if err != nil {
 		return err
 	}
-	info := st.CachedInfo()
-	cons, err := h.js.OrderedConsumer(ctx, bus.StreamEvents, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: info.State.LastSeq + 1,
-	})
+	from := h.settle(ctx, st)
+	cons, err := consumer(ctx, h.js, nil, from.seq)
 	if err != nil {
 		return err
 	}
-	it, err := cons.Messages()
+	defer h.forget(ctx, cons)
+	// Between the two the stream may have been made anew.
+	if again, err := h.stream(ctx); err != nil || again.Created != st.Created {
+		return errors.Join(errMoved, err)
+	}
+	it, err := cons.Messages(jetstream.PullHeartbeat(time.Second), jetstream.PullExpiry(5*time.Second))
 	if err != nil {
-		return err
+		return fmt.Errorf("read events: %w", err)
 	}
 	defer it.Stop()
-	for {
+	for n := uint64(1); ; n++ {
 		msg, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return err
+			return fmt.Errorf("read events: %w", err)
 		}
-		meta, err := msg.Metadata()
+		ev, err := parse(msg, n)
 		if err != nil {
 			return err
 		}
-		video, notice, err := decode(msg)
-		if err != nil {
-			h.log.ErrorContext(ctx, "event cannot be read", "subject", msg.Subject(), "error", err.Error())
-			continue
+		if ev.notice == nil && ev.ev.GetVideo() == nil {
+			h.log.ErrorContext(ctx, "event cannot be read", "sequence", ev.seq)
 		}
-		h.pass(live{info.Created.UnixNano(), meta.Sequence.Stream, video, notice})
+		h.pass(ev)
 	}
 }
+
+func (h *hub) stream(ctx context.Context) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	st, err := h.js.Stream(ctx, bus.StreamEvents)
+	if err != nil {
+		return nil, fmt.Errorf("open events: %w", err)
+	}
+	return st.CachedInfo(), nil
+}
+
+// settle is where to read on. Where the stream does not continue the hub's
+// place (it was made anew, lost its tail, or expired ahead of us), events were
+// missed: every watcher is cut off, to resume or be given a snapshot.
+func (h *hub) settle(ctx context.Context, st *jetstream.StreamInfo) place {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := place{st.Created.UnixNano(), st.State.LastSeq}
+	if h.at.epoch == now.epoch && h.at.seq <= now.seq && h.at.seq+1 >= st.State.FirstSeq {
+		return h.at
+	}
+	for _, subs := range h.subs {
+		for s := range subs {
+			h.drop(s, errMoved)
+		}
+	}
+	if h.at.epoch == 0 {
+		close(h.ready)
+	} else {
+		h.log.WarnContext(ctx, "the event stream does not continue; watchers resume", "was", h.at.String(), "is", now.String())
+	}
+	h.at = now
+	return now
+}
+
+// forget spares the server a reader that nobody reads; it would expire anyway.
+func (h *hub) forget(ctx context.Context, cons jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = h.js.DeleteConsumer(ctx, bus.StreamEvents, cons.CachedInfo().Name)
+}
+
+// consumer reads subjects of EVENTS, or all, after a sequence, in order. It is not the
+// client's ordered consumer: that one makes itself anew when it is lost, on
+// whatever stream there is by then, and does not tell.
+func consumer(ctx context.Context, js jetstream.JetStream, subjects []string, after uint64) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	cons, err := js.CreateConsumer(ctx, bus.StreamEvents, jetstream.ConsumerConfig{
+		FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
+		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	return cons, nil
+}
+
+// parse reads the n-th message of a consumer. One that is no event comes back
+// empty: it must not stop the others.
+func parse(msg jetstream.Msg, n uint64) (live, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return live{}, fmt.Errorf("read events: %w", err)
+	}
+	if meta.Sequence.Consumer != n {
+		return live{}, fmt.Errorf("read events: message %d came as %d", n, meta.Sequence.Consumer)
+	}
+	l := live{seq: meta.Sequence.Stream, ev: &eventv1.JobEvent{}}
+	if msg.Headers().Get(bus.HeaderType) == noticeType {
+		l.notice = &eventv1.AccountNotice{}
+		if proto.Unmarshal(msg.Data(), l.notice) != nil {
+			l.notice = nil
+		}
+		return l, nil
+	}
+	if proto.Unmarshal(msg.Data(), l.ev) != nil {
+		l.ev.Reset()
+	}
+	return l, nil
+}
+
+var noticeType = string((&eventv1.AccountNotice{}).ProtoReflect().Descriptor().FullName())

@@ -64,6 +64,7 @@ type doors struct {
 	accounts ledgerv1.AccountServiceClient
 	credit   ledgerv1.LedgerServiceClient
 	budgets  ledgerv1.BudgetServiceClient
+	privacy  ledgerv1.PrivacyServiceClient
 }
 
 // do calls fn with the doors of the server, for at most adminTimeout. Its error
@@ -77,7 +78,7 @@ func (a *admin) do(ctx context.Context, fn func(ctx context.Context, d doors) er
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.Key)
-	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn)}))
+	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn), ledgerv1.NewPrivacyServiceClient(conn)}))
 }
 
 // explain turns a fault into its message. A server that does not answer at all

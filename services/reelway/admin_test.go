@@ -143,6 +143,15 @@ func TestOperatorsCommands(t *testing.T) {
 	sh.table([]string{"accounts", "list"}, "ACCOUNT", made.Account, "acct_operator", "acct_development")
 	sh.table([]string{"users", "create", "ann", "--account", made.Account, "--name", "Ann"}, "ann")
 	sh.table([]string{"users", "list", "--account", made.Account}, "USER", "ann")
+	var erased struct{ Token string }
+	sh.json(&erased, "users", "erase", "ann", "--account", made.Account, "--reason", "ticket 17")
+	if !strings.HasPrefix(erased.Token, "erased_") {
+		t.Errorf("users erase answers with the token %q", erased.Token)
+	}
+	sh.table([]string{"users", "erase", "ann", "--account", made.Account, "--reason", "ticket 17"}, "jobs", "0")
+	if list := sh.table([]string{"users", "list", "--account", made.Account}, "USER"); strings.Contains(list, "ann") {
+		t.Errorf("an erased user is listed: %s", list)
+	}
 
 	// The cap: the tier's, then the account's own, then the tier's again.
 	d := dial(t, st)

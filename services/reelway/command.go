@@ -56,6 +56,8 @@ type cli struct {
 // Main runs the command line and returns the exit code: 0 done, 1 failed, 2
 // wrong usage.
 func Main(args []string, stdout, stderr io.Writer) int {
+	// A reader that went away (a pipe to head) must not kill us before we drain.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var c cli
@@ -154,6 +156,7 @@ func (d *demoCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	outer := ctx
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	played := errors.New("interrupted")
@@ -167,5 +170,8 @@ func (d *demoCmd) Run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	<-done
+	if played != nil && outer.Err() != nil {
+		return errors.New("interrupted")
+	}
 	return played
 }

@@ -116,9 +116,11 @@ func (c client) follow(ctx context.Context, id string, out io.Writer) (videojson
 	if err := conn.Write(ctx, websocket.MessageText, sub); err != nil {
 		return v, fmt.Errorf("subscribe: %w", err)
 	}
+	bar := progressBar{out: out, live: terminal(out), last: -10}
 	for {
 		_, data, err := conn.Read(ctx)
 		if err != nil {
+			bar.end()
 			return v, fmt.Errorf("read stream: %w", err)
 		}
 		var f struct {
@@ -133,10 +135,48 @@ func (c client) follow(ctx context.Context, id string, out io.Writer) (videojson
 			return v, errors.New(f.Error.Message)
 		}
 		v = *f.Video
-		say(out, "  [%-20s] %3d %%  %s", strings.Repeat("#", int(v.Progress)/5), v.Progress, v.State)
+		bar.draw(v)
 		if v.Status == "completed" || v.Status == "failed" {
+			bar.end()
 			return v, nil
 		}
+	}
+}
+
+// progressBar is one line that is drawn again on a terminal; elsewhere a line
+// for each tenth.
+type progressBar struct {
+	out  io.Writer
+	live bool
+	last int32 // percent that was printed, off a terminal
+	open bool  // the line has not ended
+}
+
+func terminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
+}
+
+func (b *progressBar) draw(v videojson.Video) {
+	line := fmt.Sprintf("  [%-20s] %3d %%  %-10s", strings.Repeat("#", int(v.Progress)/5), v.Progress, v.State)
+	switch {
+	case b.live:
+		_, _ = fmt.Fprint(b.out, "\r"+line)
+		b.open = true
+	case v.Progress/10 > b.last/10 || v.Progress == 100 || b.last < 0:
+		b.last = v.Progress
+		say(b.out, "%s", strings.TrimRight(line, " "))
+	}
+}
+
+func (b *progressBar) end() {
+	if b.open {
+		b.open = false
+		_, _ = fmt.Fprintln(b.out)
 	}
 }
 

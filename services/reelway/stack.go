@@ -54,9 +54,9 @@ type Config struct {
 	DatabaseURL  string `env:"REELWAY_DATABASE_URL" desc:"a PostgreSQL to use instead of a private one"`
 	NATSURL      string `env:"REELWAY_NATS_URL" desc:"a NATS with JetStream to use instead of the embedded one"`
 	DevAPIKey    string `env:"REELWAY_DEV_API_KEY" desc:"the development API key; made and kept in the data directory when empty"`
-	PublicURL    string `env:"REELWAY_PUBLIC_URL" desc:"how callers reach the HTTP address; http://ADDR when empty"`
-	CallbackURL  string `env:"REELWAY_CALLBACK_URL" desc:"how providers reach the HTTP address; as REELWAY_PUBLIC_URL when empty"`
-	DevCredits   int64  `env:"REELWAY_DEV_CREDITS" envDefault:"100" desc:"credits that the development account is given once"`
+	PublicURL    string `env:"REELWAY_PUBLIC_URL" url:"true" desc:"how callers reach the HTTP address; http://ADDR when empty"`
+	CallbackURL  string `env:"REELWAY_CALLBACK_URL" url:"true" desc:"how providers reach the HTTP address; as REELWAY_PUBLIC_URL when empty"`
+	DevCredits   int64  `env:"REELWAY_DEV_CREDITS" min:"0" max:"1000000000" envDefault:"100" desc:"credits that the development account is given once"`
 	AllowPrivate bool   `env:"REELWAY_ALLOW_PRIVATE_URLS" desc:"let image and result URLs be http and private; on by itself with the simulator"`
 }
 
@@ -119,12 +119,6 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	}
 	s.HTTPURL, s.GRPCAddr, s.OpsURL = "http://"+httpL.Addr().String(), grpcL.Addr().String(), h.OpsURL
 	guard := safehttp.Config{AllowHTTP: set.AllowPrivate, AllowPrivate: set.AllowPrivate, Redirects: 3}
-	if set.Providers.AtlasKey == "" || set.Providers.KlingAccessKey == "" {
-		if err := s.simulate(h, set); err != nil {
-			return err
-		}
-		guard.AllowHTTP, guard.AllowPrivate = true, true // its results are on this machine
-	}
 	dir, err := filepath.Abs(set.DataDir)
 	if err != nil {
 		return fmt.Errorf("resolve data directory: %w", err)
@@ -137,6 +131,12 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 		return err
 	}
 	h.OnClose(unlock)
+	if !set.Providers.HasKey() {
+		if err := s.simulate(h, set); err != nil {
+			return err
+		}
+		guard.AllowHTTP, guard.AllowPrivate = true, true // its results are on this machine
+	}
 	secret, err := keptSecret(filepath.Join(dir, "signing.key"))
 	if err != nil {
 		return err
@@ -184,7 +184,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	cat := catalog.Builtin()
+	cat := catalog.Builtin().Only(func(name string) bool { return providers.Adapters[name] != nil })
 	authn := auth.New(accounts, time.Now)
 	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
 	if err != nil {
@@ -194,7 +194,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	arch, err := archiver.New(set.Archiver, archiver.Deps{Bus: b, Bucket: files, Client: guard.Client(), Logger: h.Log})
+	arch, err := archiver.New(set.Archiver, archiver.Deps{Bus: b, Bucket: files, Client: guard.Client(), Logger: h.Log, ResultHeader: providers.ResultHeader})
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn),
+	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn),
 		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
@@ -233,13 +233,18 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	return s.account(ctx, led, set, dir)
 }
 
-// simulate opens the simulator and points the providers without a key at it.
+// simulate opens the simulator in the place of every provider. It is for a
+// stack without any key: beside a real provider a simulated one would be
+// charged for what nobody rendered.
 func (s *Stack) simulate(h *run.Host, set *Settings) error {
 	l, err := h.Listen("REELWAY_SIMULATOR_ADDR", set.Simulator.Addr)
 	if err != nil {
 		return err
 	}
 	s.SimURL = "http://" + l.Addr().String()
+	if set.Simulator.Dir == "" {
+		set.Simulator.Dir = filepath.Join(set.DataDir, "simulator")
+	}
 	sim, err := simulator.New(set.Simulator, simulator.Deps{Client: &http.Client{Timeout: 15 * time.Second}, Logger: h.Log})
 	if err != nil {
 		return err
@@ -249,13 +254,18 @@ func (s *Stack) simulate(h *run.Host, set *Settings) error {
 	set.Ledger.ProgressEvery = min(set.Ledger.ProgressEvery, max(set.Ledger.TypicalRender/20, 50*time.Millisecond))
 	h.Add(run.Last, run.HTTP("simulator", l, sim.Handler()))
 	h.Add(run.Last, sim.Components()...)
-	p := &set.Providers
-	if p.AtlasKey == "" {
-		p.AtlasURL, p.AtlasKey = s.SimURL+"/atlascloud", set.Simulator.AtlasKey
+	sims, p := set.Simulator, &set.Providers
+	p.AtlasURL, p.AtlasKey = s.SimURL+"/atlascloud", sims.AtlasKey
+	p.KlingURL, p.KlingKey, p.KlingWebhook = s.SimURL+"/kling", sims.KlingAccess, sims.WebhookSecret
+	for name, a := range map[string]struct{ url, key *string }{
+		"fal": {&p.FalURL, &p.FalKey}, "replicate": {&p.ReplicateURL, &p.ReplicateKey}, "runway": {&p.RunwayURL, &p.RunwayKey},
+		"luma": {&p.LumaURL, &p.LumaKey}, "minimax": {&p.MiniMaxURL, &p.MiniMaxKey}, "byteplus": {&p.BytePlusURL, &p.BytePlusKey},
+		"veo": {&p.VeoURL, &p.VeoKey}, "openai/v1": {&p.OpenAIURL, &p.OpenAIKey},
+	} {
+		*a.url, *a.key = s.SimURL+"/"+name, sims.Key
 	}
-	if p.KlingAccessKey == "" {
-		p.KlingURL, p.KlingAccessKey, p.KlingSecretKey, p.KlingWebhook = s.SimURL+"/kling", set.Simulator.KlingAccess, set.Simulator.KlingSecret, set.Simulator.WebhookSecret
-	}
+	p.FalKeysURL, p.LumaAgentsURL, p.LumaAgentsCallbacks = p.FalURL+"/.well-known/jwks.json", p.LumaURL, true
+	p.ReplicateWebhook, p.OpenAIWebhook, p.OpenAICallbackField = sims.WebhookSecret, sims.WebhookSecret, "callback_url"
 	return nil
 }
 
@@ -265,6 +275,7 @@ func database(ctx context.Context, h *run.Host, url, dir string) (*pgxpool.Pool,
 		if err != nil {
 			return nil, fmt.Errorf("start private PostgreSQL: %w", err)
 		}
+		h.Add(run.Last, run.Component{Name: "private-postgres", Run: p.Watch})
 		h.OnClose(func() {
 			if err := p.Stop(context.WithoutCancel(ctx)); err != nil {
 				h.Log.Error("private PostgreSQL did not stop", "error", err.Error())

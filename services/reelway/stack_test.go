@@ -164,7 +164,7 @@ func TestOneTraceAJobAndSameDataAfterRestart(t *testing.T) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(resp.Body)
-	if err != nil || !bytes.Contains(data, []byte("go_goroutines")) || !bytes.Contains(data, []byte("http_server_request_duration_seconds")) {
+	if err != nil || !bytes.Contains(data, []byte("go_goroutines")) || !bytes.Contains(data, []byte("http_server_request_duration_seconds")) || !bytes.Contains(data, []byte("reelway_ledger_outbox_age_seconds")) {
 		t.Errorf("metrics: %v %.200s", err, data)
 	}
 }
@@ -227,9 +227,31 @@ func TestGRPC(t *testing.T) {
 	}
 }
 
+// A stack that is stopped while its providers render goes on when it is started
+// again on the same data.
+//
+//nolint:paralleltest // the telemetry is the process's
+func TestRestartDuringARender(t *testing.T) {
+	dir := dataDir(t)
+	s, stop := start(t, dir)
+	id := post(t, s, http.Header{})
+	stop()
+	s, stop = start(t, dir)
+	defer stop()
+	if v := watch(t, s, id); v.GetState() != videov1.VideoState_VIDEO_STATE_SUCCEEDED || len(v.GetAttempts()) > 2 {
+		t.Errorf("%v", v)
+	}
+}
+
 func TestBadSettingsAreNamed(t *testing.T) {
 	t.Parallel()
-	_, err := reelway.Load([]string{"REELWAY_HTP_ADDR=x", "REELWAY_MAX_ATTEMPTS=many", "REELWAY_DEV_API_KEY_FILE=/nowhere/at/all"})
+	_, err := reelway.Load([]string{"REELWAY_CAP_STAGING=banana", "REELWAY_SWEEP_INTERVAL=0s", "REELWAY_DEV_CREDITS=-3", "REELWAY_PUBLIC_URL=nonsense"})
+	for _, want := range []string{"REELWAY_CAP_STAGING: \"banana\" is not one of 480p", "REELWAY_SWEEP_INTERVAL: 0s is below", "REELWAY_DEV_CREDITS: -3 is below 0", "REELWAY_PUBLIC_URL: "} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %v", want, err)
+		}
+	}
+	_, err = reelway.Load([]string{"REELWAY_HTP_ADDR=x", "REELWAY_MAX_ATTEMPTS=many", "REELWAY_DEV_API_KEY_FILE=/nowhere/at/all"})
 	if err == nil {
 		t.Fatal("all were taken")
 	}

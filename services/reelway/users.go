@@ -3,6 +3,7 @@ package reelway
 import (
 	"context"
 	"io"
+	"strconv"
 
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
@@ -10,6 +11,7 @@ import (
 type usersCmd struct {
 	Create userCreateCmd `cmd:"" help:"Register one of an account's own users."`
 	List   userListCmd   `cmd:"" help:"List an account's end users by id."`
+	Erase  userEraseCmd  `cmd:"" help:"Remove what is known of an end user: prompts, videos, the name. Postings remain."`
 }
 
 type userCreateCmd struct {
@@ -50,5 +52,24 @@ func (c *userListCmd) Run(ctx context.Context, out io.Writer) error {
 			rows = append(rows, []string{u.GetId(), first(u.GetName(), "-"), when(u.GetCreatedAt())})
 		}
 		return c.answer(out, r, append(rows, more(r.GetHasMore(), last)...)...)
+	})
+}
+
+type userEraseCmd struct {
+	admin
+	ID      string `arg:"" help:"The user's id: what the account sends as user with its requests."`
+	Account string `required:"" help:"The account's id." placeholder:"ID"`
+	Reason  string `required:"" help:"Why, for the audit log, without the user's name." placeholder:"TEXT"`
+}
+
+// Run erases the user, or goes on with it.
+func (c *userEraseCmd) Run(ctx context.Context, out io.Writer) error {
+	return c.do(ctx, func(ctx context.Context, d doors) error {
+		r, err := d.privacy.EraseUser(ctx, &ledgerv1.EraseUserRequest{AccountId: c.Account, User: c.ID, Reason: c.Reason})
+		if err != nil {
+			return err
+		}
+		return c.answer(out, r, []string{"jobs", strconv.FormatInt(r.GetJobs(), 10)}, []string{"videos", strconv.FormatInt(r.GetVideos(), 10)},
+			[]string{"token", first(r.GetToken(), "-")})
 	})
 }

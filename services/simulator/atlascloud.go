@@ -9,81 +9,55 @@ import (
 	"time"
 )
 
-// Source of the shapes: PROVIDERS of Atlas Cloud, docs of predictions,
+// atlasCloud is Atlas Cloud. Source of the shapes: its docs of predictions,
 // webhooks and errors.
-
-func atlasError(w http.ResponseWriter, status int, msg string) {
-	answer(w, status, map[string]any{"code": status, "msg": msg, "request_id": "sim", "data": nil})
+func atlasCloud() *dialect {
+	return &dialect{
+		name: "atlascloud", calls: []string{"succeeded", "failed"}, policyLate: true,
+		authorized: bearer(func(c Config) string { return c.AtlasKey }),
+		refuse: func(k refusal, detail string) (int, any) {
+			status := map[refusal]int{unauthorized: 401, invalid: 400, notFound: 404, rateLimited: 429, broken: 500}[k]
+			return status, map[string]any{"code": status, "msg": detail, "request_id": "sim", "data": nil}
+		},
+		routes: []route{
+			{"POST", "/api/v1/model/generateVideo", submits(http.StatusOK, atlasRead, func(t Task, _ string) any {
+				return map[string]any{"code": 200, "data": map[string]any{"id": t.ID, "status": "starting"}}
+			})},
+			{"GET", "/api/v1/model/prediction/{id}", shows(func(t Task, host string) any {
+				return map[string]any{"code": 200, "data": t.prediction(host)}
+			}, nil)},
+			{"GET", "/api/v1/webhooks/jwks.json", edKeys("sim-1")},
+		},
+		webhook: atlasWebhook,
+	}
 }
 
-func (s *Service) atlasSubmit(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Authorization") != "Bearer "+s.cfg.AtlasKey {
-		atlasError(w, http.StatusUnauthorized, "unauthorized")
-		return
-	}
+func atlasRead(r *http.Request) (*Task, *refused) {
 	var in struct {
 		Model, Prompt, Resolution string
 		Duration                  int
 		AspectRatio               string `json:"aspect_ratio"`
 		WebhookURL                string `json:"webhook_url"`
 	}
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 50<<20)).Decode(&in); err != nil || in.Model == "" {
-		atlasError(w, http.StatusBadRequest, "bad JSON or no model")
-		return
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Model == "" {
+		return nil, &refused{invalid, "bad JSON or no model"}
 	}
-	t := &Task{ID: taskID("atlas"), Provider: "atlascloud", model: in.Model, seconds: max(in.Duration, 1), callback: in.WebhookURL}
+	t := &Task{Prompt: in.Prompt, model: in.Model, seconds: max(in.Duration, 1), callback: in.WebhookURL}
 	t.width, t.height = pixels(in.Resolution, in.AspectRatio)
-	f := words(in.Prompt)
-	job := jobOf(in.WebhookURL)
-	s.before(r, t.Provider, f)
-	switch {
-	case s.callsLeft(t.Provider, job, f, "rate_limit"):
-		w.Header().Set("Retry-After", "1")
-		atlasError(w, http.StatusTooManyRequests, "too many requests")
-		return
-	case s.callsLeft(t.Provider, job, f, "error500"):
-		atlasError(w, http.StatusInternalServerError, "internal error")
-		return
-	}
-	t.policy = s.take(t.Provider, f, "policy")
-	s.accept(t, in.Prompt, host(r))
-	if s.after(w, r, t) {
-		return
-	}
-	answer(w, http.StatusOK, map[string]any{"code": 200, "data": map[string]any{"id": t.ID, "status": "starting"}})
+	return t, nil
 }
 
-func (s *Service) atlasPoll(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Authorization") != "Bearer "+s.cfg.AtlasKey {
-		atlasError(w, http.StatusUnauthorized, "unauthorized")
-		return
-	}
-	t, ok := s.find(r.PathValue("id"))
-	if !ok {
-		atlasError(w, http.StatusNotFound, "prediction not found")
-		return
-	}
-	if s.take(t.Provider, t.faults, "garbage_poll") {
-		_, _ = w.Write([]byte("<html>bad gateway</html>"))
-		return
-	}
-	answer(w, http.StatusOK, map[string]any{"code": 200, "data": t.prediction(t.State, host(r))})
-}
-
-func (t *Task) prediction(state, host string) map[string]any {
-	p := map[string]any{"id": t.ID, "model": t.model, "outputs": []string{}}
-	switch state {
-	case "queued":
-		p["status"] = "starting"
-	case "running":
-		p["status"] = "processing"
+func (t *Task) prediction(host string) map[string]any {
+	p := map[string]any{"id": t.ID, "model": t.model, "outputs": []string{}, "status": t.word(map[string]string{
+		"queued": "starting", "running": "processing", "succeeded": "completed", "failed": "failed", "canceled": "cancelled",
+	})}
+	switch t.State {
 	case "succeeded":
-		p["status"] = "completed"
 		if u := t.result(host); u != "" {
 			p["outputs"] = []string{u}
 		}
 	case "failed":
-		p["status"], p["error"] = "failed", "the render stopped half-way"
+		p["error"] = "the render stopped half-way"
 		if t.policy {
 			p["error"], p["error_code"] = "input refused by moderation: violence", 1039
 		}
@@ -91,27 +65,30 @@ func (t *Task) prediction(state, host string) map[string]any {
 	return p
 }
 
-func (s *Service) atlasKeys(w http.ResponseWriter, _ *http.Request) {
-	pub, _ := s.key.Public().(ed25519.PublicKey)
-	answer(w, http.StatusOK, map[string]any{"keys": []any{map[string]any{
-		"kty": "OKP", "crv": "Ed25519", "kid": "sim-1", "x": base64.RawURLEncoding.EncodeToString(pub),
-	}}})
+// edKeys serves the simulator's Ed25519 key as a JWK set; kid may be empty.
+func edKeys(kid string) func(*Service, *dialect) http.HandlerFunc {
+	return func(s *Service, _ *dialect) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			pub, _ := s.key.Public().(ed25519.PublicKey)
+			k := map[string]any{"kty": "OKP", "crv": "Ed25519", "x": base64.RawURLEncoding.EncodeToString(pub)}
+			if kid != "" {
+				k["kid"] = kid
+			}
+			answer(w, http.StatusOK, map[string]any{"keys": []any{k}})
+		}
+	}
 }
 
-func (s *Service) atlasWebhook(t *Task, host, state string) ([]byte, http.Header) {
+func atlasWebhook(s *Service, t Task, host string) ([]byte, http.Header) {
 	status := "OK"
-	p := t.prediction(state, host)
-	if state == "failed" {
+	p := t.prediction(host)
+	if t.State == "failed" {
 		status = "ERROR"
 	}
-	body, _ := json.Marshal(map[string]any{"session_id": t.ID, "event_type": "video.task.terminal", "status": status, "payload": p, "error": p["error"]})
+	body := t.payload(map[string]any{"session_id": t.ID, "event_type": "video.task.terminal", "status": status, "payload": p, "error": p["error"]})
 	stamp := strconv.FormatInt(time.Now().Unix(), 10)
-	sig := ed25519.Sign(s.key, append([]byte(stamp+"."), body...))
-	if t.faults["webhook_bad_signature"] > 0 {
-		sig = badSignature(sig)
-	}
+	sig := t.signed(ed25519.Sign(s.key, append([]byte(stamp+"."), body...)))
 	h := http.Header{}
-	h.Set("Content-Type", "application/json")
 	h.Set("X-AtlasCloud-Webhook-Event", "video.task.terminal")
 	h.Set("X-AtlasCloud-Webhook-Id", t.ID)
 	h.Set("X-AtlasCloud-Webhook-Timestamp", stamp)

@@ -3,51 +3,72 @@ package simulator
 import (
 	"encoding/json"
 	"net/http"
-	"net/url"
-	"path"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-
-	"reelway.dev/pkg/id"
-	"reelway.dev/pkg/webhooksig"
 )
 
-// Source of the shapes: klingai.com document-api, the /v1/videos generation.
+// kling is Kling in both generations. Source of the shapes: klingai.com
+// document-api.
+func kling() *dialect {
+	show := func(t Task, host string) any { return klingAnswer(0, "SUCCEED", t.klingTask(host)) }
+	one := func(t Task, host string) any { return klingAnswer(0, "", t.klingNew(host)) }
+	list := func(t Task, host string) any { return klingAnswer(0, "", []any{t.klingNew(host)}) }
+	return &dialect{
+		name: "kling", calls: []string{"running", "succeeded", "failed"},
+		authorized: klingAuth,
+		refuse: func(k refusal, detail string) (int, any) {
+			row := map[refusal][2]int{unauthorized: {401, 1002}, invalid: {400, 1201}, notFound: {404, 1203}, policy: {400, 1301},
+				rateLimited: {429, 1303}, broken: {500, 5000}}[k]
+			if k == rateLimited {
+				detail = "parallel task over resource pack limit"
+			}
+			return row[0], klingAnswer(row[1], detail, nil)
+		},
+		routes: []route{
+			{"POST", "/v1/videos/{kind}", submits(http.StatusOK, klingRead, show)},
+			{"GET", "/v1/videos/{kind}/{id}", shows(show, nil)},
+			{"POST", "/text-to-video/{model}", submits(http.StatusOK, klingReadNew, one)},
+			{"POST", "/image-to-video/{model}", submits(http.StatusOK, klingReadNew, one)},
+			{"GET", "/tasks", shows(list, func(r *http.Request) string {
+				return r.URL.Query().Get("task_ids") + r.URL.Query().Get("external_task_ids") // one of the two
+			})},
+		},
+		webhook: func(s *Service, t Task, host string) ([]byte, http.Header) {
+			body := t.payload(t.klingTask(host))
+			if t.kind == "new" {
+				body = t.payload(t.klingNew(host))
+			}
+			return body, s.standard(t, body)
+		},
+	}
+}
 
-func klingAnswer(w http.ResponseWriter, status, code int, message string, data any) {
+func klingAnswer(code int, message string, data any) map[string]any {
 	m := map[string]any{"code": code, "message": message, "request_id": "sim"}
 	if data != nil {
 		m["data"] = data
 	}
-	answer(w, status, m)
+	return m
 }
 
-// klingAuth answers and returns false unless the token is a JWT of our keys or
-// the plain key.
-func (s *Service) klingAuth(w http.ResponseWriter, r *http.Request) bool {
+// klingAuth takes a JWT of our keys, or the plain key, which alone the new
+// generation takes.
+func klingAuth(s *Service, r *http.Request) bool {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if token == "" {
-		klingAnswer(w, http.StatusUnauthorized, 1001, "authorization is empty", nil)
-		return false
-	}
-	if token == s.cfg.KlingAccess {
+	if token == s.cfg.KlingAccess && token != "" {
 		return true
+	}
+	if !strings.HasPrefix(r.URL.Path, "/kling/v1/") {
+		return false
 	}
 	_, err := jwt.Parse(token, func(*jwt.Token) (any, error) { return []byte(s.cfg.KlingSecret), nil },
 		jwt.WithValidMethods([]string{"HS256"}), jwt.WithIssuer(s.cfg.KlingAccess), jwt.WithExpirationRequired())
-	if err != nil {
-		klingAnswer(w, http.StatusUnauthorized, 1002, "authorization is invalid", nil)
-	}
 	return err == nil
 }
 
-func (s *Service) klingSubmit(w http.ResponseWriter, r *http.Request) {
-	if !s.klingAuth(w, r) {
-		return
-	}
+func klingRead(r *http.Request) (*Task, *refused) {
 	kind := r.PathValue("kind")
 	var in struct {
 		Model       string `json:"model_name"`
@@ -59,101 +80,89 @@ func (s *Service) klingSubmit(w http.ResponseWriter, r *http.Request) {
 		CallbackURL string `json:"callback_url"`
 		ExternalID  string `json:"external_task_id"`
 	}
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 16<<20)).Decode(&in); err != nil {
-		klingAnswer(w, http.StatusBadRequest, 1200, "bad JSON", nil)
-		return
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+		return nil, &refused{invalid, "bad JSON"}
 	}
 	seconds, err := strconv.Atoi(in.Duration)
 	switch {
 	case kind != "text2video" && kind != "image2video":
-		klingAnswer(w, http.StatusNotFound, 1203, "no such resource", nil)
-		return
+		return nil, &refused{notFound, "no such resource"}
 	case err != nil, in.Model == "", kind == "image2video" && in.Image == "":
-		klingAnswer(w, http.StatusBadRequest, 1201, "model_name, duration and, for image2video, image are needed", nil)
-		return
+		return nil, &refused{invalid, "model_name, duration and, for image2video, image are needed"}
 	}
-	t := &Task{ID: taskID("kling"), Provider: "kling", ExternalID: in.ExternalID, model: in.Model, seconds: seconds, callback: in.CallbackURL}
+	t := &Task{Prompt: in.Prompt, ExternalID: in.ExternalID, model: in.Model, seconds: seconds, callback: in.CallbackURL}
 	t.width, t.height = pixels(map[string]string{"pro": "1080p"}[in.Mode], in.AspectRatio)
-	f := words(in.Prompt)
-	job := jobOf(in.CallbackURL)
-	s.before(r, t.Provider, f)
-	if _, taken := s.find(in.ExternalID); taken && in.ExternalID != "" {
-		klingAnswer(w, http.StatusBadRequest, 1201, "external_task_id is taken", nil)
-		return
-	}
-	switch {
-	case s.take(t.Provider, f, "policy"):
-		klingAnswer(w, http.StatusBadRequest, 1301, "the prompt is refused by content safety", nil)
-		return
-	case s.callsLeft(t.Provider, job, f, "rate_limit"):
-		w.Header().Set("Retry-After", "1")
-		klingAnswer(w, http.StatusTooManyRequests, 1303, "parallel task over resource pack limit", nil)
-		return
-	case s.callsLeft(t.Provider, job, f, "error500"):
-		klingAnswer(w, http.StatusInternalServerError, 5000, "internal error", nil)
-		return
-	}
-	s.accept(t, in.Prompt, host(r))
-	if s.after(w, r, t) {
-		return
-	}
-	klingAnswer(w, http.StatusOK, 0, "SUCCEED", t.klingTask("queued", host(r)))
+	return t, nil
 }
 
-func (s *Service) klingPoll(w http.ResponseWriter, r *http.Request) {
-	if !s.klingAuth(w, r) {
-		return
-	}
-	t, ok := s.find(r.PathValue("id"))
-	if !ok || t.Provider != "kling" {
-		klingAnswer(w, http.StatusNotFound, 1203, "task not found", nil)
-		return
-	}
-	if s.take(t.Provider, t.faults, "garbage_poll") {
-		_, _ = w.Write([]byte("<html>bad gateway</html>"))
-		return
-	}
-	klingAnswer(w, http.StatusOK, 0, "SUCCEED", t.klingTask(t.State, host(r)))
-}
-
-func (t *Task) klingTask(state, host string) map[string]any {
-	m := map[string]any{"task_id": t.ID, "task_status": map[string]string{
-		"queued": "submitted", "running": "processing", "succeeded": "succeed", "failed": "failed",
-	}[state], "task_info": map[string]any{"external_task_id": t.ExternalID}, "created_at": t.Created.UnixMilli(), "updated_at": time.Now().UnixMilli()}
-	switch state {
-	case "succeeded":
-		videos := []any{}
-		if u := t.result(host); u != "" {
-			videos = append(videos, map[string]any{"id": t.ID, "url": u, "duration": strconv.Itoa(t.seconds)})
+func klingReadNew(r *http.Request) (*Task, *refused) {
+	var in struct {
+		Prompt   string
+		Contents []struct{ Type, Text, URL string }
+		Settings struct {
+			Resolution  string
+			AspectRatio string `json:"aspect_ratio"`
+			Duration    int
 		}
-		m["task_result"] = map[string]any{"videos": videos}
+		Options struct {
+			CallbackURL string `json:"callback_url"`
+			ExternalID  string `json:"external_task_id"`
+		}
+	}
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+		return nil, &refused{invalid, "bad JSON"}
+	}
+	frames := 0
+	for _, c := range in.Contents {
+		switch c.Type {
+		case "prompt":
+			in.Prompt = c.Text
+		case "first_frame", "last_frame":
+			frames++
+		}
+	}
+	if in.Settings.Duration < 3 || in.Settings.Duration > 15 || in.Prompt == "" || strings.Contains(r.URL.Path, "/image-to-video/") && frames == 0 {
+		return nil, &refused{invalid, "a prompt, a duration of 3 to 15 and, for image-to-video, a frame are needed"}
+	}
+	t := &Task{Prompt: in.Prompt, kind: "new", ExternalID: in.Options.ExternalID, model: r.PathValue("model"), seconds: in.Settings.Duration, callback: in.Options.CallbackURL}
+	t.width, t.height = pixels(in.Settings.Resolution, in.Settings.AspectRatio)
+	return t, nil
+}
+
+var klingWords = map[string]string{"queued": "submitted", "running": "processing", "succeeded": "succeed", "failed": "failed"}
+
+func (t *Task) klingTask(host string) map[string]any {
+	m := map[string]any{"task_id": t.ID, "task_status": t.word(klingWords),
+		"task_info": map[string]any{"external_task_id": t.ExternalID}, "created_at": t.Created.UnixMilli(), "updated_at": t.Created.UnixMilli()}
+	switch t.State {
+	case "succeeded":
+		m["task_result"] = map[string]any{"videos": t.klingVideos(host)}
 	case "failed":
 		m["task_status_msg"] = "the render stopped half-way"
 	}
 	return m
 }
 
-func (s *Service) klingWebhook(t *Task, host, state string) ([]byte, http.Header) {
-	body, _ := json.Marshal(t.klingTask(state, host))
-	h := http.Header{}
-	h.Set("Content-Type", "application/json")
-	if s.hookKy != nil {
-		msg, stamp := id.New("msg"), strconv.FormatInt(time.Now().Unix(), 10)
-		mac := webhooksig.StandardMAC(s.hookKy, msg, stamp, body)
-		if t.faults["webhook_bad_signature"] > 0 {
-			mac = badSignature(mac)
-		}
-		h.Set("webhook-id", msg)
-		h.Set("webhook-timestamp", stamp)
-		h.Set("webhook-signature", "v1,"+b64(mac))
+func (t *Task) klingNew(host string) map[string]any {
+	m := map[string]any{"id": t.ID, "status": strings.Replace(t.word(klingWords), "succeed", "succeeded", 1), "external_id": t.ExternalID,
+		"message": "", "create_time": t.Created.UnixMilli(), "update_time": t.Created.UnixMilli(), "outputs": []any{}}
+	switch t.State {
+	case "succeeded":
+		m["outputs"] = t.klingVideos(host)
+	case "failed":
+		m["message"] = "the render stopped half-way"
 	}
-	return body, h
+	return m
 }
 
-func jobOf(callback string) string {
-	u, err := url.Parse(callback)
-	if err != nil {
-		return ""
+func (t *Task) klingVideos(host string) []any {
+	u := t.result(host)
+	if u == "" {
+		return []any{}
 	}
-	return path.Base(u.Path)
+	v := map[string]any{"id": t.ID, "url": u, "duration": strconv.Itoa(t.seconds)}
+	if t.kind == "new" {
+		v["type"] = "video"
+	}
+	return []any{v}
 }

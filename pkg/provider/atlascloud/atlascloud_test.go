@@ -7,13 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/http"
-	"net/http/httptest"
 	"testing"
 	"time"
 
-	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/atlascloud"
+	"reelway.dev/pkg/provider/providertest"
 )
 
 var secret = []byte("agreed")
@@ -22,48 +21,9 @@ func adapter(url string) *atlascloud.Adapter {
 	return atlascloud.New(atlascloud.Config{BaseURL: url, APIKey: "k", Client: http.DefaultClient, Now: time.Now, HMACSecret: secret})
 }
 
-func TestErrorTable(t *testing.T) {
+func TestRecorded(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		status int
-		body   string
-		want   fault.Code
-		retry  bool
-	}{
-		{400, `{"code":400,"msg":"no model"}`, fault.InvalidRequest, false}, {401, `{"code":401,"msg":"unauthorized"}`, fault.ProviderUnavailable, false},
-		{402, `{}`, fault.ProviderUnavailable, false}, {403, `{}`, fault.ProviderRejected, false}, {404, `{}`, fault.ProviderRejected, false},
-		{413, `{}`, fault.PayloadTooLarge, false}, {429, `{"code":429,"msg":"slow"}`, fault.RateLimited, true}, {451, `{}`, fault.ProviderRejected, false},
-		{500, `{"code":500,"msg":"x","data":null}`, fault.ProviderUnavailable, true}, {503, `{"code":503,"msg":"x","data":null}`, fault.ProviderUnavailable, true},
-		{502, `<html>bad gateway</html>`, "", false}, {500, `{"code":500,"data":{"id":"a"}}`, "", false}, {200, `{"code":200,"data":{}}`, "", false}, {200, `garb`, "", false}, {302, `{}`, "", false},
-	} {
-		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Location", "/elsewhere")
-			w.WriteHeader(c.status)
-			_, _ = w.Write([]byte(c.body))
-		}))
-		_, err := adapter(srv.URL).Submit(context.Background(), provider.Task{Prompt: "p", Duration: 5})
-		srv.Close()
-		var refused *provider.RefusedError
-		if known := errors.As(err, &refused); err == nil || known != (c.want != "") || known && (refused.Fault.Code != c.want || refused.Fault.Retryable != c.retry) {
-			t.Errorf("%d %s: %v", c.status, c.body, err)
-		}
-	}
-}
-
-func TestRetryAfter(t *testing.T) {
-	t.Parallel()
-	for value, want := range map[string]time.Duration{"7": 7 * time.Second, "": 0, "soon": 0, "-5": 0, "999999": time.Hour} {
-		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Retry-After", value)
-			w.WriteHeader(http.StatusTooManyRequests)
-		}))
-		_, err := adapter(srv.URL).Submit(context.Background(), provider.Task{Prompt: "p"})
-		srv.Close()
-		var refused *provider.RefusedError
-		if !errors.As(err, &refused) || refused.Fault.RetryAfter != want {
-			t.Errorf("%q: %v", value, err)
-		}
-	}
+	providertest.Recorded(t, func(url string) provider.Adapter { return adapter(url) }, provider.Task{Prompt: "p", Duration: 5}, "a1")
 }
 
 func sign(body []byte) http.Header {

@@ -3,7 +3,6 @@ package kling_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -15,35 +14,30 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/kling"
+	"reelway.dev/pkg/provider/providertest"
 )
 
 func adapter(url string, keys ...[]byte) *kling.Adapter {
 	return kling.New(kling.Config{BaseURL: url, AccessKey: "a", SecretKey: "a-secret-of-at-least-32-bytes-....", WebhookKeys: keys, Client: http.DefaultClient, Now: time.Now})
 }
 
-func TestErrorTable(t *testing.T) {
+func TestRecorded(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		status, code int
-		want         fault.Code
-		retry        bool
-	}{
-		{401, 1000, fault.ProviderUnavailable, false}, {401, 1004, fault.ProviderUnavailable, true}, {429, 1101, fault.ProviderUnavailable, false},
-		{429, 1102, fault.ProviderUnavailable, false}, {403, 1103, fault.ProviderRejected, false}, {400, 1201, fault.InvalidRequest, false},
-		{400, 1300, fault.ContentPolicy, false}, {400, 1301, fault.ContentPolicy, false}, {429, 1302, fault.RateLimited, true},
-		{429, 1303, fault.RateLimited, true}, {429, 1304, fault.ProviderUnavailable, false},
-		{500, 5000, "", false}, {503, 5001, "", false}, {400, 9999, "", false}, // unknown outcomes
-	} {
-		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(c.status)
-			_, _ = fmt.Fprintf(w, `{"code":%d,"message":"m","request_id":"r"}`, c.code)
-		}))
-		_, err := adapter(srv.URL).Submit(context.Background(), provider.Task{AttemptID: "att_1", Prompt: "p", Duration: 5})
-		srv.Close()
-		var refused *provider.RefusedError
-		if known := errors.As(err, &refused); known != (c.want != "") || known && (refused.Fault.Code != c.want || refused.Fault.Retryable != c.retry) {
-			t.Errorf("%d %d: %v", c.status, c.code, err)
-		}
+	open := func(url string) provider.Adapter {
+		return kling.New(kling.Config{BaseURL: url, APIKey: "k", Client: http.DefaultClient, Now: time.Now})
+	}
+	providertest.Recorded(t, open, provider.Task{AttemptID: "att_1", Model: "kling-v2-6", Prompt: "p", Duration: 5}, "k1")
+}
+
+// A model of the new generation is not called with keys that it does not take.
+func TestNewGenerationNeedsThePlainKey(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a call was made") }))
+	defer srv.Close()
+	_, err := adapter(srv.URL).Submit(context.Background(), provider.Task{Model: "kling-3.0", Prompt: "p"})
+	var refused *provider.RefusedError
+	if !errors.As(err, &refused) || refused.Fault.Code != fault.ProviderUnavailable || refused.Fault.Retryable {
+		t.Error(err)
 	}
 }
 
@@ -62,19 +56,19 @@ func TestLostAnswersAreUnknown(t *testing.T) {
 	}))
 	srv.Config.ErrorLog = nil
 	a := adapter(srv.URL)
-	if id, err := a.Submit(context.Background(), provider.Task{Prompt: "p"}); err != nil || id != "k1" {
+	if id, err := a.Submit(context.Background(), provider.Task{Model: "kling-v2-6", Prompt: "p"}); err != nil || id != "k1" {
 		t.Fatal(id, err)
 	}
 	// The connection is reused now: net/http must not resend by itself.
 	var refused *provider.RefusedError
-	if _, err := a.Submit(context.Background(), provider.Task{Prompt: "p"}); err == nil || errors.As(err, &refused) {
+	if _, err := a.Submit(context.Background(), provider.Task{Model: "kling-v2-6", Prompt: "p"}); err == nil || errors.As(err, &refused) {
 		t.Errorf("a lost answer is %v", err)
 	}
 	if posts.Load() != 2 {
 		t.Errorf("%d posts", posts.Load())
 	}
 	srv.Close()
-	if _, err := a.Submit(context.Background(), provider.Task{Prompt: "p"}); !errors.As(err, &refused) || !refused.Fault.Retryable {
+	if _, err := a.Submit(context.Background(), provider.Task{Model: "kling-v2-6", Prompt: "p"}); !errors.As(err, &refused) || !refused.Fault.Retryable {
 		t.Errorf("a closed port is %v", err)
 	}
 }
@@ -95,6 +89,7 @@ func FuzzParseWebhook(f *testing.F) {
 	f.Add([]byte(`{"task_id":"k","task_status":"succeed","task_result":{"videos":[{"url":"https://x.example/v.mp4"}]}}`))
 	f.Add([]byte(`{"task_id":"k","task_status":"failed","task_status_msg":"risk control"}`))
 	f.Add([]byte(`{"task_id":"k","task_status":"new word"}`))
+	f.Add([]byte(`{"id":"k","status":"succeeded","external_id":"j","outputs":[{"type":"video","url":"https://x.example/v.mp4"}]}`))
 	a := adapter("https://k.example")
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r, err := a.ParseWebhook(context.Background(), http.Header{}, body, time.Unix(1_800_000_000, 0))

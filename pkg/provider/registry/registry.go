@@ -2,30 +2,54 @@
 package registry
 
 import (
-	"fmt"
 	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/propagation"
 
 	"reelway.dev/pkg/provider"
-	"reelway.dev/pkg/provider/atlascloud"
-	"reelway.dev/pkg/provider/kling"
-	"reelway.dev/pkg/webhooksig"
 )
 
 // Config is the accounts at the providers. One without a key is off.
 type Config struct {
-	AtlasURL       string `env:"REELWAY_ATLASCLOUD_URL" envDefault:"https://api.atlascloud.ai" desc:"Atlas Cloud's API"`
+	AtlasURL       string `env:"REELWAY_ATLASCLOUD_URL" url:"true" envDefault:"https://api.atlascloud.ai" desc:"Atlas Cloud's API"`
 	AtlasKey       string `env:"REELWAY_ATLASCLOUD_KEY" desc:"API key at Atlas Cloud; the provider is off without one, and simulated in the all-in-one"`
 	AtlasHMAC      string `env:"REELWAY_ATLASCLOUD_HMAC_SECRET" desc:"secret of the generic x-ai-signature, where one is agreed"`
-	KlingURL       string `env:"REELWAY_KLING_URL" envDefault:"https://api-singapore.klingai.com" desc:"Kling's API"`
+	KlingURL       string `env:"REELWAY_KLING_URL" url:"true" envDefault:"https://api-singapore.klingai.com" desc:"Kling's API"`
 	KlingAccessKey string `env:"REELWAY_KLING_ACCESS_KEY" desc:"access key at Kling; the provider is off without one, and simulated in the all-in-one"`
 	KlingSecretKey string `env:"REELWAY_KLING_SECRET_KEY" desc:"secret key at Kling"`
 	KlingWebhook   string `env:"REELWAY_KLING_WEBHOOK_SECRET" desc:"whsec_ secret of Kling's console, two separated by a comma during a rotation; without it callbacks are hints that trigger a poll"`
+
+	KlingKey            string `env:"REELWAY_KLING_KEY" desc:"plain API key at Kling, which its newer models need; used for all of them when set"`
+	FalURL              string `env:"REELWAY_FAL_URL" url:"true" envDefault:"https://queue.fal.run" desc:"fal's queue"`
+	FalKey              string `env:"REELWAY_FAL_KEY" desc:"API key at fal; the provider is off without one"`
+	FalKeysURL          string `env:"REELWAY_FAL_JWKS_URL" url:"true" envDefault:"https://rest.fal.ai/.well-known/jwks.json" desc:"keys of fal's webhooks; the older address is asked when this one gives none"`
+	ReplicateURL        string `env:"REELWAY_REPLICATE_URL" url:"true" envDefault:"https://api.replicate.com" desc:"Replicate's API"`
+	ReplicateKey        string `env:"REELWAY_REPLICATE_KEY" desc:"API token at Replicate; the provider is off without one"`
+	ReplicateWebhook    string `env:"REELWAY_REPLICATE_WEBHOOK_SECRET" desc:"whsec_ secret of Replicate's default webhooks, two separated by a comma during a rotation; without it callbacks are hints that trigger a poll"`
+	RunwayURL           string `env:"REELWAY_RUNWAY_URL" url:"true" envDefault:"https://api.dev.runwayml.com" desc:"Runway's API"`
+	RunwayKey           string `env:"REELWAY_RUNWAY_KEY" desc:"API key at Runway; the provider is off without one"`
+	LumaURL             string `env:"REELWAY_LUMA_URL" url:"true" envDefault:"https://api.lumalabs.ai" desc:"Luma's Dream Machine API"`
+	LumaKey             string `env:"REELWAY_LUMA_KEY" desc:"API key at Luma; the provider is off without one"`
+	LumaAgentsURL       string `env:"REELWAY_LUMA_AGENTS_URL" url:"true" envDefault:"https://agents.lumalabs.ai" desc:"Luma's Agents API, for Ray 3 and later"`
+	LumaAgentsKey       string `env:"REELWAY_LUMA_AGENTS_KEY" desc:"API key for Luma's Agents API; REELWAY_LUMA_KEY when empty"`
+	LumaAgentsCallbacks bool   `env:"REELWAY_LUMA_AGENTS_CALLBACKS" desc:"send callback URLs to Luma's Agents API, which does not document them"`
+	MiniMaxURL          string `env:"REELWAY_MINIMAX_URL" url:"true" envDefault:"https://api.minimax.io" desc:"MiniMax's API"`
+	MiniMaxKey          string `env:"REELWAY_MINIMAX_KEY" desc:"API key at MiniMax; the provider is off without one"`
+	MiniMaxNoCallbacks  bool   `env:"REELWAY_MINIMAX_NO_CALLBACKS" desc:"send MiniMax no callback URL, which it tests at each submit; tasks are then polled"`
+	BytePlusURL         string `env:"REELWAY_BYTEPLUS_URL" url:"true" envDefault:"https://ark.ap-southeast.bytepluses.com" desc:"BytePlus ModelArk's API"`
+	BytePlusKey         string `env:"REELWAY_BYTEPLUS_KEY" desc:"API key at BytePlus ModelArk; the provider is off without one"`
+	BytePlusFlags       bool   `env:"REELWAY_BYTEPLUS_FLAGS_IN_TEXT" desc:"write ratio, duration and resolution into the prompt, as the first Seedance models read them"`
+	VeoURL              string `env:"REELWAY_VEO_URL" url:"true" envDefault:"https://generativelanguage.googleapis.com" desc:"the Gemini API, for Veo"`
+	VeoKey              string `env:"REELWAY_VEO_KEY" desc:"API key at the Gemini API; the provider is off without one"`
+	VeoWebhook          string `env:"REELWAY_VEO_WEBHOOK_SECRET" desc:"whsec_ secret of a static Gemini webhook, two separated by a comma during a rotation"`
+	VeoAudience         string `env:"REELWAY_VEO_WEBHOOK_AUDIENCE" desc:"audience that the tokens of Gemini's per-request webhooks must name; any when empty"`
+	OpenAIURL           string `env:"REELWAY_OPENAI_URL" url:"true" desc:"a server that speaks the OpenAI Videos dialect, with its version: https://host/v1"`
+	OpenAIKey           string `env:"REELWAY_OPENAI_KEY" desc:"API key at that server; the provider is off without one"`
+	OpenAIWebhook       string `env:"REELWAY_OPENAI_WEBHOOK_SECRET" desc:"whsec_ secret of that server's webhooks, two separated by a comma during a rotation"`
+	OpenAICallbackField string `env:"REELWAY_OPENAI_CALLBACK_FIELD" desc:"field in which that server takes a callback URL, such as callback_url; polled only when empty"`
 }
 
 // Providers are the open adapters, by name.
@@ -34,28 +58,26 @@ type Providers struct {
 	Parsers  map[string]provider.WebhookParser
 }
 
-// Open makes an adapter for each provider with a key.
-func Open(cfg Config) (Providers, error) {
-	p := Providers{Adapters: map[string]provider.Adapter{}, Parsers: map[string]provider.WebhookParser{}}
-	if cfg.AtlasKey != "" {
-		a := atlascloud.New(atlascloud.Config{BaseURL: cfg.AtlasURL, APIKey: cfg.AtlasKey, Client: client(), Now: time.Now, HMACSecret: []byte(cfg.AtlasHMAC)})
-		p.Adapters[atlascloud.Name], p.Parsers[atlascloud.Name] = a, a
+// ResultHeader is what to send with a GET of a provider's result: its key where
+// the result needs one and the URL is the provider's own, and nil otherwise.
+func (p Providers) ResultHeader(name, rawURL string) http.Header {
+	if d, ok := p.Adapters[name].(provider.Downloader); ok {
+		return d.ResultHeader(rawURL)
 	}
-	if cfg.KlingAccessKey != "" {
-		k := kling.Config{BaseURL: cfg.KlingURL, AccessKey: cfg.KlingAccessKey, SecretKey: cfg.KlingSecretKey, Client: client(), Now: time.Now}
-		if cfg.KlingWebhook != "" {
-			for secret := range strings.SplitSeq(cfg.KlingWebhook, ",") {
-				key, err := webhooksig.StandardKey(strings.TrimSpace(secret))
-				if err != nil {
-					return p, fmt.Errorf("REELWAY_KLING_WEBHOOK_SECRET: %w", err)
-				}
-				k.WebhookKeys = append(k.WebhookKeys, key)
-			}
-		}
-		a := kling.New(k)
-		p.Adapters[kling.Name], p.Parsers[kling.Name] = a, a
+	return nil
+}
+
+// add opens an adapter, with its parser if it is one.
+func (p Providers) add(name string, a provider.Adapter) {
+	p.Adapters[name] = a
+	if w, ok := a.(provider.WebhookParser); ok {
+		p.Parsers[name] = w
 	}
-	return p, nil
+}
+
+// HasKey reports whether any provider is on.
+func (c Config) HasKey() bool {
+	return c.AtlasKey+c.KlingAccessKey+c.KlingKey+c.FalKey+c.ReplicateKey+c.RunwayKey+c.LumaKey+c.MiniMaxKey+c.BytePlusKey+c.VeoKey+c.OpenAIKey != ""
 }
 
 // client is one provider's own. Operators choose these addresses, so they are

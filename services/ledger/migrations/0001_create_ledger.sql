@@ -189,3 +189,15 @@ create table outbox (
     traceparent   text not null default '',
     primary key (publish_after, id)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
+
+-- Messages that the bus will never take: kept for an operator, out of the way of
+-- the others.
+create table outbox_parked (
+    id         bigint primary key,
+    message_id text not null,
+    subject    text not null,
+    type       text not null,
+    data       bytea not null,
+    reason     text not null,
+    created_at timestamptz not null default now()
+);

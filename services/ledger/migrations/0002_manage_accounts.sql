@@ -36,8 +36,7 @@ create table audit_entry (
     account_id  text not null,
     target      text not null,
     details     jsonb not null default '{}',
-    request_id  text not null default '',
-    transfer_id text unique                       -- money that it moved: one entry for each movement
+    request_id  text not null default ''
 );
 create index audit_entry_by_account on audit_entry (account_id, id desc);
 create index audit_entry_by_actor on audit_entry (actor, id desc);

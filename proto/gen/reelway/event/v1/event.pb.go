@@ -184,6 +184,7 @@ type Observation struct {
 	//	*Observation_Archived
 	//	*Observation_ArchiveFailed
 	//	*Observation_TimedOut
+	//	*Observation_ArtifactDeleted
 	Fact          isObservation_Fact `protobuf_oneof:"fact"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -349,6 +350,15 @@ func (x *Observation) GetTimedOut() *TimedOut {
 	return nil
 }
 
+func (x *Observation) GetArtifactDeleted() *ArtifactDeleted {
+	if x != nil {
+		if x, ok := x.Fact.(*Observation_ArtifactDeleted); ok {
+			return x.ArtifactDeleted
+		}
+	}
+	return nil
+}
+
 type isObservation_Fact interface {
 	isObservation_Fact()
 }
@@ -389,6 +399,10 @@ type Observation_TimedOut struct {
 	TimedOut *TimedOut `protobuf:"bytes,18,opt,name=timed_out,json=timedOut,proto3,oneof"`
 }
 
+type Observation_ArtifactDeleted struct {
+	ArtifactDeleted *ArtifactDeleted `protobuf:"bytes,30,opt,name=artifact_deleted,json=artifactDeleted,proto3,oneof"`
+}
+
 func (*Observation_Accepted) isObservation_Fact() {}
 
 func (*Observation_Refused) isObservation_Fact() {}
@@ -406,6 +420,8 @@ func (*Observation_Archived) isObservation_Fact() {}
 func (*Observation_ArchiveFailed) isObservation_Fact() {}
 
 func (*Observation_TimedOut) isObservation_Fact() {}
+
+func (*Observation_ArtifactDeleted) isObservation_Fact() {}
 
 // Accepted: the provider has taken the task.
 type Accepted struct {
@@ -862,6 +878,130 @@ func (x *TimedOut) GetReason() string {
 	return ""
 }
 
+// DeleteArtifact tells an archiver to delete a stored result. It is repeated
+// until ArtifactDeleted is observed.
+// Stream ARTIFACTS, subject artifacts.delete.
+type DeleteArtifact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	JobId         string                 `protobuf:"bytes,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	AttemptId     string                 `protobuf:"bytes,3,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	AccountId     string                 `protobuf:"bytes,4,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	Provider      string                 `protobuf:"bytes,5,opt,name=provider,proto3" json:"provider,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteArtifact) Reset() {
+	*x = DeleteArtifact{}
+	mi := &file_reelway_event_v1_event_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteArtifact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteArtifact) ProtoMessage() {}
+
+func (x *DeleteArtifact) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_event_v1_event_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteArtifact.ProtoReflect.Descriptor instead.
+func (*DeleteArtifact) Descriptor() ([]byte, []int) {
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DeleteArtifact) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *DeleteArtifact) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *DeleteArtifact) GetAttemptId() string {
+	if x != nil {
+		return x.AttemptId
+	}
+	return ""
+}
+
+func (x *DeleteArtifact) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *DeleteArtifact) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+// ArtifactDeleted: the file is not in the bucket any more.
+type ArtifactDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArtifactDeleted) Reset() {
+	*x = ArtifactDeleted{}
+	mi := &file_reelway_event_v1_event_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArtifactDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArtifactDeleted) ProtoMessage() {}
+
+func (x *ArtifactDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_event_v1_event_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArtifactDeleted.ProtoReflect.Descriptor instead.
+func (*ArtifactDeleted) Descriptor() ([]byte, []int) {
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ArtifactDeleted) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
 // JobEvent is the ledger's authoritative word on a job.
 // Stream EVENTS, subject job.<account_id>.<job_id>.<state>.
 type JobEvent struct {
@@ -879,7 +1019,7 @@ type JobEvent struct {
 
 func (x *JobEvent) Reset() {
 	*x = JobEvent{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[12]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1031,7 @@ func (x *JobEvent) String() string {
 func (*JobEvent) ProtoMessage() {}
 
 func (x *JobEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[12]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1044,7 @@ func (x *JobEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobEvent.ProtoReflect.Descriptor instead.
 func (*JobEvent) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{12}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JobEvent) GetVideo() *v1.Video {
@@ -960,7 +1100,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[13]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1112,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[13]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1125,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{13}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeadLetter) GetStream() string {
@@ -1059,7 +1199,7 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"attempt_id\x18\x02 \x01(\tR\tattemptId\x12\x1a\n" +
 	"\bprovider\x18\x03 \x01(\tR\bprovider\x12\x14\n" +
-	"\x05polls\x18\x04 \x01(\x05R\x05polls\"\xe1\x05\n" +
+	"\x05polls\x18\x04 \x01(\x05R\x05polls\"\xb1\x06\n" +
 	"\vObservation\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -1080,7 +1220,8 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\x06failed\x18\x0f \x01(\v2\x18.reelway.event.v1.FailedH\x00R\x06failed\x128\n" +
 	"\barchived\x18\x10 \x01(\v2\x1a.reelway.event.v1.ArchivedH\x00R\barchived\x12H\n" +
 	"\x0earchive_failed\x18\x11 \x01(\v2\x1f.reelway.event.v1.ArchiveFailedH\x00R\rarchiveFailed\x129\n" +
-	"\ttimed_out\x18\x12 \x01(\v2\x1a.reelway.event.v1.TimedOutH\x00R\btimedOutB\x06\n" +
+	"\ttimed_out\x18\x12 \x01(\v2\x1a.reelway.event.v1.TimedOutH\x00R\btimedOut\x12N\n" +
+	"\x10artifact_deleted\x18\x1e \x01(\v2!.reelway.event.v1.ArtifactDeletedH\x00R\x0fartifactDeletedB\x06\n" +
 	"\x04fact\"4\n" +
 	"\bAccepted\x12(\n" +
 	"\x10provider_task_id\x18\x01 \x01(\tR\x0eproviderTaskId\"y\n" +
@@ -1106,7 +1247,17 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\rArchiveFailed\x122\n" +
 	"\x05error\x18\x01 \x01(\v2\x1c.reelway.video.v1.VideoErrorR\x05error\"\"\n" +
 	"\bTimedOut\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xd2\x01\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x93\x01\n" +
+	"\x0eDeleteArtifact\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x15\n" +
+	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x1d\n" +
+	"\n" +
+	"attempt_id\x18\x03 \x01(\tR\tattemptId\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x04 \x01(\tR\taccountId\x12\x1a\n" +
+	"\bprovider\x18\x05 \x01(\tR\bprovider\"#\n" +
+	"\x0fArtifactDeleted\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"\xd2\x01\n" +
 	"\bJobEvent\x12-\n" +
 	"\x05video\x18\x01 \x01(\v2\x17.reelway.video.v1.VideoR\x05video\x12;\n" +
 	"\voccurred_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -1144,7 +1295,7 @@ func file_reelway_event_v1_event_proto_rawDescGZIP() []byte {
 	return file_reelway_event_v1_event_proto_rawDescData
 }
 
-var file_reelway_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_reelway_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_reelway_event_v1_event_proto_goTypes = []any{
 	(*SubmitJob)(nil),             // 0: reelway.event.v1.SubmitJob
 	(*PollAttempt)(nil),           // 1: reelway.event.v1.PollAttempt
@@ -1158,16 +1309,18 @@ var file_reelway_event_v1_event_proto_goTypes = []any{
 	(*Archived)(nil),              // 9: reelway.event.v1.Archived
 	(*ArchiveFailed)(nil),         // 10: reelway.event.v1.ArchiveFailed
 	(*TimedOut)(nil),              // 11: reelway.event.v1.TimedOut
-	(*JobEvent)(nil),              // 12: reelway.event.v1.JobEvent
-	(*DeadLetter)(nil),            // 13: reelway.event.v1.DeadLetter
-	nil,                           // 14: reelway.event.v1.DeadLetter.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*v1.VideoError)(nil),         // 16: reelway.video.v1.VideoError
-	(*v1.Artifact)(nil),           // 17: reelway.video.v1.Artifact
-	(*v1.Video)(nil),              // 18: reelway.video.v1.Video
+	(*DeleteArtifact)(nil),        // 12: reelway.event.v1.DeleteArtifact
+	(*ArtifactDeleted)(nil),       // 13: reelway.event.v1.ArtifactDeleted
+	(*JobEvent)(nil),              // 14: reelway.event.v1.JobEvent
+	(*DeadLetter)(nil),            // 15: reelway.event.v1.DeadLetter
+	nil,                           // 16: reelway.event.v1.DeadLetter.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*v1.VideoError)(nil),         // 18: reelway.video.v1.VideoError
+	(*v1.Artifact)(nil),           // 19: reelway.video.v1.Artifact
+	(*v1.Video)(nil),              // 20: reelway.video.v1.Video
 }
 var file_reelway_event_v1_event_proto_depIdxs = []int32{
-	15, // 0: reelway.event.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
+	17, // 0: reelway.event.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
 	3,  // 1: reelway.event.v1.Observation.accepted:type_name -> reelway.event.v1.Accepted
 	4,  // 2: reelway.event.v1.Observation.refused:type_name -> reelway.event.v1.Refused
 	5,  // 3: reelway.event.v1.Observation.unknown:type_name -> reelway.event.v1.Unknown
@@ -1177,19 +1330,20 @@ var file_reelway_event_v1_event_proto_depIdxs = []int32{
 	9,  // 7: reelway.event.v1.Observation.archived:type_name -> reelway.event.v1.Archived
 	10, // 8: reelway.event.v1.Observation.archive_failed:type_name -> reelway.event.v1.ArchiveFailed
 	11, // 9: reelway.event.v1.Observation.timed_out:type_name -> reelway.event.v1.TimedOut
-	16, // 10: reelway.event.v1.Refused.error:type_name -> reelway.video.v1.VideoError
-	16, // 11: reelway.event.v1.Failed.error:type_name -> reelway.video.v1.VideoError
-	17, // 12: reelway.event.v1.Archived.artifact:type_name -> reelway.video.v1.Artifact
-	16, // 13: reelway.event.v1.ArchiveFailed.error:type_name -> reelway.video.v1.VideoError
-	18, // 14: reelway.event.v1.JobEvent.video:type_name -> reelway.video.v1.Video
-	15, // 15: reelway.event.v1.JobEvent.occurred_at:type_name -> google.protobuf.Timestamp
-	14, // 16: reelway.event.v1.DeadLetter.headers:type_name -> reelway.event.v1.DeadLetter.HeadersEntry
-	15, // 17: reelway.event.v1.DeadLetter.died_at:type_name -> google.protobuf.Timestamp
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	13, // 10: reelway.event.v1.Observation.artifact_deleted:type_name -> reelway.event.v1.ArtifactDeleted
+	18, // 11: reelway.event.v1.Refused.error:type_name -> reelway.video.v1.VideoError
+	18, // 12: reelway.event.v1.Failed.error:type_name -> reelway.video.v1.VideoError
+	19, // 13: reelway.event.v1.Archived.artifact:type_name -> reelway.video.v1.Artifact
+	18, // 14: reelway.event.v1.ArchiveFailed.error:type_name -> reelway.video.v1.VideoError
+	20, // 15: reelway.event.v1.JobEvent.video:type_name -> reelway.video.v1.Video
+	17, // 16: reelway.event.v1.JobEvent.occurred_at:type_name -> google.protobuf.Timestamp
+	16, // 17: reelway.event.v1.DeadLetter.headers:type_name -> reelway.event.v1.DeadLetter.HeadersEntry
+	17, // 18: reelway.event.v1.DeadLetter.died_at:type_name -> google.protobuf.Timestamp
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_reelway_event_v1_event_proto_init() }
@@ -1207,6 +1361,7 @@ func file_reelway_event_v1_event_proto_init() {
 		(*Observation_Archived)(nil),
 		(*Observation_ArchiveFailed)(nil),
 		(*Observation_TimedOut)(nil),
+		(*Observation_ArtifactDeleted)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1214,7 +1369,7 @@ func file_reelway_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_event_v1_event_proto_rawDesc), len(file_reelway_event_v1_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1879,8 +1879,9 @@ type AuditEntry struct {
 	// or somebody at the ledger's internal door.
 	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	// account.create, account.update, account.suspend, account.resume,
-	// account.pause, account.top_up, end_user.create, api_key.create,
-	// api_key.rotate, api_key.revoke, api_key.limit, budget.set, budget.delete
+	// account.pause, end_user.create, api_key.create, api_key.rotate,
+	// api_key.revoke, api_key.limit, budget.set, budget.delete; and account. with
+	// the kind of posting where money was moved: account.top_up
 	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
 	// The account that it concerns.
 	AccountId string `protobuf:"bytes,5,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`

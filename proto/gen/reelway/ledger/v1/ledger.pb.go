@@ -813,8 +813,10 @@ type GetAttemptResponse struct {
 	Params         *v1.VideoParams        `protobuf:"bytes,6,opt,name=params,proto3" json:"params,omitempty"`
 	CreatedAt      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// True when the job needs no more observations from the provider.
-	Settled       bool  `protobuf:"varint,8,opt,name=settled,proto3" json:"settled,omitempty"`
-	Number        int32 `protobuf:"varint,9,opt,name=number,proto3" json:"number,omitempty"`
+	Settled bool  `protobuf:"varint,8,opt,name=settled,proto3" json:"settled,omitempty"`
+	Number  int32 `protobuf:"varint,9,opt,name=number,proto3" json:"number,omitempty"`
+	// Milliseconds since created_at, by the database's clock.
+	AgeMs         int64 `protobuf:"varint,10,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -908,6 +910,13 @@ func (x *GetAttemptResponse) GetSettled() bool {
 func (x *GetAttemptResponse) GetNumber() int32 {
 	if x != nil {
 		return x.Number
+	}
+	return 0
+}
+
+func (x *GetAttemptResponse) GetAgeMs() int64 {
+	if x != nil {
+		return x.AgeMs
 	}
 	return 0
 }
@@ -1260,7 +1269,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x10provider_task_id\x18\a \x01(\tR\x0eproviderTaskId\";\n" +
 	"\x11GetAttemptRequest\x12&\n" +
 	"\n" +
-	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xca\x02\n" +
+	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xe1\x02\n" +
 	"\x12GetAttemptResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -1272,7 +1281,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x18\n" +
 	"\asettled\x18\b \x01(\bR\asettled\x12\x16\n" +
-	"\x06number\x18\t \x01(\x05R\x06number\";\n" +
+	"\x06number\x18\t \x01(\x05R\x06number\x12\x15\n" +
+	"\x06age_ms\x18\n" +
+	" \x01(\x03R\x05ageMs\";\n" +
 	"\x11GetBalanceRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\"`\n" +

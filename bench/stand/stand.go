@@ -1,4 +1,6 @@
-package main
+// Package stand is what benchmarks are measured on: one PostgreSQL as durable as
+// in production, an embedded NATS, ledgers on databases of their own, and a clock.
+package stand
 
 import (
 	"context"
@@ -25,25 +27,26 @@ import (
 	"reelway.dev/services/ledger"
 )
 
-// stand is what is measured on: one PostgreSQL, as durable as in production,
-// with a database for each subject, and an embedded NATS.
-type stand struct {
+// Stand is one PostgreSQL with a database for each subject, and one NATS.
+type Stand struct {
 	pg  *postgres.Private
 	bus *bus.Bus
 	end []func()
 }
 
-func (s *stand) close() {
+// Close stops everything and removes its files.
+func (s *Stand) Close() {
 	for i := len(s.end) - 1; i >= 0; i-- {
 		s.end[i]()
 	}
 }
 
-func newStand(ctx context.Context) (_ *stand, err error) {
-	s := &stand{}
+// New starts a stand.
+func New(ctx context.Context) (_ *Stand, err error) {
+	s := &Stand{}
 	defer func() {
 		if err != nil {
-			s.close()
+			s.Close()
 		}
 	}()
 	dir, err := os.MkdirTemp("", "reelway-bench-")
@@ -51,7 +54,7 @@ func newStand(ctx context.Context) (_ *stand, err error) {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
 	s.end = append(s.end, func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { // the postgres user enters it
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the postgres user enters it
 		return nil, fmt.Errorf("open directory: %w", err)
 	}
 	if s.pg, err = postgres.StartPrivate(ctx, filepath.Join(dir, "postgres"), false); err != nil {
@@ -78,8 +81,8 @@ func newStand(ctx context.Context) (_ *stand, err error) {
 	return s, s.bus.Ensure(ctx, 1)
 }
 
-// database returns a pool on a fresh database.
-func (s *stand) database(ctx context.Context, name string, conns int32) (*pgxpool.Pool, error) {
+// Database returns a pool on a fresh database.
+func (s *Stand) Database(ctx context.Context, name string, conns int32) (*pgxpool.Pool, error) {
 	admin, err := postgres.Open(ctx, s.pg.URL, 1)
 	if err != nil {
 		return nil, err
@@ -96,24 +99,27 @@ func (s *stand) database(ctx context.Context, name string, conns int32) (*pgxpoo
 	return pool, nil
 }
 
-// book is a ledger with its jobs opened by a call and over gRPC.
-type book struct {
-	svc    *ledger.Service
-	pool   *pgxpool.Pool
-	direct ledgerv1.JobServiceServer
-	remote ledgerv1.JobServiceClient
+// Book is a ledger, with its jobs opened by a call and over gRPC.
+type Book struct {
+	Svc    *ledger.Service
+	Pool   *pgxpool.Pool
+	Direct ledgerv1.JobServiceServer
+	Remote ledgerv1.JobServiceClient
+	Usage  ledgerv1.UsageServiceServer
 	money  ledgerv1.LedgerServiceServer
 	accts  ledgerv1.AccountServiceServer
 }
 
 // registrar catches the ledger's servers, to call them without a network.
-type registrar struct{ b *book }
+type registrar struct{ b *Book }
 
 // RegisterService implements grpc.ServiceRegistrar.
 func (r registrar) RegisterService(_ *grpc.ServiceDesc, impl any) {
 	switch s := impl.(type) {
 	case ledgerv1.JobServiceServer:
-		r.b.direct = s
+		r.b.Direct = s
+	case ledgerv1.UsageServiceServer:
+		r.b.Usage = s
 	case ledgerv1.LedgerServiceServer:
 		r.b.money = s
 	case ledgerv1.AccountServiceServer:
@@ -121,9 +127,9 @@ func (r registrar) RegisterService(_ *grpc.ServiceDesc, impl any) {
 	}
 }
 
-// ledger returns a running ledger; with relay also its background parts.
-func (s *stand) ledger(ctx context.Context, name string, relay bool) (*book, error) {
-	pool, err := s.database(ctx, name, 16)
+// Ledger returns a running ledger; with relay also its background parts.
+func (s *Stand) Ledger(ctx context.Context, name string, relay bool) (*Book, error) {
+	pool, err := s.Database(ctx, name, 16)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +144,7 @@ func (s *stand) ledger(ctx context.Context, name string, relay bool) (*book, err
 	if err != nil {
 		return nil, err
 	}
-	b := &book{svc: svc, pool: pool}
+	b := &Book{Svc: svc, Pool: pool}
 	svc.Register(registrar{b})
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
@@ -160,7 +166,7 @@ func (s *stand) ledger(ctx context.Context, name string, relay bool) (*book, err
 		stop()
 		return nil, err
 	}
-	b.remote = ledgerv1.NewJobServiceClient(conn)
+	b.Remote = ledgerv1.NewJobServiceClient(conn)
 	s.end = append(s.end, func() { _ = conn.Close(); srv.Stop(); stop(); wg.Wait() })
 	return b, nil
 }

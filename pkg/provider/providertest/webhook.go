@@ -1,0 +1,173 @@
+package providertest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/provider"
+)
+
+// delivery is a callback as it came.
+type delivery struct {
+	header http.Header
+	body   []byte
+}
+
+// door receives the callbacks of b.task.
+func (b *bundle) door(t *testing.T) <-chan delivery {
+	t.Helper()
+	in := make(chan delivery, 16)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+		if err != nil {
+			return
+		}
+		if c, ok := b.adapter.(provider.Challenger); ok {
+			if answer, ok := c.Challenge(body); ok {
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = w.Write(answer)
+				return
+			}
+		}
+		in <- delivery{r.Header, body}
+	}))
+	t.Cleanup(srv.Close)
+	b.task.CallbackURL = srv.URL + "/v1/callbacks/" + b.Name + "/" + b.task.JobID + "?attempt=" + b.task.AttemptID + "&token=a%2Bb"
+	return in
+}
+
+func (b *bundle) receive(t *testing.T, in <-chan delivery) delivery {
+	t.Helper()
+	select {
+	case d := <-in:
+		return d
+	case <-b.ctx.Done():
+		t.Fatal("no webhook came")
+	}
+	return delivery{}
+}
+
+// parser is the adapter's, when its provider sends webhooks.
+func (b *bundle) parser(t *testing.T) provider.WebhookParser {
+	t.Helper()
+	p, ok := b.adapter.(provider.WebhookParser)
+	if ok != (b.Webhooks != None) {
+		t.Fatalf("webhooks parsed: %v", ok)
+	}
+	if !ok {
+		t.Skip("the provider sends no webhooks")
+	}
+	return p
+}
+
+func (b *bundle) hint() bool { return b.Webhooks != Signed }
+
+func webhooks(t *testing.T, b *bundle) {
+	p := b.parser(t)
+	in := b.door(t)
+	taskID, sim := b.submit(t)
+	b.Simulator.Move(t, sim.ID, "succeeded")
+	d := b.receive(t, in)
+	r, err := p.ParseWebhook(b.ctx, d.header, d.body, time.Now())
+	if err != nil {
+		t.Fatalf("%v: %s", err, d.body)
+	}
+	if r.Hint != b.hint() {
+		t.Errorf("hint is %v", r.Hint)
+	}
+	switch {
+	case r.Hint && r.TaskID != sim.ID && r.TaskID != taskID, !r.Hint && r.TaskID != taskID:
+		t.Errorf("the webhook is about %q, the task is %q", r.TaskID, taskID)
+	case !r.Hint && (r.State != provider.Succeeded || string(b.fetch(t, r.ResultURL)[4:8]) != "ftyp"):
+		t.Errorf("report is %+v", r)
+	}
+}
+
+func failureWebhook(t *testing.T, b *bundle) {
+	p := b.parser(t)
+	if b.SilentFailure {
+		t.Skip("the provider tells of successes only")
+	}
+	in := b.door(t)
+	_, sim := b.submit(t)
+	b.Simulator.Move(t, sim.ID, "failed")
+	d := b.receive(t, in)
+	r, err := p.ParseWebhook(b.ctx, d.header, d.body, time.Now())
+	if err != nil {
+		t.Fatalf("%v: %s", err, d.body)
+	}
+	if !b.hint() {
+		b.failed(t, r, fault.ProviderRejected)
+	}
+}
+
+// Nothing that the provider did not sign, as it signed it and lately, is more
+// than a hint; where it signs, it is refused.
+func forgedWebhooks(t *testing.T, b *bundle) {
+	p := b.parser(t)
+	in := b.door(t)
+	_, sim := b.submit(t)
+	b.Simulator.Move(t, sim.ID, "succeeded")
+	good := b.receive(t, in)
+	now := time.Now()
+	altered := bytes.Replace(good.body, []byte(sim.ID), []byte(strings.ToUpper(sim.ID)), 1)
+	for name, c := range map[string]struct {
+		h    http.Header
+		body []byte
+		at   time.Time
+		hold bool // a signature that does not bind this is for hints only
+	}{
+		"unsigned":     {http.Header{}, good.body, now, false},
+		"altered":      {good.header, altered, now, b.Webhooks == TokenHints},
+		"stale":        {good.header, good.body, now.Add(2 * time.Hour), false},
+		"from ahead":   {good.header, good.body, now.Add(-2 * time.Hour), false},
+		"forged":       {tampered(good.header), good.body, now, false},
+		"empty":        {good.header, nil, now, false},
+		"empty object": {good.header, []byte("{}"), now, false},
+	} {
+		r, err := p.ParseWebhook(b.ctx, c.h, c.body, c.at)
+		switch {
+		case err == nil && !r.Hint, err == nil && b.Webhooks != Hints && !c.hold:
+			t.Errorf("%s: %+v passes", name, r)
+		case err != nil && !errors.Is(err, provider.ErrBadSignature) && !errors.Is(err, provider.ErrBadBody):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	b.garbage(t, p)
+}
+
+// garbage is a body that is none of the provider's, signed all the same.
+func (b *bundle) garbage(t *testing.T, p provider.WebhookParser) {
+	t.Helper()
+	b.task = b.fresh("[fault:webhook_garbage]")
+	in := b.door(t)
+	_, sim := b.submit(t)
+	b.Simulator.Move(t, sim.ID, "succeeded")
+	d := b.receive(t, in)
+	if r, err := p.ParseWebhook(b.ctx, d.header, d.body, time.Now()); !errors.Is(err, provider.ErrBadBody) {
+		t.Errorf("garbage: %+v %v", r, err)
+	}
+}
+
+// tampered changes every signature in a header, and nothing else.
+func tampered(h http.Header) http.Header {
+	out := h.Clone()
+	for k, vs := range out {
+		if !strings.Contains(strings.ToLower(k), "signature") {
+			continue
+		}
+		for i, v := range vs {
+			b := []byte(v)
+			b[len(b)/2]++
+			vs[i] = string(b)
+		}
+	}
+	return out
+}

@@ -1,0 +1,73 @@
+package registry_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"reelway.dev/pkg/provider/registry"
+	"reelway.dev/pkg/run"
+)
+
+func load(t *testing.T, environ ...string) registry.Config {
+	t.Helper()
+	var c registry.Config
+	if err := run.Load(environ, nil, &c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestEachProviderIsOffWithoutAKey(t *testing.T) {
+	t.Parallel()
+	if c := load(t); c.HasKey() {
+		t.Error("there is a key without one")
+	} else if p, err := registry.Open(c); err != nil || len(p.Adapters) != 0 {
+		t.Errorf("%v %v", p.Adapters, err)
+	}
+	for name, environ := range map[string][]string{
+		"atlascloud": {"REELWAY_ATLASCLOUD_KEY=k"}, "kling": {"REELWAY_KLING_KEY=k"}, "fal": {"REELWAY_FAL_KEY=k"},
+		"replicate": {"REELWAY_REPLICATE_KEY=k"}, "runway": {"REELWAY_RUNWAY_KEY=k"}, "luma": {"REELWAY_LUMA_KEY=k"},
+		"minimax": {"REELWAY_MINIMAX_KEY=k"}, "byteplus": {"REELWAY_BYTEPLUS_KEY=k"}, "veo": {"REELWAY_VEO_KEY=k"},
+		"openai": {"REELWAY_OPENAI_KEY=k", "REELWAY_OPENAI_URL=https://o.example/v1"},
+	} {
+		c := load(t, environ...)
+		p, err := registry.Open(c)
+		if got := slices.Collect(maps.Keys(p.Adapters)); err != nil || !c.HasKey() || len(got) != 1 || got[0] != name {
+			t.Errorf("%s: %v %v", name, got, err)
+		}
+		if _, ok := p.Parsers[name]; ok == (name == "runway") {
+			t.Errorf("%s: callbacks are taken: %v", name, ok)
+		}
+	}
+}
+
+// Every wrong secret is named, and none is shown.
+func TestBadSettingsAreNamed(t *testing.T) {
+	t.Parallel()
+	_, err := registry.Open(load(t, "REELWAY_REPLICATE_KEY=k", "REELWAY_REPLICATE_WEBHOOK_SECRET=s3cret", "REELWAY_OPENAI_KEY=k"))
+	if err == nil || !strings.Contains(err.Error(), "REELWAY_REPLICATE_WEBHOOK_SECRET") || !strings.Contains(err.Error(), "REELWAY_OPENAI_URL") || strings.Contains(err.Error(), "s3cret") {
+		t.Error(err)
+	}
+}
+
+// A key is sent to its own provider's results only.
+func TestResultHeader(t *testing.T) {
+	t.Parallel()
+	p, err := registry.Open(load(t, "REELWAY_VEO_KEY=k", "REELWAY_RUNWAY_KEY=k"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		provider, url string
+		want          int
+	}{
+		{"veo", "https://generativelanguage.googleapis.com/v1beta/files/f:download?alt=media", 1}, {"veo", "https://elsewhere.example/f", 0},
+		{"runway", "https://generativelanguage.googleapis.com/f", 0}, {"nobody", "https://generativelanguage.googleapis.com/f", 0},
+	} {
+		if got := p.ResultHeader(c.provider, c.url); len(got) != c.want {
+			t.Errorf("%s %s: %v", c.provider, c.url, got)
+		}
+	}
+}

@@ -1,0 +1,201 @@
+// Package veo speaks the Gemini API's long-running video calls and both kinds
+// of its webhooks. Source: ai.google.dev (video, webhooks) and @google/genai
+// 2.32.0, read 2026-11.
+//
+// It is a small client on provider.Call: the genai SDK retries by itself and
+// takes no transport that would forbid it, and Gemini knows no key that would
+// tell a repeated create from a new one.
+//
+// A webhook is always a hint. The token of a per-request one binds no body, and
+// an event is a thin pointer; no event tells of a failure.
+//
+// Unconfirmed: the audience of those tokens, which is checked only when
+// Config.Audience is set; and the words by which an error by policy is told,
+// beside the documented filter counts. An image is sent in the SDK's shape,
+// which holds its bytes: they are fetched by Config.Images first.
+package veo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/provider"
+	"reelway.dev/pkg/webhooksig"
+)
+
+// Name is the provider's name in jobs, subjects and URLs.
+const Name = "veo"
+
+// Getter makes one request; *safehttp.Client is one.
+type Getter interface {
+	Do(r *http.Request) (*http.Response, error)
+}
+
+// Config is one account at the Gemini API.
+type Config struct {
+	provider.Account // BaseURL "https://generativelanguage.googleapis.com"
+	// Images fetches callers' images; a guarded client, or nil to refuse them.
+	Images Getter
+	// WebhookKeys are the decoded secrets of static webhooks, two during a
+	// rotation.
+	WebhookKeys [][]byte
+	// Audience of the tokens of per-request webhooks; empty for any.
+	Audience string
+}
+
+// Adapter is safe for concurrent use.
+type Adapter struct {
+	account provider.Account
+	cfg     Config
+	jwks    *webhooksig.JWKS
+}
+
+var (
+	_ provider.Adapter       = (*Adapter)(nil)
+	_ provider.Downloader    = (*Adapter)(nil)
+	_ provider.WebhookParser = (*Adapter)(nil)
+)
+
+// New returns an adapter.
+func New(cfg Config) *Adapter {
+	return &Adapter{cfg.At("/v1beta"), cfg, &webhooksig.JWKS{URL: cfg.At("/.well-known/jwks.json").BaseURL, Client: cfg.Client}}
+}
+
+// errorTable classes HTTP statuses of a create.
+var errorTable = provider.Rules{
+	400: {Code: fault.InvalidRequest, Meaning: "Veo refused a parameter"},
+	401: {Code: fault.ProviderUnavailable, Meaning: "Gemini refused our key"},
+	403: {Code: fault.ProviderUnavailable, Meaning: "our account at Gemini may not do this"},
+	404: {Code: fault.ProviderRejected, Meaning: "Gemini does not offer this model to our account"},
+	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for Gemini"},
+	429: {Code: fault.RateLimited, Retry: true, Meaning: "Gemini asks us to slow down"},
+}
+
+var (
+	precondition = provider.Rule{Code: fault.ProviderUnavailable, Meaning: "our account's billing or region does not allow this at Gemini"}
+	policyRule   = provider.Rule{Code: fault.ContentPolicy, Meaning: "Veo's safety filters withheld the video, and nothing was charged; revise the prompt or image"}
+	invalidRule  = provider.Rule{Code: fault.InvalidRequest, Meaning: "Veo refused a parameter"}
+	failRule     = provider.Rule{Code: fault.ProviderRejected, Meaning: "the render failed at Gemini"}
+	badImage     = provider.Rule{Code: fault.InvalidRequest, Meaning: "the image cannot be used"}
+)
+
+// policyMarks are the words by which errors by policy are told.
+var policyMarks = []string{"usage guidelines", "responsible ai", "safety", "violat"}
+
+// operation is a task's name: a path, and no other path may pass for one.
+var operation = regexp.MustCompile(`^models/[A-Za-z0-9._-]+/operations/[A-Za-z0-9_-]+$`)
+
+type apiError struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
+	Status  string `json:"status"`
+}
+
+// Submit implements provider.Adapter.
+func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
+	instance := map[string]any{"prompt": t.Prompt}
+	for field, u := range map[string]string{"image": t.ImageURL, "lastFrame": t.EndImageURL} {
+		if u == "" {
+			continue
+		}
+		img, err := a.image(ctx, u)
+		if err != nil {
+			return "", badImage.Refuse(Name, "image", err.Error(), 0)
+		}
+		instance[field] = img
+	}
+	parameters := map[string]any{"sampleCount": 1, "durationSeconds": t.Duration, "aspectRatio": t.AspectRatio, "resolution": t.Resolution}
+	if t.NegativePrompt != "" {
+		parameters["negativePrompt"] = t.NegativePrompt
+	}
+	body := map[string]any{"instances": []any{instance}, "parameters": parameters}
+	if t.CallbackURL != "" {
+		body["webhookConfig"] = map[string]any{"uris": []string{t.CallbackURL}, "userMetadata": map[string]any{"job": t.JobID, "attempt": t.AttemptID}}
+	}
+	ans, err := a.account.JSON(ctx, http.MethodPost, "/models/"+url.PathEscape(t.Model)+":predictLongRunning", a.key(), body)
+	if err != nil {
+		return "", provider.Refused(Name, err)
+	}
+	if ans.Status/100 != 2 {
+		var e struct{ Error apiError }
+		_ = json.Unmarshal(ans.Body, &e) // the status says enough
+		switch {
+		case ans.Status == http.StatusBadRequest && e.Error.Status == "FAILED_PRECONDITION":
+			return "", precondition.Refuse(Name, e.Error.Status, e.Error.Message, 0)
+		case ans.Status == http.StatusBadRequest && provider.Policy(e.Error.Message, policyMarks...):
+			return "", policyRule.Refuse(Name, e.Error.Status, e.Error.Message, 0)
+		}
+		return "", errorTable.Submit(Name, ans, e.Error.Status, e.Error.Message, a.account.Now())
+	}
+	var reply struct{ Name string }
+	if err := json.Unmarshal(ans.Body, &reply); err != nil || !operation.MatchString(reply.Name) {
+		return "", errors.New("answer to submit has no operation")
+	}
+	return reply.Name, nil
+}
+
+// Poll implements provider.Adapter.
+func (a *Adapter) Poll(ctx context.Context, taskID string, _ provider.Task) (provider.Report, error) {
+	if !operation.MatchString(taskID) {
+		return provider.Report{}, errors.New("the task id is no operation")
+	}
+	var op struct {
+		Name     string
+		Done     bool
+		Error    *apiError
+		Response struct {
+			GenerateVideoResponse struct {
+				GeneratedSamples []struct{ Video struct{ URI string } }
+				FilteredCount    int      `json:"raiMediaFilteredCount"`
+				FilteredReasons  []string `json:"raiMediaFilteredReasons"`
+			}
+		}
+	}
+	if err := a.account.Read(ctx, "/"+taskID, a.key(), &op); err != nil {
+		return provider.Report{}, err
+	}
+	out := op.Response.GenerateVideoResponse
+	switch {
+	case op.Name != taskID:
+		return provider.Report{}, errors.New("answer is about another task")
+	case !op.Done:
+		return provider.Report{TaskID: taskID, State: provider.Running, Progress: -1}, nil
+	case op.Error != nil:
+		return failed(taskID, *op.Error), nil
+	case len(out.GeneratedSamples) > 0 && out.GeneratedSamples[0].Video.URI != "":
+		return provider.Done(Name, taskID, out.GeneratedSamples[0].Video.URI), nil
+	case out.FilteredCount > 0 || len(out.FilteredReasons) > 0:
+		return policyRule.Fail(Name, taskID, "rai_media_filtered", strings.Join(out.FilteredReasons, "; ")), nil
+	}
+	return provider.Done(Name, taskID, ""), nil
+}
+
+// failed classes an operation's error by its google.rpc code.
+func failed(taskID string, e apiError) provider.Report {
+	code := fmt.Sprint(e.Code)
+	switch {
+	case provider.Policy(e.Message, policyMarks...):
+		return policyRule.Fail(Name, taskID, code, e.Message)
+	case e.Code == 3: // INVALID_ARGUMENT
+		return invalidRule.Fail(Name, taskID, code, e.Message)
+	}
+	return failRule.Fail(Name, taskID, code, e.Message)
+}
+
+// ResultHeader implements provider.Downloader: results are fetched with the
+// key, from the API's own origin; what it redirects to needs none.
+func (a *Adapter) ResultHeader(rawURL string) http.Header {
+	if !provider.SameOrigin(a.account.BaseURL, rawURL) {
+		return nil
+	}
+	return a.key()
+}
+
+func (a *Adapter) key() http.Header { return http.Header{"X-Goog-Api-Key": {a.account.APIKey}} }

@@ -1,0 +1,165 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"reelway.dev/pkg/pgtest"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// fill makes a ledger's month: thirty thousand jobs, of which three hundred are
+// live, and what belongs to them.
+func fill(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	for _, sql := range []string{
+		`insert into job (id, state, account_id, provider, hold_state, quote_micros, completed_at, end_user, params)
+			select job_id_at(now() - interval '20 days' + g * interval '1 minute') || lpad(g::text, 8, '0'), case when g % 100 = 0 then 'queued' else 'failed' end, 'acct_' || g % 50, 'kling',
+				case when g % 100 = 0 then 'held' else 'released' end, 10, case when g % 100 > 0 then now() end, 'user_' || g % 977, ''
+			from generate_series(1, 30000) g`,
+		`insert into attempt (id, job_id, number, provider, state, provider_task_id) select 'att_' || g, 'video_' || g, 1, 'kling', 'failed', 'task_' || g from generate_series(1, 30000) g`,
+		`insert into observation (id, job_id, attempt_id, source, fact, verdict, observed_at) select 'fact_' || g, 'video_' || g, 'att_' || g, 's', 'f', 'applied', now() from generate_series(1, 30000) g`,
+		`insert into idempotency (account_id, key, job_id, request_hash) select 'acct_' || g % 50, 'key_' || g, 'video_' || g, '' from generate_series(1, 30000) g`,
+		`insert into outbox (publish_after, message_id, subject, type, data) select now() + (g - 600) * interval '1 second', 'm', 's', 't', '' from generate_series(1, 20000) g`,
+		`insert into posting (key, kind, account_id, job_id, source, destination, amount_micros, available_micros, held_micros)
+			select 'video_' || g || '/hold', 'hold', 'acct_' || g % 50, 'video_' || g, 'available', 'held', 1, 0, 0 from generate_series(1, 30000) g`,
+		`insert into usage_day select 'acct_' || a, date '2026-01-01' + d, 'm' || m, 'p', 'k', 1, 1, 0, 0, 0, 0, 5, 100, 0 from generate_series(1, 20) a, generate_series(0, 300) d, generate_series(1, 3) m`,
+		`insert into usage_user_day select 'acct_' || a, 'user_' || u, date '2026-01-01' + d, 'm', 'p', 'k', 1, 1, 0, 0, 0, 0, 5, 100, 0 from generate_series(1, 10) a, generate_series(1, 50) u, generate_series(0, 59) d`,
+		"vacuum analyze",
+	} {
+		if _, err := pool.Exec(context.Background(), sql); err != nil {
+			t.Fatalf("%.60s: %v", sql, err)
+		}
+	}
+}
+
+// plan is a node of EXPLAIN's answer.
+type plan struct {
+	Node  string `json:"Node Type"`
+	Table string `json:"Relation Name"`
+	Index string `json:"Index Name"`
+	Cond  string `json:"Index Cond"`
+	Plans []plan `json:"Plans"`
+}
+
+func (p plan) each(fn func(plan)) {
+	fn(p)
+	for _, q := range p.Plans {
+		q.each(fn)
+	}
+}
+
+// The hot queries read by their index, as the planner sees it of its own free
+// will: reading tables end to end is allowed here, other than in the product.
+func TestHotQueriesUseTheirIndex(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t, Migrations())
+	fill(t, pool)
+	some := func(prefix string) (out []string) {
+		for _, n := range strings.Fields("17 4711 29999 123 5") {
+			out = append(out, prefix+n)
+		}
+		return out
+	}
+	usage := func(q *videov1.QueryUsageRequest) (string, []any) {
+		q.From, q.To = "2026-02-01", "2026-02-28"
+		sql, args, err := usageQuery("acct_7", q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sql, args
+	}
+	byDay, dayArgs := usage(&videov1.QueryUsageRequest{GroupBy: []videov1.UsageGroup{videov1.UsageGroup_USAGE_GROUP_DAY, videov1.UsageGroup_USAGE_GROUP_MODEL}})
+	user := "user_9"
+	ofUser, userArgs := usage(&videov1.QueryUsageRequest{User: &user, GroupBy: []videov1.UsageGroup{videov1.UsageGroup_USAGE_GROUP_DAY}})
+	byUser, byUserArgs := usage(&videov1.QueryUsageRequest{GroupBy: []videov1.UsageGroup{videov1.UsageGroup_USAGE_GROUP_USER}, Limit: 10})
+	var job string
+	if err := pool.QueryRow(context.Background(), "select id from job offset 1000 limit 1").Scan(&job); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		index, sql string
+		args       []any
+		partial    bool // reads all of a partial index, which is small by its condition
+	}{
+		"lock jobs":                {"job_pkey", lockJobsSQL, []any{append(some("video_"), job)}, false},
+		"attempts of jobs":         {"attempt_job_id_number_key", attemptsSQL, []any{some("video_")}, false},
+		"known facts":              {"observation_pkey", knownFactsSQL, []any{some("fact_")}, false},
+		"owners of tasks":          {"attempt_by_task", taskOwnersSQL, []any{[]string{"kling", "atlascloud"}, some("task_")}, false},
+		"due messages":             {"outbox_pkey", dueSQL, []any{relayBatch}, false},
+		"sent messages":            {"outbox_pkey", sentSQL, []any{[]time.Time{time.Now(), time.Now()}, []int64{1, 2}}, false},
+		"sweep":                    {"job_live", sweepSQL, []any{time.Minute, time.Hour, sweepBatch}, true},
+		"list of an account":       {"job_by_account", listSQL(false, false), []any{"acct_7", job, "", "", 21}, false},
+		"list of a user":           {"job_by_user", listSQL(true, false), []any{"acct_7", "", "user_9", "", 21}, false},
+		"next jobs of a chore":     {"job_pkey", nextJobsSQL, []any{job, time.Hour, choreBatch}, false},
+		"jobs of a user":           {"job_by_user", jobsOfUser, []any{"acct_7", "user_9", eraseBatch}, false},
+		"keys of old jobs":         {"idempotency_by_job", forgetKeysSQL, []any{some("video_")}, false},
+		"observations of old jobs": {"observation_by_job", forgetFactsSQL, []any{some("video_")}, false},
+		"usage by day and model":   {"usage_day_pkey", byDay, dayArgs, false},
+		"usage of a user":          {"usage_user_day_pkey", ofUser, userArgs, false},
+		"a page of usage by user":  {"usage_user_day_pkey", byUser, byUserArgs, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tx, err := pool.Begin(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback(context.Background()) }()
+			used := explain(t, tx, c.sql, c.args, c.partial)
+			if !slices.Contains(used, c.index) {
+				t.Errorf("reads by %v, want %s", used, c.index)
+			}
+		})
+	}
+}
+
+// explain returns the indexes that a statement reads by, those of partitions
+// under their parent's name, and fails for one that reads without a condition.
+func explain(t *testing.T, tx pgx.Tx, sql string, args []any, partial bool) (used []string) {
+	t.Helper()
+	ctx := context.Background()
+	if _, err := tx.Exec(ctx, "set local enable_seqscan = on"); err != nil {
+		t.Fatal(err)
+	}
+	var raw []byte
+	if err := tx.QueryRow(ctx, "explain (format json) "+sql, args...).Scan(&raw); err != nil {
+		t.Fatal(err)
+	}
+	var out []struct{ Plan plan }
+	if err := json.Unmarshal(raw, &out); err != nil {
+		t.Fatal(err)
+	}
+	var names, whole []string
+	out[0].Plan.each(func(p plan) {
+		if p.Node == "Seq Scan" || p.Index != "" && p.Cond == "" && !partial {
+			whole = append(whole, p.Table)
+		}
+		if p.Index != "" {
+			names = append(names, p.Index)
+		}
+	})
+	var large int // the month's partition; those to come are empty
+	if err := tx.QueryRow(ctx, "select count(*) from pg_class where relname = any($1) and reltuples > 1000", whole).Scan(&large); err != nil {
+		t.Fatal(err)
+	}
+	if large > 0 {
+		t.Errorf("reads %v from end to end: %s", whole, raw)
+	}
+	rows, err := tx.Query(ctx, `select distinct coalesce(p.relname, c.relname) from pg_class c left join pg_inherits i on i.inhrelid = c.oid
+		left join pg_class p on p.oid = i.inhparent where c.relname = any($1)`, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if used, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		t.Fatal(err)
+	}
+	return used
+}

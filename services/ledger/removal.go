@@ -1,0 +1,99 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+
+	"reelway.dev/pkg/bus"
+	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// removal is a file that shall leave the bucket. Its row is committed with the
+// reason for it and stays until the archiver has said that the file is gone, so
+// that no crash and no lost message leaves a file behind.
+type removal struct {
+	key, job, attempt, account, provider string
+}
+
+// remove takes the stored result off a locked, finished job: the key goes from
+// the row, and the archiver is told to delete the file. What was stored (hash,
+// size, length) stays on record. It reports whether there was a file.
+func (u *unit) remove(ctx context.Context, j *record) (bool, error) {
+	if len(j.Artifact) == 0 {
+		return false, nil
+	}
+	var a videov1.Artifact
+	if err := proto.Unmarshal(j.Artifact, &a); err != nil {
+		return false, fmt.Errorf("remove result of %s: %w", j.ID, err)
+	}
+	if a.GetKey() == "" {
+		return false, nil
+	}
+	x := removal{key: a.GetKey(), job: j.ID, attempt: *j.AttemptID, account: j.Account, provider: j.Provider}
+	a.Key = ""
+	var err error
+	if j.Artifact, err = proto.Marshal(&a); err != nil {
+		return false, fmt.Errorf("remove result of %s: %w", j.ID, err)
+	}
+	u.change(j)
+	u.removed = append(u.removed, x)
+	return true, u.askRemoval(ctx, x, "delete-"+x.key)
+}
+
+func (u *unit) askRemoval(ctx context.Context, x removal, id string) error {
+	m, err := bus.NewMessage(bus.DeleteSubject, id,
+		&eventv1.DeleteArtifact{Key: x.key, JobId: x.job, AttemptId: x.attempt, AccountId: x.account, Provider: x.provider})
+	if err != nil {
+		return err
+	}
+	u.tell(ctx, m, 0)
+	return nil
+}
+
+func (u *unit) writeRemovals(b *pgx.Batch) {
+	if len(u.removed) > 0 {
+		var t table
+		column(&t, u.removed, func(x removal) string { return x.key })
+		column(&t, u.removed, func(x removal) string { return x.job })
+		column(&t, u.removed, func(x removal) string { return x.attempt })
+		column(&t, u.removed, func(x removal) string { return x.account })
+		column(&t, u.removed, func(x removal) string { return x.provider })
+		b.Queue(`insert into artifact_deletion (key, job_id, attempt_id, account_id, provider)
+			select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) on conflict do nothing`, t.columns...)
+	}
+	if len(u.cleared) > 0 {
+		b.Queue("delete from artifact_deletion where key = any($1)", u.cleared)
+	}
+}
+
+const unremovedSQL = `update artifact_deletion set asked_at = now() where key in (
+		select key from artifact_deletion where asked_at < now() - $1::interval order by asked_at limit $2 for update skip locked)
+	returning key, job_id, attempt_id, account_id, provider`
+
+// askAgain repeats the commands whose files the archiver has not reported gone.
+func (s *Service) askAgain(ctx context.Context) error {
+	return s.write(ctx, func(ctx context.Context, u *unit) error {
+		rows, err := u.tx.Query(ctx, unremovedSQL, 10*s.cfg.SweepAfter, sweepBatch)
+		if err != nil {
+			return fmt.Errorf("read deletions: %w", err)
+		}
+		late, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (x removal, err error) {
+			return x, r.Scan(&x.key, &x.job, &x.attempt, &x.account, &x.provider)
+		})
+		if err != nil {
+			return fmt.Errorf("read deletions: %w", err)
+		}
+		for _, x := range late {
+			if err := u.askRemoval(ctx, x, fmt.Sprintf("delete-%s-%d", x.key, time.Now().UnixMilli())); err != nil {
+				return err
+			}
+			s.log.WarnContext(ctx, "file not reported deleted; asked again", "job_id", x.job)
+		}
+		return nil
+	})
+}

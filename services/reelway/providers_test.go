@@ -1,0 +1,86 @@
+package reelway_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+
+	"reelway.dev/pkg/catalog"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+	"reelway.dev/services/reelway"
+)
+
+// Every provider's models, from the request to the stored video: by webhook,
+// by hint, by challenge, by poll, and with results that need a key.
+func TestEveryProvider(t *testing.T) {
+	t.Parallel()
+	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0",
+		"REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_WATCH_AFTER=2s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_DEV_CREDITS=1000"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan *reelway.Stack, 1), make(chan error, 1)
+	go func() {
+		done <- reelway.Run(ctx, set, slog.New(slog.DiscardHandler), func(s *reelway.Stack) { ready <- s })
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	var s *reelway.Stack
+	select {
+	case s = <-ready:
+	case err := <-done:
+		done <- nil
+		t.Fatal(err)
+	}
+	jobs, providers := map[string]string{}, map[string]bool{}
+	for _, m := range catalog.Builtin().Models() {
+		_, bad := m.Resolve(&videov1.VideoRequest{Prompt: "a lighthouse"}, "720p")
+		if m.ProviderModels[catalog.TextToVideo] == "" || bad != nil {
+			continue // from images only, or above the tier of the development account
+		}
+		jobs[m.ID] = submit(t, s, m.ID)
+		providers[m.Provider] = true
+	}
+	if len(providers) != 10 {
+		t.Errorf("%d providers have a model", len(providers))
+	}
+	for model, id := range jobs {
+		m, _ := catalog.Builtin().Model(model)
+		want, _ := m.Resolve(&videov1.VideoRequest{Prompt: "a lighthouse"}, "720p")
+		v := watch(t, s, id)
+		if a := v.GetArtifact(); v.GetState() != videov1.VideoState_VIDEO_STATE_SUCCEEDED || a.GetWidth() != want.GetWidth() || a.GetHeight() != want.GetHeight() ||
+			a.GetDurationMs() != int64(want.GetDurationSeconds())*1000 {
+			t.Errorf("%s: %v %v %v, want %dx%d", model, v.GetState(), v.GetError(), a, want.GetWidth(), want.GetHeight())
+		}
+	}
+}
+
+func submit(t *testing.T, s *reelway.Stack, model string) string {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, s.HTTPURL+"/v1/videos", strings.NewReader(`{"model":"`+model+`","prompt":"a lighthouse"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+s.APIKey)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(resp.Body)
+	var v struct{ ID string }
+	if err != nil || resp.StatusCode != http.StatusOK || json.Unmarshal(data, &v) != nil {
+		t.Fatalf("%s: %d %s %v", model, resp.StatusCode, data, err)
+	}
+	return v.ID
+}

@@ -1,0 +1,197 @@
+package simulator_test
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"reelway.dev/pkg/provider"
+	"reelway.dev/pkg/provider/atlascloud"
+	"reelway.dev/pkg/provider/byteplus"
+	"reelway.dev/pkg/provider/fal"
+	"reelway.dev/pkg/provider/kling"
+	"reelway.dev/pkg/provider/luma"
+	"reelway.dev/pkg/provider/minimax"
+	"reelway.dev/pkg/provider/openai"
+	"reelway.dev/pkg/provider/providertest"
+	"reelway.dev/pkg/provider/replicate"
+	"reelway.dev/pkg/provider/runway"
+	"reelway.dev/pkg/provider/veo"
+	"reelway.dev/pkg/webhooksig"
+	"reelway.dev/services/simulator"
+)
+
+const (
+	key           = "simulated-key"
+	webhookSecret = "whsec_c2ltdWxhdGVkLXdlYmhvb2stc2VjcmV0LWtleQ=="
+)
+
+// simulate starts a simulator whose renders go on only when a test says so.
+func simulate(t *testing.T, name string, change ...func(*simulator.Config)) providertest.Harness {
+	t.Helper()
+	cfg := simulator.Config{TimeScale: 1, Render: 100 * time.Hour, AtlasKey: key, KlingAccess: key, KlingSecret: "a-secret-key-for-kling-of-32-bytes", WebhookSecret: webhookSecret, Key: key}
+	for _, c := range change {
+		c(&cfg)
+	}
+	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(sim.Handler())
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	t.Cleanup(func() { srv.CloseClientConnections(); sim.Close(); srv.Close() })
+	return providertest.Harness{
+		Name: name, BaseURL: srv.URL + "/" + name, Simulator: providertest.Admin{URL: srv.URL},
+		Task: provider.Task{Duration: 5, Resolution: "720p", AspectRatio: "16:9", Width: 1280, Height: 720},
+	}
+}
+
+// client is one adapter's own, so that its connections are.
+func client(t *testing.T) *http.Client {
+	t.Helper()
+	tr := &http.Transport{}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func account(t *testing.T, url string) provider.Account {
+	t.Helper()
+	return provider.Account{BaseURL: url, APIKey: key, Client: client(t), Now: time.Now}
+}
+
+func hookKeys(t *testing.T) [][]byte {
+	t.Helper()
+	k, err := webhooksig.StandardKey(webhookSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return [][]byte{k}
+}
+
+func TestAtlasCloud(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, atlascloud.Name)
+	h.Task.Model, h.Webhooks, h.DefiniteServerError = "bytedance/seedance-2.0/text-to-video", providertest.Signed, true
+	h.New = func(url string) provider.Adapter {
+		return atlascloud.New(atlascloud.Config{BaseURL: url, APIKey: key, Client: client(t), Now: time.Now})
+	}
+	providertest.Run(t, h)
+}
+
+func TestKling(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, model, apiKey string
+		webhooks            providertest.Webhooks
+	}{
+		{"old generation", "kling-v2-6", "", providertest.Signed},
+		{"new generation", "kling-3.0-turbo", key, providertest.Signed},
+		{"unsigned", "kling-3.0", key, providertest.Hints},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := kling.Config{AccessKey: key, SecretKey: "a-secret-key-for-kling-of-32-bytes", APIKey: c.apiKey, Now: time.Now}
+			h := simulate(t, kling.Name, func(s *simulator.Config) {
+				if c.webhooks == providertest.Hints {
+					s.WebhookSecret = ""
+				} else {
+					cfg.WebhookKeys = hookKeys(t)
+				}
+			})
+			h.Task.Model, h.Webhooks, h.PauseAtLeast = c.model, c.webhooks, time.Second
+			h.New = func(url string) provider.Adapter {
+				mine := cfg
+				mine.BaseURL, mine.Client = url, client(t)
+				return kling.New(mine)
+			}
+			providertest.Run(t, h)
+		})
+	}
+}
+
+func TestReplicate(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, replicate.Name)
+	h.Task.Model, h.Webhooks = "bytedance/seedance-1-pro", providertest.Signed
+	h.New = func(url string) provider.Adapter {
+		return replicate.New(replicate.Config{Account: account(t, url), WebhookKeys: hookKeys(t)})
+	}
+	providertest.Run(t, h)
+}
+
+func TestFal(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, fal.Name)
+	h.Task.Model, h.Task.Duration, h.Webhooks = "fal-ai/veo3.1/fast", 8, providertest.Signed
+	h.New = func(url string) provider.Adapter {
+		return fal.New(fal.Config{Account: account(t, url), KeysURL: url + "/nowhere", KeysFallback: url + "/.well-known/jwks.json"})
+	}
+	providertest.Run(t, h)
+}
+
+func TestRunway(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, runway.Name)
+	h.Task.Model = "gen4.5"
+	h.New = func(url string) provider.Adapter { return runway.New(runway.Config{Account: account(t, url)}) }
+	providertest.Run(t, h)
+}
+
+func TestLuma(t *testing.T) {
+	t.Parallel()
+	for _, model := range []string{"ray-2", "ray-3.2"} { // Dream Machine, and the Agents API
+		t.Run(model, func(t *testing.T) {
+			t.Parallel()
+			h := simulate(t, luma.Name)
+			h.Task.Model, h.Webhooks = model, providertest.Hints
+			h.New = func(url string) provider.Adapter {
+				return luma.New(luma.Config{Account: account(t, url), AgentsURL: url, AgentsCallbacks: true})
+			}
+			providertest.Run(t, h)
+		})
+	}
+}
+
+func TestBytePlus(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, byteplus.Name)
+	h.Task.Model, h.Webhooks = "seedance-1-5-pro-251215", providertest.Hints
+	h.New = func(url string) provider.Adapter { return byteplus.New(byteplus.Config{Account: account(t, url)}) }
+	providertest.Run(t, h)
+}
+
+func TestMiniMax(t *testing.T) {
+	t.Parallel()
+	for _, model := range []string{"MiniMax-Hailuo-2.3", "MiniMax-H3"} { // v1 and v2
+		t.Run(model, func(t *testing.T) {
+			t.Parallel()
+			h := simulate(t, minimax.Name)
+			h.Task.Model, h.Task.Duration, h.Task.Resolution, h.Webhooks = model, 6, "768p", providertest.Hints
+			h.NoCancel = model == "MiniMax-Hailuo-2.3"
+			h.New = func(url string) provider.Adapter { return minimax.New(minimax.Config{Account: account(t, url)}) }
+			providertest.Run(t, h)
+		})
+	}
+}
+
+func TestVeo(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, veo.Name)
+	h.Task.Model, h.Task.Duration = "veo-3.1-generate-preview", 8
+	h.Webhooks, h.SilentFailure, h.NoWords = providertest.TokenHints, true, true
+	h.New = func(url string) provider.Adapter { return veo.New(veo.Config{Account: account(t, url)}) }
+	providertest.Run(t, h)
+}
+
+func TestOpenAI(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, openai.Name)
+	h.BaseURL += "/v1"
+	h.Task.Model, h.Task.Duration, h.Webhooks, h.ResultUnseen = "sora-2", 8, providertest.SignedHints, true
+	h.New = func(url string) provider.Adapter {
+		return openai.New(openai.Config{Account: account(t, url), WebhookKeys: hookKeys(t), CallbackField: "callback_url"})
+	}
+	providertest.Run(t, h)
+}

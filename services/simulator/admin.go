@@ -1,0 +1,63 @@
+package simulator
+
+import (
+	"encoding/json"
+	"net/http"
+)
+
+// adminTasks lists the accepted tasks, the first accepted first.
+func (s *Service) adminTasks(w http.ResponseWriter, r *http.Request) {
+	external, prompt := r.URL.Query().Get("external_id"), r.URL.Query().Get("prompt")
+	s.mu.Lock()
+	out := []Task{}
+	for _, t := range s.order {
+		if (external == "" || external == t.ExternalID) && (prompt == "" || prompt == t.Prompt) {
+			out = append(out, *t)
+		}
+	}
+	s.mu.Unlock()
+	answer(w, http.StatusOK, map[string]any{"tasks": out})
+}
+
+// adminMove takes a task to a state by hand and sends the webhook of it, so
+// that a test need not wait for a render.
+func (s *Service) adminMove(w http.ResponseWriter, r *http.Request) {
+	var in struct{ State string }
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096)).Decode(&in); err != nil ||
+		in.State != "running" && in.State != "succeeded" && in.State != "failed" {
+		answer(w, http.StatusBadRequest, map[string]any{"error": "state must be running, succeeded or failed"})
+		return
+	}
+	s.mu.Lock()
+	t := s.tasks[r.PathValue("id")]
+	s.mu.Unlock()
+	if t == nil {
+		answer(w, http.StatusNotFound, map[string]any{"error": "no such task"})
+		return
+	}
+	state := t.outcome(in.State)
+	if !s.set(t.ID, state) {
+		answer(w, http.StatusConflict, map[string]any{"error": "the task has ended"})
+		return
+	}
+	s.wg.Go(func() { s.notify(t, host(r), state) })
+	answer(w, http.StatusOK, map[string]any{"state": state})
+}
+
+func (s *Service) adminFaults(w http.ResponseWriter, r *http.Request) {
+	var f struct {
+		Provider, Fault string
+		Count           int
+	}
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096)).Decode(&f); err != nil || f.Provider == "" || f.Fault == "" || f.Count < 0 {
+		answer(w, http.StatusBadRequest, map[string]any{"error": "provider, fault and count (0 or more) are needed"})
+		return
+	}
+	s.mu.Lock()
+	if s.faults[f.Provider] == nil {
+		s.faults[f.Provider] = map[string]int{}
+	}
+	s.faults[f.Provider][f.Fault] = f.Count
+	s.mu.Unlock()
+	answer(w, http.StatusOK, f)
+}

@@ -1,0 +1,141 @@
+package simulator
+
+import (
+	"net/http"
+	"regexp"
+	"strconv"
+)
+
+// The fault words, as [fault:NAME] or [fault:NAME:CALLS] in a prompt or by POST
+// /admin/faults:
+//
+//	before a task exists:  hang, reset_before_accept, rate_limit,
+//	                       rate_limit_bare (no Retry-After), error500, policy
+//	when it exists:        reset_after_accept, hang_after_accept, garbage,
+//	                       huge_body, endless_body, redirect,
+//	                       webhook_before_response
+//	when it is read:       garbage_poll, rate_limit_poll, error500_poll,
+//	                       unknown_word, empty_result, expired_result
+//	of its webhooks:       webhook_never, webhook_twice, webhook_out_of_order,
+//	                       webhook_bad_signature, webhook_garbage
+//	of the render:         fail_halfway
+var faultWord = regexp.MustCompile(`\[fault:([a-z0-9_]+)(?::(\d+))?\]`)
+var sizeWord = regexp.MustCompile(`\[size:(\d+)MB\]`)
+
+// take reports whether a fault is due: one of the prompt's words, or one set by
+// /admin/faults, which counts down.
+func (s *Service) take(provider string, words map[string]int, name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.faults[provider][name]; n > 0 {
+		s.faults[provider][name]--
+		return true
+	}
+	return words[name] > 0
+}
+
+func words(prompt string) map[string]int {
+	m := map[string]int{}
+	for _, f := range faultWord.FindAllStringSubmatch(prompt, -1) {
+		n, _ := strconv.Atoi(f[2])
+		m[f[1]] = max(n, 1)
+	}
+	return m
+}
+
+// callsLeft counts down a fault of n calls for one job, across its attempts;
+// where a provider is told of no job, for one prompt.
+func (s *Service) callsLeft(t *Task, name string) bool {
+	if t.faults[name] == 0 {
+		return s.take(t.Provider, nil, name)
+	}
+	job := t.JobID
+	if job == "" {
+		job = t.Prompt
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := t.Provider + "/" + job + "/" + name
+	if s.faults[key] == nil {
+		s.faults[key] = map[string]int{"left": t.faults[name]}
+	}
+	if s.faults[key]["left"] == 0 {
+		return false
+	}
+	s.faults[key]["left"]--
+	return true
+}
+
+// before plays the faults that strike before a task exists, and returns the
+// refusal that is due, if one is.
+func (s *Service) before(w http.ResponseWriter, r *http.Request, t *Task) refusal {
+	refuse := s.take(t.Provider, t.faults, "policy")
+	switch {
+	case s.take(t.Provider, t.faults, "hang"):
+		select {
+		case <-r.Context().Done():
+		case <-s.ctx.Done():
+		}
+		panic(http.ErrAbortHandler)
+	case s.take(t.Provider, t.faults, "reset_before_accept"):
+		panic(http.ErrAbortHandler)
+	case refuse && !t.d.policyLate:
+		return policy
+	case s.callsLeft(t, "rate_limit"):
+		w.Header().Set("Retry-After", "1")
+		return rateLimited
+	case s.take(t.Provider, t.faults, "rate_limit_bare"):
+		return rateLimited
+	case s.callsLeft(t, "error500"):
+		return broken
+	}
+	t.policy = refuse
+	return ""
+}
+
+// after plays the faults that strike when the task exists but the answer has
+// not been sent; true says that it has answered.
+func (s *Service) after(w http.ResponseWriter, r *http.Request, t *Task) bool {
+	switch {
+	case s.take(t.Provider, t.faults, "reset_after_accept"):
+		panic(http.ErrAbortHandler)
+	case s.take(t.Provider, t.faults, "hang_after_accept"):
+		select {
+		case <-r.Context().Done():
+		case <-s.ctx.Done():
+		}
+		panic(http.ErrAbortHandler)
+	case s.take(t.Provider, t.faults, "garbage"):
+		_, _ = w.Write([]byte(`{"code":0,"data":{"id":`))
+		return true
+	case s.take(t.Provider, t.faults, "redirect"):
+		// 307 asks for the same POST again, at an address that would take it.
+		w.Header().Set("Location", r.URL.Path)
+		w.WriteHeader(http.StatusTemporaryRedirect)
+		return true
+	case s.take(t.Provider, t.faults, "huge_body"):
+		s.flood(w, r, 2<<20)
+		return true
+	case s.take(t.Provider, t.faults, "endless_body"):
+		s.flood(w, r, 1<<40)
+		return true
+	case t.faults["webhook_before_response"] > 0:
+		s.wait(4 * s.step())
+	}
+	return false
+}
+
+// flood answers with n bytes of white space, which a careless JSON reader would
+// read to the end.
+func (s *Service) flood(w http.ResponseWriter, r *http.Request, n int64) {
+	w.Header().Set("Content-Type", "application/json")
+	chunk := make([]byte, 32<<10)
+	for i := range chunk {
+		chunk[i] = ' '
+	}
+	for ; n > 0 && r.Context().Err() == nil && s.ctx.Err() == nil; n -= int64(len(chunk)) {
+		if _, err := w.Write(chunk[:min(n, int64(len(chunk)))]); err != nil {
+			return
+		}
+	}
+}
