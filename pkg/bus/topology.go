@@ -42,10 +42,14 @@ func streams(replicas int) []jetstream.StreamConfig {
 	// A stream with schedules cannot refuse new messages; what it drops when
 	// full is published again by the ledger's sweep.
 	watchdog.Discard = jetstream.DiscardOld
+	// The ledger repeats a deletion until it is reported: what is dropped when
+	// this is full comes again, and it need not reserve much of the disk.
+	artifacts := work(StreamArtifacts, "artifacts.>")
+	artifacts.Discard, artifacts.MaxBytes = jetstream.DiscardOld, 256<<20
 	return []jetstream.StreamConfig{
 		work(StreamJobs, "jobs.>"),
 		work(StreamObservations, "observed.>"),
-		work(StreamArtifacts, "artifacts.>"),
+		artifacts,
 		watchdog,
 		{
 			Name: StreamEvents, Subjects: []string{"job.>", "account.*.notice"}, Retention: jetstream.LimitsPolicy,

@@ -139,6 +139,16 @@ func (s *Service) eraseName(ctx context.Context, r *ledgerv1.EraseUserRequest, d
 		if err != nil {
 			return fmt.Errorf("delete end user: %w", err)
 		}
+		// What budgets counted stays, for whoever the token is; a budget for the
+		// user alone has nothing more to guard.
+		b := &pgx.Batch{}
+		b.Queue(`update budget_use set subject_id = $3 where subject_id = $2
+			and budget_id in (select id from budget where account_id = $1 and subject = 'end_user')`, r.GetAccountId(), r.GetUser(), done.GetToken())
+		b.Queue(`update budget set subject_id = $3, deleted_at = coalesce(deleted_at, now())
+			where account_id = $1 and subject = 'end_user' and subject_id = $2`, r.GetAccountId(), r.GetUser(), done.GetToken())
+		if err := u.send(ctx, b); err != nil {
+			return fmt.Errorf("erase from budgets: %w", err)
+		}
 		if done.GetJobs()+usage.RowsAffected()+name.RowsAffected() == 0 {
 			done.Token = ""
 			return nil

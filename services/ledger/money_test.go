@@ -360,7 +360,7 @@ func TestMoneyIsMovedOnceForEachKeyAndAudited(t *testing.T) {
 	seen := map[string]int{}
 	for _, e := range x.audit(t, &ledgerv1.ListAuditEntriesRequest{Actor: "key_fin"}) {
 		seen[e.GetAction()]++
-		if d := e.GetDetails().AsMap(); d["reason"] != "because" || !strings.HasSuffix(d["posting"].(string), "/same") || e.GetRequestId() != "req_9" {
+		if d := e.GetDetails().AsMap(); d["reason"] != "because" || !strings.HasSuffix(fmt.Sprint(d["posting"]), "/same") || e.GetRequestId() != "req_9" {
 			t.Errorf("%v", e)
 		}
 	}

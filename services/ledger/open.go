@@ -200,21 +200,21 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[
 	} else {
 		j.ID = id.New(id.Video)
 	}
-	model := j.Model
+	model := r.GetParams().GetModel()
 	refusal, err := s.admit(ctx, u, b, j, model)
 	if err != nil {
 		return err
 	}
 	if refusal != nil {
 		c.err = refusal
-		return nil
+		return nil //nolint:nilerr // the call's verdict, not the group's failure
 	}
-	if err := u.hold(b, j); err != nil {
-		if !errors.Is(err, errShort) {
-			return err
-		}
+	switch err := u.hold(b, j); {
+	case errors.Is(err, errShort):
 		c.err = insufficient(j.Quote, b.of[available])
 		return nil
+	case err != nil:
+		return err
 	}
 	if taken != nil {
 		taken.job = j

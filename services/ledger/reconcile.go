@@ -29,13 +29,15 @@ func (s *Service) reconcile(ctx context.Context) error {
 	tick := time.NewTicker(max(s.cfg.Reconcile/10, 50*time.Millisecond))
 	defer tick.Stop()
 	for {
-		if err := s.reconcileOnce(ctx); err != nil && ctx.Err() == nil {
-			s.log.ErrorContext(ctx, "books not proven", "error", err.Error())
-		}
+		// Not at once: after a standstill the sweep comes first, or every live job
+		// would be said to be forgotten.
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+		if err := s.reconcileOnce(ctx); err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "books not proven", "error", err.Error())
 		}
 	}
 }

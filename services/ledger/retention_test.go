@@ -141,6 +141,15 @@ func TestEraseUser(t *testing.T) {
 		t.Fatalf("with a live job: %v", err)
 	}
 	x.finish(t, failed, "failed")
+	for _, sql := range []string{
+		"insert into budget (id, account_id, subject, subject_id, period, limit_micros, hard) values ('b1', $1, 'end_user', 'ann', 'day', 1000, true), ('b2', $1, 'end_user', '*', 'day', 1000, true)",
+		"insert into budget_use (budget_id, subject_id, period_start, spent_micros) select id, 'ann', now(), 5 from budget where account_id = $1",
+		`update job set counted_in = '[{"budget": "b2", "of": "ann", "from": "2026-01-01T00:00:00Z"}]' where account_id = $1 and end_user = 'ann'`,
+	} {
+		if _, err := x.pool.Exec(ctx, sql, x.acct); err != nil {
+			t.Fatal(err)
+		}
+	}
 	before := x.query(t, &videov1.QueryUsageRequest{}).GetRows()[0]
 	r, err := x.erase.EraseUser(ctx, ask)
 	if err != nil || r.GetJobs() != 122 || r.GetVideos() != 1 {
@@ -148,7 +157,8 @@ func TestEraseUser(t *testing.T) {
 	}
 	x.secrets(t, done)
 	x.secrets(t, failed)
-	if n := x.number(t, "select (select count(*) from job where end_user = 'ann') + (select count(*) from usage_user_day where end_user = 'ann') + (select count(*) from idempotency where job_id = $1)", done); n != 0 {
+	if n := x.number(t, "select (select count(*) from job where end_user = 'ann') + (select count(*) from usage_user_day where end_user = 'ann') + (select count(*) from idempotency where job_id = $1)"+
+		"+ (select count(*) from budget_use where subject_id = 'ann') + (select count(*) from budget where subject_id = 'ann') + (select count(*) from job where counted_in::text like '%ann%')", done); n != 0 {
 		t.Errorf("%d rows still name the user", n)
 	}
 	if _, ok, err := x.bus.Status(ctx, done); ok || err != nil {

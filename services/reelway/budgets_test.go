@@ -178,7 +178,7 @@ func TestBudgetsAndCeilingsByTheFrontDoors(t *testing.T) {
 	// A ceiling on requests holds at both doors alike.
 	sh.table([]string{"keys", "limit", keyID, "--per-minute", "5"}, "requests per minute  5", "videos at once       no limit")
 	sh.table([]string{"keys", "limit", keyID, "--concurrent", "1"}, "requests per minute  5", "videos at once       1")
-	get := func() *http.Response {
+	get := func() (status int, header http.Header) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, st.HTTPURL+"/v1/models", http.NoBody)
 		if err != nil {
 			t.Fatal(err)
@@ -189,22 +189,26 @@ func TestBudgetsAndCeilingsByTheFrontDoors(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		return resp
+		return resp.StatusCode, resp.Header
 	}
-	withinASecond(t, "the ceiling holds", func() bool { return get().Header.Get("X-Ratelimit-Limit-Requests") == "5" })
+	withinASecond(t, "the ceiling holds", func() bool {
+		_, h := get()
+		return h.Get("X-Ratelimit-Limit-Requests") == "5"
+	})
 	client := videov1.NewVideoServiceClient(conn)
 	var header metadata.MD
 	if _, err := client.ListModels(as(t, k.Key), &videov1.ListModelsRequest{}, grpc.Header(&header)); err != nil || len(header.Get("x-ratelimit-remaining-requests")) != 1 {
 		t.Error(header, err)
 	}
-	var refused *http.Response
+	var status int
+	var refused http.Header
 	for range 6 {
-		refused = get()
+		status, refused = get()
 	}
-	wait, err := strconv.Atoi(refused.Header.Get("Retry-After"))
-	if refused.StatusCode != http.StatusTooManyRequests || err != nil || wait < 1 || wait > 120 || refused.Header.Get("X-Ratelimit-Remaining-Requests") != "0" ||
-		refused.Header.Get("X-Ratelimit-Reset-Requests") == "" || refused.Header.Get("X-Should-Retry") != "true" {
-		t.Errorf("%d %v %v", refused.StatusCode, refused.Header, err)
+	wait, err := strconv.Atoi(refused.Get("Retry-After"))
+	if status != http.StatusTooManyRequests || err != nil || wait < 1 || wait > 120 || refused.Get("X-Ratelimit-Remaining-Requests") != "0" ||
+		refused.Get("X-Ratelimit-Reset-Requests") == "" || refused.Get("X-Should-Retry") != "true" {
+		t.Errorf("%d %v %v", status, refused, err)
 	}
 	_, err = client.ListModels(as(t, k.Key), &videov1.ListModelsRequest{})
 	if f := fault.FromStatus(err); f == nil || f.Code != fault.RateLimited || f.RetryAfter <= 0 || !strings.HasPrefix(f.Message, "this API key may make 5 requests per minute; try again in ") ||
