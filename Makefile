@@ -67,7 +67,7 @@ fuzz: ## Fuzz each target for 30 seconds
 	cd services/intake && go test -fuzz=FuzzDecode -fuzztime=30s .
 	cd services/archiver && go test -fuzz=FuzzProbe -fuzztime=30s .
 	cd pkg/money && go test -fuzz=FuzzParse -fuzztime=30s .
-	@for p in atlascloud byteplus fal kling luma minimax openai replicate veo; do \
+	@for p in atlascloud byteplus declared fal kling luma minimax openai replicate veo; do \
 		(cd pkg/provider/$$p && go test -fuzz=FuzzParseWebhook -fuzztime=30s .) || exit 1; done
 
 clean: ## Remove what was built; data stays

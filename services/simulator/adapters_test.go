@@ -4,12 +4,14 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 
 	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/atlascloud"
 	"reelway.dev/pkg/provider/byteplus"
+	"reelway.dev/pkg/provider/declared"
 	"reelway.dev/pkg/provider/fal"
 	"reelway.dev/pkg/provider/kling"
 	"reelway.dev/pkg/provider/luma"
@@ -194,4 +196,29 @@ func TestOpenAI(t *testing.T) {
 		return openai.New(openai.Config{Account: account(t, url), WebhookKeys: hookKeys(t), CallbackField: "callback_url"})
 	}
 	providertest.Run(t, h)
+}
+
+// Providers that are described and not programmed pass the same suite.
+func TestDeclared(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../../pkg/provider/declared/testdata/providers.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs, err := declared.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range specs {
+		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
+			h := simulate(t, s.Name)
+			h.Task.Model = map[string]string{"replicate": "wan-video/wan-2.6-t2v", "runway": "gen4.5"}[s.Name]
+			if s.Webhook != nil {
+				h.Webhooks = providertest.Signed
+			}
+			h.New = func(url string) provider.Adapter { return declared.New(s, account(t, url), hookKeys(t)) }
+			providertest.Run(t, h)
+		})
+	}
 }

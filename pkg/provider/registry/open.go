@@ -3,12 +3,15 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/atlascloud"
 	"reelway.dev/pkg/provider/byteplus"
+	"reelway.dev/pkg/provider/declared"
 	"reelway.dev/pkg/provider/fal"
 	"reelway.dev/pkg/provider/kling"
 	"reelway.dev/pkg/provider/luma"
@@ -74,7 +77,56 @@ func Open(c Config) (Providers, error) {
 		p.add(openai.Name, openai.New(openai.Config{Account: account(c.OpenAIURL, c.OpenAIKey),
 			WebhookKeys: secrets("REELWAY_OPENAI_WEBHOOK_SECRET", c.OpenAIWebhook), CallbackField: c.OpenAICallbackField}))
 	}
+	if c.ProvidersFile != "" {
+		if err := p.describe(c.ProvidersFile); err != nil {
+			errs = append(errs, fmt.Errorf("REELWAY_PROVIDERS_FILE: %w", err))
+		}
+	}
 	return p, errors.Join(errs...)
+}
+
+// builtin are the names that no description may take, on or off.
+var builtin = []string{atlascloud.Name, byteplus.Name, fal.Name, kling.Name, luma.Name, minimax.Name, openai.Name, replicate.Name, runway.Name, veo.Name}
+
+// describe opens the providers that a file describes.
+func (p Providers) describe(file string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	specs, err := declared.Parse(data)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range specs {
+		key, err := secretFile(s.KeyFile)
+		if err == nil && slices.Contains(builtin, s.Name) {
+			err = errors.New("the name is that of a built-in provider")
+		}
+		var keys [][]byte
+		if err == nil && s.Webhook != nil {
+			var secrets string
+			if secrets, err = secretFile(s.Webhook.SecretFile); err == nil {
+				keys, err = decode(secrets)
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("provider %q: %w", s.Name, err))
+			continue
+		}
+		p.add(s.Name, declared.New(s, account("", key), keys))
+	}
+	return errors.Join(errs...)
+}
+
+// secretFile reads a secret from its file; no file is no secret.
+func secretFile(name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(name)
+	return strings.TrimSpace(string(data)), err
 }
 
 func account(url, key string) provider.Account {

@@ -50,6 +50,7 @@ type Config struct {
 	OpenAIKey           string `env:"REELWAY_OPENAI_KEY" desc:"API key at that server; the provider is off without one"`
 	OpenAIWebhook       string `env:"REELWAY_OPENAI_WEBHOOK_SECRET" desc:"whsec_ secret of that server's webhooks, two separated by a comma during a rotation"`
 	OpenAICallbackField string `env:"REELWAY_OPENAI_CALLBACK_FIELD" desc:"field in which that server takes a callback URL, such as callback_url; polled only when empty"`
+	ProvidersFile       string `env:"REELWAY_PROVIDERS_FILE" desc:"a YAML file that describes further providers (docs/providers.md)"`
 }
 
 // Providers are the open adapters, by name.
@@ -75,9 +76,9 @@ func (p Providers) add(name string, a provider.Adapter) {
 	}
 }
 
-// HasKey reports whether any provider is on.
+// HasKey reports whether any provider is on, by a key or a description.
 func (c Config) HasKey() bool {
-	return c.AtlasKey+c.KlingAccessKey+c.KlingKey+c.FalKey+c.ReplicateKey+c.RunwayKey+c.LumaKey+c.MiniMaxKey+c.BytePlusKey+c.VeoKey+c.OpenAIKey != ""
+	return c.AtlasKey+c.KlingAccessKey+c.KlingKey+c.FalKey+c.ReplicateKey+c.RunwayKey+c.LumaKey+c.MiniMaxKey+c.BytePlusKey+c.VeoKey+c.OpenAIKey+c.ProvidersFile != ""
 }
 
 // client is one provider's own. Operators choose these addresses, so they are

@@ -2,10 +2,13 @@ package registry_test
 
 import (
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/registry"
 	"reelway.dev/pkg/run"
 )
@@ -69,5 +72,42 @@ func TestResultHeader(t *testing.T) {
 		if got := p.ResultHeader(c.provider, c.url); len(got) != c.want {
 			t.Errorf("%s %s: %v", c.provider, c.url, got)
 		}
+	}
+}
+
+// A file may describe further providers, but not in the place of ours.
+func TestDescribedProviders(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	spec := func(name, rest string) string {
+		return `
+- name: ` + name + `
+  base_url: https://acme.example
+  key_file: ` + write("key", "k\n") + `
+  submit: {path: /v1/videos, body: {prompt: "{prompt}"}, task_id: id}
+  poll: {path: "/v1/videos/{task_id}"}
+  task: {id: id, status: status, result: [url], states: {succeeded: [done], failed: [failed]}}
+  webhook: {signature: standard, secret_file: ` + rest + `}
+`
+	}
+	good := write("whsec", "whsec_c2ltdWxhdGVkLXdlYmhvb2stc2VjcmV0LWtleQ==\n")
+	c := load(t, "REELWAY_PROVIDERS_FILE="+write("good.yaml", spec("acme", good)))
+	p, err := registry.Open(c)
+	if _, ok := p.Adapters["acme"].(provider.WebhookParser); err != nil || !ok || !c.HasKey() {
+		t.Errorf("%v %v", p.Adapters, err)
+	}
+	_, err = registry.Open(load(t, "REELWAY_PROVIDERS_FILE="+write("bad.yaml", spec("kling", good)+spec("acme", write("bad", "s3cret")))))
+	if err == nil || !strings.Contains(err.Error(), `"kling": the name`) || !strings.Contains(err.Error(), `"acme": a webhook secret`) || strings.Contains(err.Error(), "s3cret") {
+		t.Error(err)
+	}
+	if _, err := registry.Open(load(t, "REELWAY_PROVIDERS_FILE=/nowhere/at/all")); err == nil {
+		t.Error("a missing file is no error")
 	}
 }
