@@ -27,7 +27,7 @@ func TestStreamsWipedBetweenKillAndRestart(t *testing.T) {
 }
 
 func crash(t *testing.T, wipe bool) {
-	s := setup(t, "REELWAY_MAX_RUNTIME=25s")
+	s := setup(t, "REELWAY_MAX_RUNTIME=25s", "REELWAY_SUBMIT_TIMEOUT=2s")
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))

@@ -97,7 +97,7 @@ func save(t *testing.T, url, file string) {
 // the provider accepted and we pay for.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	s := setup(t, "REELWAY_MAX_RUNTIME=12s")
+	s := setup(t, "REELWAY_MAX_RUNTIME=20s", "REELWAY_SUBMIT_TIMEOUT=2s")
 	spent := make(chan int64, 64)
 	var wg sync.WaitGroup
 	for _, c := range []struct {
