@@ -200,19 +200,17 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[
 		j.ID = id.New(id.Video)
 	}
 	model := r.GetParams().GetModel()
-	refusal, err := s.admit(ctx, u, b, j, model)
-	if err != nil {
+	switch refusal, err := s.admit(ctx, u, b, j, model); {
+	case err != nil:
 		return err
-	}
-	if refusal != nil {
+	case refusal != nil:
 		c.err = refusal
-		return nil
+		return nil //nolint:nilerr // this call's verdict, not the group's
 	}
-	switch err := u.hold(b, j); {
-	case errors.Is(err, errShort):
+	if err := u.hold(b, j); errors.Is(err, errShort) {
 		c.err = insufficient(j.Quote, b.of[available])
 		return nil
-	case err != nil:
+	} else if err != nil {
 		return err
 	}
 	if taken != nil {
