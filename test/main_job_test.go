@@ -529,6 +529,9 @@ func TestWebSocketResumes(t *testing.T) {
 	}
 	c, next = open("")
 	defer func() { _ = c.CloseNow() }()
+	if f := next(); f.Type != "subscribed" || f.Cursor == "" {
+		t.Errorf("%+v", f)
+	}
 	if err := c.Write(ctx, websocket.MessageText, []byte(`{"type":"subscribe","videos":["video_of_another"]}`)); err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func (s *Service) Handler() http.Handler {
 // frame is what a WebSocket sends, and an SSE message's data. A cursor resumes
 // the subscription whose frame it came with: one video's, or that of all.
 type frame struct {
-	Type    string           `json:"type"` // snapshot, event, notice, reset, end, error
+	Type    string           `json:"type"` // subscribed, snapshot, event, notice, reset, end, error
 	Cursor  string           `json:"cursor,omitempty"`
 	VideoID string           `json:"video_id,omitempty"` // with end and error: whose watch ended
 	Video   *videojson.Video `json:"video,omitempty"`

@@ -28,6 +28,9 @@ const (
 	// isReset says that the events after a cursor are lost to a watch of all
 	// videos: what they told is to be read from the list of videos.
 	isReset kind = "reset"
+	// isSubscribed says that a watch of all videos has begun: what happens from
+	// now on is told, and its cursor resumes from here.
+	isSubscribed kind = "subscribed"
 	// isNotice is a word to the account, for a watch of all its videos.
 	isNotice kind = "notice"
 )
@@ -36,7 +39,7 @@ const (
 type item struct {
 	kind   kind
 	cursor string
-	video  *videov1.Video // nil with isReset and isNotice
+	video  *videov1.Video // nil with isReset, isSubscribed and isNotice
 	notice *eventv1.AccountNotice
 }
 
@@ -179,6 +182,10 @@ func (w *watch) run(ctx context.Context, emit func(item) error) error {
 		}
 	case w.lost:
 		if err := emit(item{kind: isReset, cursor: at.String()}); err != nil {
+			return err
+		}
+	default:
+		if err := emit(item{kind: isSubscribed, cursor: at.String()}); err != nil {
 			return err
 		}
 	}

@@ -368,6 +368,9 @@ func TestOpenStreamsEndWithTheirKey(t *testing.T) {
 		if err := c.Write(t.Context(), websocket.MessageText, []byte(`{"type":"subscribe","all":true}`)); err != nil {
 			t.Fatal(err)
 		}
+		if _, data, err := c.Read(t.Context()); err != nil || !strings.Contains(string(data), `"subscribed"`) {
+			t.Fatalf("%s %v", data, err)
+		}
 	}
 	if _, err := d.accounts.RevokeAPIKey(as(t, st.AdminKey), &ledgerv1.RevokeAPIKeyRequest{KeyId: k.GetKeyId()}); err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func watchAll(t *testing.T, st *reelway.Stack, key, after string) func() frame {
 	if err := c.Write(t.Context(), websocket.MessageText, []byte(`{"type":"subscribe","all":true,"after":"`+after+`"}`)); err != nil {
 		t.Fatal(err)
 	}
-	return func() frame {
+	next := func() frame {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
@@ -60,6 +60,12 @@ func watchAll(t *testing.T, st *reelway.Stack, key, after string) func() frame {
 		}
 		return f
 	}
+	if after == "" {
+		if f := next(); f.Type != "subscribed" || f.Cursor == "" {
+			t.Fatalf("%+v", f)
+		}
+	}
+	return next
 }
 
 //nolint:paralleltest // the telemetry is the process's
