@@ -1,5 +1,5 @@
 -- The ledger's schema. Money is micro-credits in bigint; time is UTC. Why the
--- tables look as they do: docs/decisions/0003-ledger-schema.md.
+-- tables look as they do: docs/decisions/0016-ledger-schema.md.
 
 create table account (
     id         text primary key,

@@ -1,6 +1,6 @@
 -- Usage, retention and erasure. Every statement is instant on a ledger in use:
 -- what is added to job are constants, everything else is new. Why the tables
--- look as they do: docs/decisions/0003-ledger-schema.md.
+-- look as they do: docs/decisions/0016-ledger-schema.md.
 
 alter table job
     add column if not exists model       text not null default '', -- of params; empty when an older version opened the job
