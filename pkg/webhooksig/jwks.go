@@ -102,7 +102,8 @@ func (j *JWKS) look(ctx context.Context, now time.Time, satisfies func(keySet) b
 }
 
 func (j *JWKS) refresh(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	// Detached: a caller that hangs up must not cost everybody the next minute.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	keys, err := j.fetch(ctx, j.URL)
 	if err != nil && j.Fallback != "" {
