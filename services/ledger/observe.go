@@ -115,7 +115,11 @@ func (s *Service) observed(x sighting) error {
 	if x.verdict == applied && x.job.State == job.Running {
 		// Losing this schedule costs time only: the sweep makes it again.
 		p := &eventv1.PollAttempt{JobId: x.job.ID, AttemptId: o.GetAttemptId(), Provider: x.job.Provider}
-		if err := s.bus.SchedulePoll(x.ctx, p, time.Now().Add(s.cfg.WatchAfter)); err != nil {
+		wait := s.cfg.WatchAfter
+		if ms := o.GetAccepted().GetPollAfterMs(); ms > 0 {
+			wait = min(wait, time.Duration(ms)*time.Millisecond)
+		}
+		if err := s.bus.SchedulePoll(x.ctx, p, time.Now().Add(wait)); err != nil {
 			s.log.WarnContext(x.ctx, "watchdog not scheduled", "job_id", x.job.ID, "error", err.Error())
 		}
 	}

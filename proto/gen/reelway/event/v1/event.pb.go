@@ -427,8 +427,11 @@ func (*Observation_ArtifactDeleted) isObservation_Fact() {}
 type Accepted struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ProviderTaskId string                 `protobuf:"bytes,1,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// When to ask first, in milliseconds from now, where the provider calls
+	// nobody back; 0 leaves it to the watchdog's usual time.
+	PollAfterMs   int64 `protobuf:"varint,2,opt,name=poll_after_ms,json=pollAfterMs,proto3" json:"poll_after_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Accepted) Reset() {
@@ -466,6 +469,13 @@ func (x *Accepted) GetProviderTaskId() string {
 		return x.ProviderTaskId
 	}
 	return ""
+}
+
+func (x *Accepted) GetPollAfterMs() int64 {
+	if x != nil {
+		return x.PollAfterMs
+	}
+	return 0
 }
 
 // Refused: the task was surely not accepted.
@@ -1231,9 +1241,10 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\x0earchive_failed\x18\x11 \x01(\v2\x1f.reelway.event.v1.ArchiveFailedH\x00R\rarchiveFailed\x129\n" +
 	"\ttimed_out\x18\x12 \x01(\v2\x1a.reelway.event.v1.TimedOutH\x00R\btimedOut\x12N\n" +
 	"\x10artifact_deleted\x18\x1e \x01(\v2!.reelway.event.v1.ArtifactDeletedH\x00R\x0fartifactDeletedB\x06\n" +
-	"\x04fact\"4\n" +
+	"\x04fact\"X\n" +
 	"\bAccepted\x12(\n" +
-	"\x10provider_task_id\x18\x01 \x01(\tR\x0eproviderTaskId\"y\n" +
+	"\x10provider_task_id\x18\x01 \x01(\tR\x0eproviderTaskId\x12\"\n" +
+	"\rpoll_after_ms\x18\x02 \x01(\x03R\vpollAfterMs\"y\n" +
 	"\aRefused\x122\n" +
 	"\x05error\x18\x01 \x01(\v2\x1c.reelway.video.v1.VideoErrorR\x05error\x12\x14\n" +
 	"\x05retry\x18\x02 \x01(\bR\x05retry\x12$\n" +
