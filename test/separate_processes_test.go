@@ -107,7 +107,7 @@ func TestSeparateProcesses(t *testing.T) {
 	}
 	begin("callback", []string{"REELWAY_CALLBACK_ADDR=" + callbackAddr}, tokens, keys)
 	begin("notifier", []string{led, "REELWAY_NOTIFIER_ADDR=" + notifierAddr, "REELWAY_GRPC_ADDR=" + freePort(t)}, files)
-	begin("intake", []string{led, "REELWAY_HTTP_ADDR=" + intakeAddr, "REELWAY_GRPC_ADDR=" + freePort(t)}, files)
+	begin("intake", []string{led, "REELWAY_PROVIDERS=atlascloud,kling", "REELWAY_HTTP_ADDR=" + intakeAddr, "REELWAY_GRPC_ADDR=" + freePort(t)}, files)
 
 	conn, err := rpc.Dial(ledgerAddr)
 	if err != nil {
@@ -128,6 +128,9 @@ func TestSeparateProcesses(t *testing.T) {
 	}
 	s := &stack{t: t, base: "http://" + intakeAddr, sim: web}
 	var ids []string
+	if a := s.call(http.MethodPost, "/v1/videos", request("gen-4.5", "x")); a.status != http.StatusBadRequest || a.fault.Fields[0].Name != "model" {
+		t.Errorf("a model that nobody dispatches: %d %s", a.status, a.raw)
+	}
 	for range 5 {
 		for _, model := range []string{"seedance-2.0", "kling-v2-6"} {
 			ans := s.call(http.MethodPost, "/v1/videos", request(model, "x"))

@@ -229,6 +229,12 @@ func (b *Bus) SchedulePoll(ctx context.Context, p *eventv1.PollAttempt, at time.
 	if err != nil {
 		return err
 	}
+	if !at.After(time.Now()) {
+		// At once, and not by a schedule: one that is made next, for later, would
+		// take its place before it fires.
+		m.Subject = "watchdog.due." + token(p.GetProvider())
+		return b.Publish(ctx, m)
+	}
 	// RFC 3339 with a fraction: the client's own option rounds to seconds.
 	return b.publish(ctx, m, nats.Header{
 		"Nats-Schedule":        []string{"@at " + at.UTC().Format(time.RFC3339Nano)},

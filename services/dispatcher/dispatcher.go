@@ -207,7 +207,7 @@ func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt
 	// absence proves nothing.
 	wait := s.cfg.SubmitTimeout + absenceMargin - age(a)
 	if a.GetState() == "intended" && wait > 0 {
-		return bus.After(wait, errors.New("an attempt is under way"))
+		return bus.After(min(wait, s.cfg.PollInterval), errors.New("an attempt is under way"))
 	}
 	seen := provider.Seen{JobID: a.GetJobId(), AttemptID: attempt, Provider: a.GetProvider(), Source: "lookup", At: s.d.Now()}
 	finder, ok := adapter.(provider.Finder)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"reelway.dev/pkg/auth"
@@ -21,8 +22,14 @@ import (
 )
 
 type config struct {
-	Addr     string `env:"REELWAY_HTTP_ADDR" envDefault:"127.0.0.1:8080" desc:"address of REST"`
-	GRPCAddr string `env:"REELWAY_GRPC_ADDR" envDefault:"127.0.0.1:9090" desc:"address of gRPC"`
+	Addr      string   `env:"REELWAY_HTTP_ADDR" envDefault:"127.0.0.1:8080" desc:"address of REST"`
+	Providers []string `env:"REELWAY_PROVIDERS" desc:"providers whose models are offered, separated by commas: those of which a dispatcher has a key; all when empty"`
+	GRPCAddr  string   `env:"REELWAY_GRPC_ADDR" envDefault:"127.0.0.1:9090" desc:"address of gRPC"`
+}
+
+// offers reports whether a provider's models are on offer.
+func (c *config) offers(provider string) bool {
+	return len(c.Providers) == 0 || slices.Contains(c.Providers, provider)
 }
 
 func main() {
@@ -60,7 +67,7 @@ func main() {
 		}
 		s, err := intake.New(*cfg, intake.Deps{Jobs: ledgerv1.NewJobServiceClient(conn), Ledger: ledgerv1.NewLedgerServiceClient(conn),
 			Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn),
-			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: catalog.Builtin(),
+			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: catalog.Builtin().Only(door.offers),
 			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 		if err != nil {
 			return err
