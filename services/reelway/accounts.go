@@ -8,7 +8,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/money"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
@@ -18,7 +17,6 @@ type accountsCmd struct {
 	List    accountListCmd    `cmd:"" help:"List the accounts, the latest first."`
 	Show    accountShowCmd    `cmd:"" help:"Show an account and its balance."`
 	Set     accountSetCmd     `cmd:"" help:"Change an account's name, tier, time zone or highest resolution."`
-	TopUp   accountTopUpCmd   `cmd:"" name:"top-up" help:"Add credits to an account."`
 	Suspend accountSuspendCmd `cmd:"" help:"Refuse an account's new videos; what runs goes on."`
 	Resume  accountResumeCmd  `cmd:"" help:"End a suspension, or the pause of an account that spent too fast."`
 }
@@ -56,7 +54,7 @@ func (c *accountCreateCmd) Run(ctx context.Context, out io.Writer) error {
 		}
 		if c.Credits > 0 {
 			if _, err := d.credit.TopUp(ctx, &ledgerv1.TopUpRequest{AccountId: r.GetAccountId(), AmountMicros: int64(c.Credits), IdempotencyKey: "first"}); err != nil {
-				return fmt.Errorf("%s was created, but its credits were not added: %w; run: reelway accounts top-up %s %s --once first",
+				return fmt.Errorf("%s was created, but its credits were not added: %w; run: reelway ledger top-up --account %s --credits %s --reason first --once first",
 					r.GetAccountId(), c.explain(err), r.GetAccountId(), money.Format(int64(c.Credits)))
 			}
 		}
@@ -168,25 +166,6 @@ func (c *accountSetCmd) Run(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		return c.answer(out, r.GetAccount(), accountRows(r.GetAccount())...)
-	})
-}
-
-type accountTopUpCmd struct {
-	admin
-	ID      string `arg:"" help:"The account's id."`
-	Credits amount `arg:"" help:"How many credits."`
-	Once    string `help:"A name for this payment, such as an invoice's number: the same name adds credits once." placeholder:"NAME"`
-}
-
-// Run adds the credits. Without a name each call is a payment of its own.
-func (c *accountTopUpCmd) Run(ctx context.Context, out io.Writer) error {
-	return c.do(ctx, func(ctx context.Context, d doors) error {
-		r, err := d.credit.TopUp(ctx, &ledgerv1.TopUpRequest{AccountId: c.ID, AmountMicros: int64(c.Credits), IdempotencyKey: first(c.Once, id.New("cli"))})
-		if err != nil {
-			return err
-		}
-		available := money.Format(r.GetAvailableMicros())
-		return c.answer(out, map[string]string{"account_id": c.ID, "available": available}, []string{"account", c.ID}, []string{"available", available})
 	})
 }
 

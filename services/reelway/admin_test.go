@@ -138,8 +138,8 @@ func TestOperatorsCommands(t *testing.T) {
 		t.Errorf("keys create prints %q", out)
 	}
 	sh.table([]string{"accounts", "show", made.Account}, "Acme GmbH", "active", "Europe/Vienna", "available  10.000000", "as its tier")
-	sh.table([]string{"accounts", "top-up", made.Account, "0.000001", "--once", "inv-1"}, "available  10.000001")
-	sh.table([]string{"accounts", "top-up", made.Account, "0.000001", "--once", "inv-1"}, "available  10.000001")
+	sh.table([]string{"ledger", "top-up", "--account", made.Account, "--credits", "0.000001", "--reason", "invoice 1", "--once", "inv-1"}, "available  10.000001")
+	sh.table([]string{"ledger", "top-up", "--account", made.Account, "--credits", "0.000001", "--reason", "invoice 1", "--once", "inv-1"}, "available  10.000001")
 	sh.table([]string{"accounts", "list"}, "ACCOUNT", made.Account, "acct_operator", "acct_development")
 	sh.table([]string{"users", "create", "ann", "--account", made.Account, "--name", "Ann"}, "ann")
 	sh.table([]string{"users", "list", "--account", made.Account}, "USER", "ann")
