@@ -141,7 +141,8 @@ func finish(ctx context.Context, method string, err error) error {
 		return nil
 	}
 	s := fault.ToStatus(err)
-	if f := fault.FromStatus(s); f.Code == fault.Internal || f.Code == fault.Unavailable {
+	// A caller that went away is no failure of ours.
+	if f := fault.FromStatus(s); (f.Code == fault.Internal || f.Code == fault.Unavailable) && !errors.Is(ctx.Err(), context.Canceled) {
 		slog.ErrorContext(ctx, "call failed", "method", method, "error", err.Error())
 	}
 	return s

@@ -505,6 +505,53 @@ func TestResumptionAfterTheEnd(t *testing.T) {
 	}
 }
 
+// Percentages lie in the stream beside the changes that outdate them: a watch
+// of all videos tells none that comes too late, also when it was cut in between
+// or has seen the video end.
+func TestStalePercentageIsNotTold(t *testing.T) {
+	t.Parallel()
+	x := setup(t)
+	ctx := limit(t, time.Minute)
+	percentage := func(id string, version int64, progress int32) {
+		v := video(id, version)
+		v.Progress = progress
+		m, err := bus.NewMessage(bus.EventSubject(account, id, "progress"), fmt.Sprint(id, version, progress), &eventv1.JobEvent{Video: v, Transient: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.bus.Publish(ctx, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send, next := x.socket(ctx)
+	send(`{"type":"subscribe","all":true}`)
+	var f told
+	expect := func(id string, version, progress int) {
+		t.Helper()
+		var err error
+		if f, err = next(); err != nil || f.Video == nil || f.Video.ID != id || f.version != version || f.Video.Progress != int32(progress) {
+			t.Fatalf("%+v %v instead of %s %d at %d %%", f, err, id, version, progress)
+		}
+	}
+	if _, err := next(); err != nil {
+		t.Fatal(err)
+	}
+	x.move("video_1", 1)
+	x.move("video_1", 2)
+	expect("video_1", 1, 0)
+	expect("video_1", 2, 0)
+	percentage("video_1", 1, 90)
+	percentage("video_1", 2, 95)
+	send, next = x.socket(ctx)
+	send(`{"type":"subscribe","all":true,"after":"` + f.Cursor + `"}`)
+	expect("video_1", 2, 95)
+	x.move("video_1", last)
+	expect("video_1", last, 100)
+	percentage("video_1", 2, 98)
+	x.move("video_2", 1)
+	expect("video_2", 1, 0)
+}
+
 // A socket is not worn out by what it has watched, only by what it watches.
 func TestSocketDoesNotWearOut(t *testing.T) {
 	t.Parallel()

@@ -204,14 +204,14 @@ func (w *watch) run(ctx context.Context, emit func(item) error) error {
 				continue
 			}
 			at.seq = ev.seq
-			if done, err := w.event(at, ev, emit); done || err != nil {
+			if done, err := w.event(ctx, at, ev, emit); done || err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (w *watch) event(at place, l live, emit func(item) error) (done bool, err error) {
+func (w *watch) event(ctx context.Context, at place, l live, emit func(item) error) (done bool, err error) {
 	if l.notice != nil && w.billing && w.scope.job == "" {
 		return false, emit(item{kind: isNotice, cursor: at.String(), notice: l.notice})
 	}
@@ -223,7 +223,20 @@ func (w *watch) event(at place, l live, emit func(item) error) (done bool, err e
 	if w.video == nil && ev.GetTransient() && job.FromProto(v.GetState()) == job.Storing {
 		return false, nil // the sweep's reminder: told long ago, perhaps before a cut
 	}
+	if _, known := w.told[v.GetId()]; !known && ev.GetTransient() && w.stale(ctx, v) {
+		return false, nil
+	}
 	return w.tell(isEvent, at, v, emit)
+}
+
+// stale reports whether a video has moved on since a percentage of it was told.
+// Percentages do not pass through the outbox, so that one may lie in the stream
+// after the change that outdates it; a watch of all videos that was told of the
+// change before a cut, or has seen the video end, no longer knows that. A
+// percentage too few costs nothing: the change that outdates it is told.
+func (w *watch) stale(ctx context.Context, v *videov1.Video) bool {
+	now, err := w.s.read(ctx, w.scope.account, v.GetId())
+	return err != nil || now.GetVersion() > v.GetVersion()
 }
 
 // tell emits what is news; done says that the one job is final.
@@ -275,7 +288,7 @@ func (w *watch) replay(ctx context.Context, emit func(item) error) (done bool, e
 			} else if gone {
 				continue
 			}
-			if done, err := w.event(place{w.upto.epoch, ev.seq}, ev, emit); done || err != nil {
+			if done, err := w.event(ctx, place{w.upto.epoch, ev.seq}, ev, emit); done || err != nil {
 				return done, err
 			}
 		}
