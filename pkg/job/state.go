@@ -14,7 +14,8 @@ type State string
 
 const (
 	// Queued: accepted, hold placed, no provider called. In: OpenJob, or an
-	// attempt that was surely refused and may be repeated. Out: an attempt
+	// attempt that surely came to nothing and is followed by another, of the same
+	// route or the next. Out: an attempt
 	// begins, the caller cancels, or it waited too long (ledger's sweep).
 	Queued State = "queued"
 	// Submitting: an attempt is committed and its outcome not known. In:
@@ -49,6 +50,7 @@ const (
 	Progress      Input = "progress"       // the provider works on it
 	RefuseRetry   Input = "refuse_retry"   // surely not accepted, may be repeated
 	Refuse        Input = "refuse"         // surely not accepted, final
+	FallBack      Input = "fall_back"      // this route surely makes no video and costs nothing; there is another
 	Render        Input = "render"         // the provider finished
 	Fail          Input = "fail"           // the provider gave it up
 	Archive       Input = "archive"        // the copy is in the bucket
@@ -81,10 +83,12 @@ var Table = []Transition{
 	{Submitting, Fail, Failed, "the verdict overtook the answer"},
 	{Submitting, RefuseRetry, Queued, "surely not accepted, another attempt follows"},
 	{Submitting, Refuse, Failed, "surely not accepted, no attempt would help"},
+	{Submitting, FallBack, Queued, "surely not accepted or given up at once, the next route follows"},
 	{Submitting, TimeOut, NeedsReview, "whether the provider has the task was never learned"},
 	{Running, Progress, Running, "progress"},
 	{Running, Render, Storing, "the provider finished"},
 	{Running, Fail, Failed, "the provider gave it up"},
+	{Running, FallBack, Queued, "the provider gave it up, the next route follows"},
 	{Running, TimeOut, NeedsReview, "the provider never gave a verdict"},
 	{Storing, Archive, Succeeded, "the copy is verified"},
 	{Storing, ArchiveFailed, Failed, "the result cannot be fetched any more"},

@@ -22,7 +22,7 @@ import (
 // attempt is a row of attempt: one submission of a job to one provider.
 type attempt struct {
 	ID, JobID, Provider, State string
-	Number                     int
+	Number, Route              int // Route is of the job's plan
 	TaskID                     string
 	Error                      []byte
 	CreatedAt                  time.Time
@@ -30,8 +30,16 @@ type attempt struct {
 	touched                    bool
 }
 
-func (a *attempt) proto() (*videov1.Attempt, error) {
-	p := &videov1.Attempt{Id: a.ID, Provider: a.Provider, State: a.State, ProviderTaskId: a.TaskID, CreatedAt: timestamppb.New(a.CreatedAt)}
+// proto is an attempt of j as its owner sees it.
+func (a *attempt) proto(j *record) (*videov1.Attempt, error) {
+	p := &videov1.Attempt{Id: a.ID, Provider: a.Provider, State: a.State, ProviderTaskId: a.TaskID, CreatedAt: timestamppb.New(a.CreatedAt),
+		Model: j.Model, PriceMicros: j.priceAt(a.Route)}
+	if r := j.routeAt(a.Route); r != nil {
+		p.Model, p.Dropped = r.GetParams().GetModel(), r.GetDropped()
+	}
+	if a == j.current() {
+		p.CapturedMicros = j.Captured
+	}
 	if a.EndedAt != nil {
 		p.EndedAt = timestamppb.New(*a.EndedAt)
 	}
@@ -45,7 +53,7 @@ func (a *attempt) proto() (*videov1.Attempt, error) {
 	return p, nil
 }
 
-const attemptsSQL = `select id, job_id, number, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at
+const attemptsSQL = `select id, job_id, number, route, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at
 	from attempt where job_id = any($1) order by job_id, number`
 
 // loadAttempts fills the attempts of jobs, oldest first.
@@ -63,7 +71,7 @@ func loadAttempts(ctx context.Context, q querier, jobs map[string]*record) error
 func collectAttempts(rows pgx.Rows, jobs map[string]*record) error {
 	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*attempt, error) {
 		var a attempt
-		err := r.Scan(&a.ID, &a.JobID, &a.Number, &a.Provider, &a.State, &a.TaskID, &a.Error, &a.CreatedAt, &a.EndedAt)
+		err := r.Scan(&a.ID, &a.JobID, &a.Number, &a.Route, &a.Provider, &a.State, &a.TaskID, &a.Error, &a.CreatedAt, &a.EndedAt)
 		return &a, err
 	})
 	for _, a := range all {
@@ -106,8 +114,9 @@ func (u *unit) writeAttempts(b *pgx.Batch) {
 		column(&t, u.begun, func(a *attempt) string { return a.JobID })
 		column(&t, u.begun, func(a *attempt) int { return a.Number })
 		column(&t, u.begun, func(a *attempt) string { return a.Provider })
-		b.Queue(`insert into attempt (id, job_id, number, provider, state) select id, job_id, number, provider, 'intended'
-			from unnest($1::text[], $2::text[], $3::int[], $4::text[]) as x (id, job_id, number, provider)`, t.columns...)
+		column(&t, u.begun, func(a *attempt) int { return a.Route })
+		b.Queue(`insert into attempt (id, job_id, number, provider, route, state) select id, job_id, number, provider, route, 'intended'
+			from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::int[]) as x (id, job_id, number, provider, route)`, t.columns...)
 	}
 	if len(u.ended) > 0 {
 		var t table
@@ -138,8 +147,10 @@ func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRe
 			return notFound()
 		}
 		resp.AccountId = j.Account
-		if j.State == job.Submitting && j.AttemptID != nil {
-			resp.OpenAttemptId = *j.AttemptID
+		// Another provider cannot tell what became of the open attempt: its "no such
+		// task" would free the job for a second one.
+		if a := j.current(); j.State == job.Submitting && a != nil && a.Provider == r.GetProvider() {
+			resp.OpenAttemptId = a.ID
 			return nil
 		}
 		if j.State != job.Queued || j.Provider != r.GetProvider() || j.SubmitAfter.After(u.now) {
@@ -147,7 +158,7 @@ func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRe
 		}
 		deadline := u.now.Add(g.s.cfg.MaxRuntime)
 		j.AttemptCount++
-		a := &attempt{ID: id.New(id.Attempt), JobID: j.ID, Number: j.AttemptCount, Provider: j.Provider, State: "intended", CreatedAt: u.now}
+		a := &attempt{ID: id.New(id.Attempt), JobID: j.ID, Number: j.AttemptCount, Route: j.Route, Provider: j.Provider, State: "intended", CreatedAt: u.now}
 		j.AttemptID, j.DeadlineAt, j.Attempts = &a.ID, &deadline, append(j.Attempts, a)
 		u.begun = append(u.begun, a)
 		if _, err := u.advance(ctx, j, job.Begin); err != nil {
@@ -167,15 +178,16 @@ func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRe
 // GetAttempt reads what a poll needs.
 func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptRequest) (*ledgerv1.GetAttemptResponse, error) {
 	resp := &ledgerv1.GetAttemptResponse{AttemptId: r.GetAttemptId(), Params: &videov1.VideoParams{}}
-	var params []byte
+	j := &record{}
+	var route int
 	var created time.Time
 	var state job.State
 	var current *string
 	err := g.s.pool.QueryRow(ctx, `select a.job_id, a.provider, a.state, coalesce(a.provider_task_id, ''), a.created_at, a.number,
-			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.state, j.attempt_id,
+			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.plan, a.route, j.state, j.attempt_id,
 			exists (select from review v where v.job_id = j.id and v.attempt_id = a.id and v.outcome is null and v.opened_at > now() - $2::interval)
 		from attempt a join job j on j.id = a.job_id where a.id = $1`, r.GetAttemptId(), g.s.cfg.ReviewFor).
-		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &params, &state, &current, &resp.InReview)
+		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &j.Params, &j.Plan, &route, &state, &current, &resp.InReview)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fault.New(fault.NotFound, "no such attempt")
 	}
@@ -184,5 +196,9 @@ func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptReques
 	}
 	resp.CreatedAt = timestamppb.New(created)
 	resp.Settled = !resp.GetInReview() && (state != job.Submitting && state != job.Running || current == nil || *current != r.GetAttemptId())
-	return resp, proto.Unmarshal(params, resp.Params)
+	if r := j.routeAt(route); r != nil {
+		resp.Params = r.GetParams()
+		return resp, nil
+	}
+	return resp, proto.Unmarshal(j.Params, resp.Params)
 }

@@ -232,17 +232,7 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 		return s.judgeFate(ctx, u, x, a, owners)
 	}
 	if a == nil || a.ID != o.GetAttemptId() || j.State.Terminal() {
-		if o.GetRendered() != nil || o.GetAccepted() != nil {
-			if j.State != job.Succeeded && !j.Late {
-				j.Late = true
-				if o.GetRendered() != nil && j.State.Terminal() {
-					j.bill(o.GetRendered()) // nobody pays for it: an operator writes it off
-				}
-				u.change(j)
-			}
-			return late, nil
-		}
-		return ignored, nil
+		return u.judgeLate(j, o)
 	}
 	if !claimTask(u, a, o, owners) {
 		return conflict, nil
@@ -258,13 +248,38 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 		}
 		return applied, nil
 	}
-	if m.in == job.RefuseRetry && j.AttemptCount >= s.cfg.MaxAttempts {
-		m.in = job.Refuse
+	if j.State == job.Queued && (m.in == job.Refuse || a.State == "failed" && m.in != job.Render) {
+		return ignored, nil // it waits for another attempt already
 	}
+	m.in = s.reroute(j, m.in, m.verr)
 	if _, legal := job.Next(j.State, m.in); !legal || m.in == job.Progress && j.State == job.Running {
 		return ignored, nil
 	}
 	return applied, s.move(u, x, a, m)
+}
+
+// judgeLate notes a task that nobody waits for, of an attempt that is over or
+// of a job that has ended: its provider has it and may bill it. It moves nothing
+// and no customer pays for it.
+func (u *unit) judgeLate(j *record, o *eventv1.Observation) (string, error) {
+	old := j.attempt(o.GetAttemptId())
+	if o.GetRendered() == nil && (o.GetAccepted() == nil || old != nil && old.State == "failed") {
+		return ignored, nil // the answer to a submit whose verdict overtook it says nothing new
+	}
+	if j.Late || j.State == job.Succeeded && old != nil && old == j.current() {
+		return late, nil
+	}
+	j.Late = true
+	if o.GetRendered() != nil && j.State.Terminal() && j.State != job.Succeeded {
+		if old != nil && old.Route != j.Route {
+			if err := u.follow(j, old.Route); err != nil {
+				return "", err
+			}
+		}
+		j.bill(o.GetRendered()) // nobody pays for it: an operator writes it off
+	}
+	u.change(j)
+	return late, nil
 }
 
 // claimTask notes which task of the provider is an attempt's; false when the
@@ -291,20 +306,20 @@ type meaning struct {
 	in       job.Input
 	attempt  string // the attempt's new state; empty leaves it
 	ended    bool
-	err      []byte // reelway.video.v1.VideoError
+	verr     *videov1.VideoError
+	err      []byte // verr
 	artifact []byte
 	url      *string
 }
 
 func read(j *record, o *eventv1.Observation) (m meaning, err error) {
-	var verr *videov1.VideoError
 	switch f := o.GetFact().(type) {
 	case *eventv1.Observation_Accepted:
 		m = meaning{in: job.Accept, attempt: "accepted"}
 	case *eventv1.Observation_Progressed:
 		m = meaning{in: job.Progress, attempt: "accepted"}
 	case *eventv1.Observation_Refused:
-		m, verr = meaning{in: job.Refuse, attempt: "refused", ended: true}, f.Refused.GetError()
+		m = meaning{in: job.Refuse, attempt: "refused", ended: true, verr: f.Refused.GetError()}
 		if f.Refused.GetRetry() {
 			m.in = job.RefuseRetry
 		}
@@ -312,10 +327,10 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 		url := f.Rendered.GetUrl()
 		m = meaning{in: job.Render, attempt: "succeeded", ended: true, url: &url}
 	case *eventv1.Observation_Failed:
-		m, verr = meaning{in: job.Fail, attempt: "failed", ended: true}, f.Failed.GetError()
+		m = meaning{in: job.Fail, attempt: "failed", ended: true, verr: f.Failed.GetError()}
 	case *eventv1.Observation_TimedOut:
 		m = meaning{in: job.TimeOut, attempt: "uncertain", ended: true}
-		verr = &videov1.VideoError{Code: string(fault.ProviderOutcomeUnknown), Provider: j.Provider,
+		m.verr = &videov1.VideoError{Code: string(fault.ProviderOutcomeUnknown), Provider: j.Provider,
 			Message: "the provider gave no verdict in the longest possible time; nothing was charged, and an operator looks into it"}
 	case *eventv1.Observation_Archived:
 		m = meaning{in: job.Archive}
@@ -323,10 +338,10 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 			return m, fmt.Errorf("marshal artifact: %w", err)
 		}
 	case *eventv1.Observation_ArchiveFailed:
-		m, verr = meaning{in: job.ArchiveFailed}, f.ArchiveFailed.GetError()
+		m = meaning{in: job.ArchiveFailed, verr: f.ArchiveFailed.GetError()}
 	}
-	if verr != nil {
-		if m.err, err = proto.Marshal(verr); err != nil {
+	if m.verr != nil {
+		if m.err, err = proto.Marshal(m.verr); err != nil {
 			return m, fmt.Errorf("marshal error: %w", err)
 		}
 	}
@@ -336,6 +351,15 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 // move makes a legal move.
 func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	j, o := x.job, x.o
+	if j.State == job.Queued { // an attempt thought over turned out to exist
+		deadline := u.now.Add(s.cfg.MaxRuntime)
+		j.DeadlineAt = &deadline
+		if a.Route != j.Route {
+			if err := u.follow(j, a.Route); err != nil {
+				return err
+			}
+		}
+	}
 	if m.attempt != "" {
 		a.State, a.Error = m.attempt, m.err
 		if m.ended {
@@ -354,17 +378,23 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 		j.bill(r)
 	}
 	var delay time.Duration
-	if m.in == job.RefuseRetry {
-		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(j.AttemptCount))
+	switch {
+	case m.in == job.RefuseRetry:
+		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(j.tries()))
 		j.SubmitAfter, j.DeadlineAt = u.now.Add(delay), nil
-	} else if m.err != nil {
+	case m.in == job.FallBack:
+		j.SubmitAfter, j.DeadlineAt = u.now, nil
+		if err := u.follow(j, j.Route+1); err != nil {
+			return err
+		}
+	case m.err != nil:
 		j.Error = m.err
 	}
 	if _, err := u.advance(x.ctx, j, m.in); err != nil {
 		return err
 	}
 	switch {
-	case m.in == job.RefuseRetry:
+	case j.State == job.Queued:
 		return u.command(x.ctx, j, fmt.Sprintf("%s-submit-%d", j.ID, j.AttemptCount+1), delay)
 	case j.State == job.NeedsReview:
 		s.suspend(u, j, a)

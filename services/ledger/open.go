@@ -21,7 +21,7 @@ import (
 // opening is one OpenJob on its way through a group.
 type opening struct {
 	*ledgerv1.OpenJobRequest
-	params, metadata []byte
+	params, metadata, plan []byte
 }
 
 // opened is what became of it.
@@ -39,6 +39,9 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 	var err error
 	if o.params, err = proto.Marshal(r.GetParams()); err != nil {
 		return nil, fmt.Errorf("marshal params: %w", err)
+	}
+	if o.plan, err = (routePlan{r.GetPlan()}).bytes(); err != nil {
+		return nil, err
 	}
 	if len(r.GetMetadata()) > 0 {
 		if o.metadata, err = json.Marshal(r.GetMetadata()); err != nil {
@@ -192,16 +195,16 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[
 		return nil
 	}
 	j := &record{Account: r.GetAccountId(), Provider: r.GetProvider(), User: r.GetUser(), Key: r.GetApiKeyId(),
-		State: job.Queued, Version: 1, Quote: r.GetQuoteMicros(), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
-		Model: r.GetParams().GetModel(), Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
+		State: job.Queued, Version: 1, Quote: dearest(r.OpenJobRequest), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
+		Model: r.GetParams().GetModel(), Params: r.params, Plan: routePlan{r.GetPlan()}, planned: r.plan, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
 	j.expect(r.GetCostMicros(), r.GetCostCurrency())
 	if taken != nil {
 		j.ID, taken.hash = taken.id, r.GetRequestHash()
 	} else {
 		j.ID = id.New(id.Video)
 	}
-	model := r.GetParams().GetModel()
-	refusal, err := s.admit(ctx, u, b, j, model)
+	models := models(r.OpenJobRequest)
+	refusal, err := s.admit(ctx, u, b, j, models)
 	if err != nil {
 		return err
 	}
@@ -219,7 +222,7 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[
 	if taken != nil {
 		taken.job = j
 	}
-	if err := u.countOpened(c.ctx, b, j, model); err != nil {
+	if err := u.countOpened(c.ctx, b, j, models); err != nil {
 		return err
 	}
 	u.opened = append(u.opened, j)

@@ -40,15 +40,18 @@ type record struct {
 	ResultURL                        *string
 	Traceparent                      string
 	Budgets                          []counted // where its money is counted
+	Plan                             routePlan
+	Route                            int // of Plan: the one that Provider, Model, Params and the cost are of
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
+	planned  []byte     // Plan, to be written with a new or a redacted job
 }
 
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
 	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted,
-	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source`
+	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, plan, route`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -60,7 +63,7 @@ func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
 		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted,
-		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource}
+		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Plan, &j.Route}
 }
 
 type querier interface {
@@ -92,6 +95,7 @@ func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 		Id: j.ID, AccountId: j.Account, State: j.State.Proto(), Provider: j.Provider, User: j.User,
 		QuoteMicros: j.Quote, CapturedMicros: j.Captured, Version: j.Version, LateResult: j.Late,
 		CreatedAt: timestamppb.New(j.CreatedAt), Params: &videov1.VideoParams{},
+		Route: j.Plan.GetAlias(), Dropped: j.routeAt(j.Route).GetDropped(),
 	}
 	if !j.State.Terminal() {
 		v.HeldMicros = j.Quote
@@ -121,7 +125,7 @@ func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 		errs = errors.Join(errs, json.Unmarshal(j.Metadata, &v.Metadata))
 	}
 	for _, a := range j.Attempts {
-		p, err := a.proto()
+		p, err := a.proto(j)
 		errs = errors.Join(errs, err)
 		v.Attempts = append(v.Attempts, p)
 	}
@@ -203,18 +207,19 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 	return true, u.announce(ctx, j)
 }
 
-// price is what a stored result costs: the quote, or its share when the provider
-// made fewer seconds than were asked for and paid. It is rounded up once and
+// price is what a stored result costs: the price of the route that made it, or
+// its share when the provider made fewer seconds than were asked for and paid. It is rounded up once and
 // never above the hold.
 func (j *record) price() (int64, error) {
 	made, asked, err := j.length()
 	if err != nil {
 		return 0, err
 	}
+	whole := j.priceAt(j.Route)
 	if made <= 0 || made >= asked {
-		return j.Quote, nil
+		return whole, nil
 	}
-	hi, lo := bits.Mul64(uint64(j.Quote), uint64(made))
+	hi, lo := bits.Mul64(uint64(whole), uint64(made))
 	quo, rem := bits.Div64(hi, lo, uint64(asked)) // made < asked: it fits
 	if rem > 0 {
 		quo++
@@ -243,14 +248,15 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) string { return j.CostCurrency })
 	column(&t, u.opened, func(j *record) string { return j.CostSource })
 	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
+	column(&t, u.opened, func(j *record) []byte { return j.planned })
 	t.columns = append(t.columns, u.now)
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
-			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, created_at, updated_at, swept_at, submit_after)
+			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, plan, created_at, updated_at, swept_at, submit_after)
 		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace,
-			model, granted, cost, currency, cost_source, counted::jsonb, $17, $17, $17, $17
+			model, granted, cost, currency, cost_source, counted::jsonb, plan, $18, $18, $18, $18
 		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
-			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted)`, t.columns...)
+			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $17::bytea[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted, plan)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {

@@ -54,10 +54,10 @@ func (r *review) proto() *ledgerv1.Review {
 // suspend opens a review of an attempt: the customer is released, and what the
 // provider may ask for goes into suspense.
 func (s *Service) suspend(u *unit, j *record, a *attempt) {
-	u.reviews = append(u.reviews, &review{job: j.ID, account: j.Account, attempt: a.ID, provider: a.Provider, amount: j.Quote,
+	u.reviews = append(u.reviews, &review{job: j.ID, account: j.Account, attempt: a.ID, provider: a.Provider, amount: j.priceAt(a.Route),
 		opened: u.now, pollAfter: u.now.Add(s.cfg.ReviewEvery)})
 	u.later(j.Account, func(b *balance) error {
-		return u.post(b, posting{key: j.ID + "/suspense/" + a.ID, kind: "suspense", job: j.ID, from: providerCost, to: suspense, amount: j.Quote})
+		return u.post(b, posting{key: j.ID + "/suspense/" + a.ID, kind: "suspense", job: j.ID, from: providerCost, to: suspense, amount: j.priceAt(a.Route)})
 	})
 }
 

@@ -42,6 +42,7 @@ type unit struct {
 	removed  []removal // files to delete
 	cleared  []string  // keys of files that are gone
 	redacted []*record
+	rerouted []*record // distinct
 }
 
 // outgoing is a message for the outbox.
@@ -169,6 +170,7 @@ func (u *unit) flush(ctx context.Context) error {
 	u.writeOpened(b)
 	u.writeAttempts(b)
 	u.writeChanged(b)
+	u.writeRerouted(b)
 	u.writeRedacted(b)
 	u.writeSeen(b)
 	u.writeRemovals(b)

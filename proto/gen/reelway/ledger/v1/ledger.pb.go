@@ -79,6 +79,158 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{0}
 }
 
+// Route is one way to make a job's video.
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is sent on this route, and priced; params.model is its model.
+	Params   *v1.VideoParams `protobuf:"bytes,1,opt,name=params,proto3" json:"params,omitempty"`
+	Provider string          `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	// What is captured when this route makes the video.
+	PriceMicros int64 `protobuf:"varint,3,opt,name=price_micros,json=priceMicros,proto3" json:"price_micros,omitempty"`
+	// As OpenJobRequest's.
+	CostMicros   int64  `protobuf:"varint,4,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
+	CostCurrency string `protobuf:"bytes,5,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	// Parameters that the caller called optional and this model lacks.
+	Dropped       []string `protobuf:"bytes,6,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Route) GetParams() *v1.VideoParams {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
+func (x *Route) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Route) GetPriceMicros() int64 {
+	if x != nil {
+		return x.PriceMicros
+	}
+	return 0
+}
+
+func (x *Route) GetCostMicros() int64 {
+	if x != nil {
+		return x.CostMicros
+	}
+	return 0
+}
+
+func (x *Route) GetCostCurrency() string {
+	if x != nil {
+		return x.CostCurrency
+	}
+	return ""
+}
+
+func (x *Route) GetDropped() []string {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+// Plan is the routes of a job, in the order in which they are tried.
+type Plan struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Routes []*Route               `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	// The alias that the caller named; empty for a model.
+	Alias string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
+	// Whether a policy refusal leads to the next route, as it does not by itself.
+	FallbackOnPolicy bool `protobuf:"varint,3,opt,name=fallback_on_policy,json=fallbackOnPolicy,proto3" json:"fallback_on_policy,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Plan) Reset() {
+	*x = Plan{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Plan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Plan) ProtoMessage() {}
+
+func (x *Plan) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Plan.ProtoReflect.Descriptor instead.
+func (*Plan) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Plan) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *Plan) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *Plan) GetFallbackOnPolicy() bool {
+	if x != nil {
+		return x.FallbackOnPolicy
+	}
+	return false
+}
+
 type OpenJobRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	AccountId      string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -88,22 +240,25 @@ type OpenJobRequest struct {
 	RequestHash []byte          `protobuf:"bytes,4,opt,name=request_hash,json=requestHash,proto3" json:"request_hash,omitempty"`
 	Params      *v1.VideoParams `protobuf:"bytes,5,opt,name=params,proto3" json:"params,omitempty"`
 	Provider    string          `protobuf:"bytes,6,opt,name=provider,proto3" json:"provider,omitempty"`
-	// The most that this job may cost: the hold.
+	// The most that this job may cost: the hold, where there is no plan.
 	QuoteMicros int64             `protobuf:"varint,7,opt,name=quote_micros,json=quoteMicros,proto3" json:"quote_micros,omitempty"`
 	User        string            `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,9,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the provider is expected to ask for the video, in millionths of
 	// cost_currency (ISO 4217); no currency: unknown. Its own word, once it has
 	// rendered, stands above this.
-	CostMicros    int64  `protobuf:"varint,20,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
-	CostCurrency  string `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	CostMicros   int64  `protobuf:"varint,20,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
+	CostCurrency string `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	// When it has routes, params, provider, quote and cost repeat the first one's,
+	// and the hold is the dearest one's price.
+	Plan          *Plan `protobuf:"bytes,32,opt,name=plan,proto3" json:"plan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenJobRequest) Reset() {
 	*x = OpenJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[0]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -115,7 +270,7 @@ func (x *OpenJobRequest) String() string {
 func (*OpenJobRequest) ProtoMessage() {}
 
 func (x *OpenJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[0]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -128,7 +283,7 @@ func (x *OpenJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenJobRequest.ProtoReflect.Descriptor instead.
 func (*OpenJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{0}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *OpenJobRequest) GetAccountId() string {
@@ -208,6 +363,13 @@ func (x *OpenJobRequest) GetCostCurrency() string {
 	return ""
 }
 
+func (x *OpenJobRequest) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
 type OpenJobResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Video *v1.Video              `protobuf:"bytes,1,opt,name=video,proto3" json:"video,omitempty"`
@@ -219,7 +381,7 @@ type OpenJobResponse struct {
 
 func (x *OpenJobResponse) Reset() {
 	*x = OpenJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[1]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -231,7 +393,7 @@ func (x *OpenJobResponse) String() string {
 func (*OpenJobResponse) ProtoMessage() {}
 
 func (x *OpenJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[1]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -244,7 +406,7 @@ func (x *OpenJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenJobResponse.ProtoReflect.Descriptor instead.
 func (*OpenJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{1}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *OpenJobResponse) GetVideo() *v1.Video {
@@ -272,7 +434,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[2]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +446,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[2]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +459,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{2}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetJobRequest) GetJobId() string {
@@ -323,7 +485,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[3]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +497,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[3]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +510,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{3}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetJobResponse) GetVideo() *v1.Video {
@@ -372,7 +534,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +546,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +559,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListJobsRequest) GetAccountId() string {
@@ -452,7 +614,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +626,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +639,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListJobsResponse) GetVideos() []*v1.Video {
@@ -504,7 +666,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +678,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +691,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{6}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CancelJobRequest) GetAccountId() string {
@@ -555,7 +717,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +729,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +742,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{7}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CancelJobResponse) GetVideo() *v1.Video {
@@ -600,7 +762,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +774,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +787,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{8}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteJobRequest) GetAccountId() string {
@@ -650,7 +812,7 @@ type DeleteJobResponse struct {
 
 func (x *DeleteJobResponse) Reset() {
 	*x = DeleteJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +824,7 @@ func (x *DeleteJobResponse) String() string {
 func (*DeleteJobResponse) ProtoMessage() {}
 
 func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +837,7 @@ func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{9}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
 }
 
 // BeginAttemptRequest asks for the right to submit a job once.
@@ -689,7 +851,7 @@ type BeginAttemptRequest struct {
 
 func (x *BeginAttemptRequest) Reset() {
 	*x = BeginAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +863,7 @@ func (x *BeginAttemptRequest) String() string {
 func (*BeginAttemptRequest) ProtoMessage() {}
 
 func (x *BeginAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +876,7 @@ func (x *BeginAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginAttemptRequest.ProtoReflect.Descriptor instead.
 func (*BeginAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{10}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BeginAttemptRequest) GetJobId() string {
@@ -754,7 +916,7 @@ type BeginAttemptResponse struct {
 
 func (x *BeginAttemptResponse) Reset() {
 	*x = BeginAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +928,7 @@ func (x *BeginAttemptResponse) String() string {
 func (*BeginAttemptResponse) ProtoMessage() {}
 
 func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +941,7 @@ func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginAttemptResponse.ProtoReflect.Descriptor instead.
 func (*BeginAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BeginAttemptResponse) GetGranted() bool {
@@ -848,7 +1010,7 @@ type GetAttemptRequest struct {
 
 func (x *GetAttemptRequest) Reset() {
 	*x = GetAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +1022,7 @@ func (x *GetAttemptRequest) String() string {
 func (*GetAttemptRequest) ProtoMessage() {}
 
 func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +1035,7 @@ func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptRequest.ProtoReflect.Descriptor instead.
 func (*GetAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetAttemptRequest) GetAttemptId() string {
@@ -912,7 +1074,7 @@ type GetAttemptResponse struct {
 
 func (x *GetAttemptResponse) Reset() {
 	*x = GetAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1086,7 @@ func (x *GetAttemptResponse) String() string {
 func (*GetAttemptResponse) ProtoMessage() {}
 
 func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1099,7 @@ func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptResponse.ProtoReflect.Descriptor instead.
 func (*GetAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetAttemptResponse) GetJobId() string {
@@ -1040,7 +1202,7 @@ type GetBalanceRequest struct {
 
 func (x *GetBalanceRequest) Reset() {
 	*x = GetBalanceRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1214,7 @@ func (x *GetBalanceRequest) String() string {
 func (*GetBalanceRequest) ProtoMessage() {}
 
 func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1227,7 @@ func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceRequest.ProtoReflect.Descriptor instead.
 func (*GetBalanceRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetBalanceRequest) GetAccountId() string {
@@ -1090,7 +1252,7 @@ type GetBalanceResponse struct {
 
 func (x *GetBalanceResponse) Reset() {
 	*x = GetBalanceResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1264,7 @@ func (x *GetBalanceResponse) String() string {
 func (*GetBalanceResponse) ProtoMessage() {}
 
 func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1277,7 @@ func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceResponse.ProtoReflect.Descriptor instead.
 func (*GetBalanceResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetBalanceResponse) GetAvailableMicros() int64 {
@@ -1166,7 +1328,7 @@ type TopUpRequest struct {
 
 func (x *TopUpRequest) Reset() {
 	*x = TopUpRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1340,7 @@ func (x *TopUpRequest) String() string {
 func (*TopUpRequest) ProtoMessage() {}
 
 func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1353,7 @@ func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpRequest.ProtoReflect.Descriptor instead.
 func (*TopUpRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TopUpRequest) GetAccountId() string {
@@ -1231,7 +1393,7 @@ type TopUpResponse struct {
 
 func (x *TopUpResponse) Reset() {
 	*x = TopUpResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1405,7 @@ func (x *TopUpResponse) String() string {
 func (*TopUpResponse) ProtoMessage() {}
 
 func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1418,7 @@ func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpResponse.ProtoReflect.Descriptor instead.
 func (*TopUpResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TopUpResponse) GetAvailableMicros() int64 {
@@ -1282,7 +1444,7 @@ type GrantRequest struct {
 
 func (x *GrantRequest) Reset() {
 	*x = GrantRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1456,7 @@ func (x *GrantRequest) String() string {
 func (*GrantRequest) ProtoMessage() {}
 
 func (x *GrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1469,7 @@ func (x *GrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
 func (*GrantRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GrantRequest) GetAccountId() string {
@@ -1355,7 +1517,7 @@ type GrantResponse struct {
 
 func (x *GrantResponse) Reset() {
 	*x = GrantResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1529,7 @@ func (x *GrantResponse) String() string {
 func (*GrantResponse) ProtoMessage() {}
 
 func (x *GrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1542,7 @@ func (x *GrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
 func (*GrantResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GrantResponse) GetAvailableMicros() int64 {
@@ -1419,7 +1581,7 @@ type Lot struct {
 
 func (x *Lot) Reset() {
 	*x = Lot{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1593,7 @@ func (x *Lot) String() string {
 func (*Lot) ProtoMessage() {}
 
 func (x *Lot) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1606,7 @@ func (x *Lot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lot.ProtoReflect.Descriptor instead.
 func (*Lot) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Lot) GetId() string {
@@ -1535,7 +1697,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1709,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1722,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListGrantsRequest) GetAccountId() string {
@@ -1594,7 +1756,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1768,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1781,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListGrantsResponse) GetLots() []*Lot {
@@ -1651,7 +1813,7 @@ type RefundRequest struct {
 
 func (x *RefundRequest) Reset() {
 	*x = RefundRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1825,7 @@ func (x *RefundRequest) String() string {
 func (*RefundRequest) ProtoMessage() {}
 
 func (x *RefundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1838,7 @@ func (x *RefundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
 func (*RefundRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RefundRequest) GetJobId() string {
@@ -1719,7 +1881,7 @@ type RefundResponse struct {
 
 func (x *RefundResponse) Reset() {
 	*x = RefundResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1893,7 @@ func (x *RefundResponse) String() string {
 func (*RefundResponse) ProtoMessage() {}
 
 func (x *RefundResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1906,7 @@ func (x *RefundResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundResponse.ProtoReflect.Descriptor instead.
 func (*RefundResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RefundResponse) GetAvailableMicros() int64 {
@@ -1782,7 +1944,7 @@ type AdjustRequest struct {
 
 func (x *AdjustRequest) Reset() {
 	*x = AdjustRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1956,7 @@ func (x *AdjustRequest) String() string {
 func (*AdjustRequest) ProtoMessage() {}
 
 func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1969,7 @@ func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustRequest.ProtoReflect.Descriptor instead.
 func (*AdjustRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdjustRequest) GetAccountId() string {
@@ -1847,7 +2009,7 @@ type AdjustResponse struct {
 
 func (x *AdjustResponse) Reset() {
 	*x = AdjustResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +2021,7 @@ func (x *AdjustResponse) String() string {
 func (*AdjustResponse) ProtoMessage() {}
 
 func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2034,7 @@ func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustResponse.ProtoReflect.Descriptor instead.
 func (*AdjustResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AdjustResponse) GetAvailableMicros() int64 {
@@ -1896,7 +2058,7 @@ type WriteOffRequest struct {
 
 func (x *WriteOffRequest) Reset() {
 	*x = WriteOffRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +2070,7 @@ func (x *WriteOffRequest) String() string {
 func (*WriteOffRequest) ProtoMessage() {}
 
 func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2083,7 @@ func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffRequest.ProtoReflect.Descriptor instead.
 func (*WriteOffRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WriteOffRequest) GetJobId() string {
@@ -1963,7 +2125,7 @@ type WriteOffResponse struct {
 
 func (x *WriteOffResponse) Reset() {
 	*x = WriteOffResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2137,7 @@ func (x *WriteOffResponse) String() string {
 func (*WriteOffResponse) ProtoMessage() {}
 
 func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2150,7 @@ func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffResponse.ProtoReflect.Descriptor instead.
 func (*WriteOffResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WriteOffResponse) GetWrittenOffMicros() int64 {
@@ -2012,7 +2174,7 @@ type Review struct {
 	AccountId string                 `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	AttemptId string                 `protobuf:"bytes,3,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
 	Provider  string                 `protobuf:"bytes,4,opt,name=provider,proto3" json:"provider,omitempty"`
-	// The possible cost in suspense: the job's quote.
+	// The possible cost in suspense: the price of the attempt's route.
 	AmountMicros int64                  `protobuf:"varint,5,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
 	OpenedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
 	// Unspecified while it is open.
@@ -2026,7 +2188,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2200,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2213,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Review) GetJobId() string {
@@ -2137,7 +2299,7 @@ type ListReviewsRequest struct {
 
 func (x *ListReviewsRequest) Reset() {
 	*x = ListReviewsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2311,7 @@ func (x *ListReviewsRequest) String() string {
 func (*ListReviewsRequest) ProtoMessage() {}
 
 func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2324,7 @@ func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsRequest.ProtoReflect.Descriptor instead.
 func (*ListReviewsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListReviewsRequest) GetAll() bool {
@@ -2196,7 +2358,7 @@ type ListReviewsResponse struct {
 
 func (x *ListReviewsResponse) Reset() {
 	*x = ListReviewsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2370,7 @@ func (x *ListReviewsResponse) String() string {
 func (*ListReviewsResponse) ProtoMessage() {}
 
 func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2383,7 @@ func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsResponse.ProtoReflect.Descriptor instead.
 func (*ListReviewsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListReviewsResponse) GetReviews() []*Review {
@@ -2251,7 +2413,7 @@ type SettleSuspenseRequest struct {
 
 func (x *SettleSuspenseRequest) Reset() {
 	*x = SettleSuspenseRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2425,7 @@ func (x *SettleSuspenseRequest) String() string {
 func (*SettleSuspenseRequest) ProtoMessage() {}
 
 func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2438,7 @@ func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseRequest.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SettleSuspenseRequest) GetJobId() string {
@@ -2309,7 +2471,7 @@ type SettleSuspenseResponse struct {
 
 func (x *SettleSuspenseResponse) Reset() {
 	*x = SettleSuspenseResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2483,7 @@ func (x *SettleSuspenseResponse) String() string {
 func (*SettleSuspenseResponse) ProtoMessage() {}
 
 func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2496,7 @@ func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseResponse.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SettleSuspenseResponse) GetReview() *Review {
@@ -2361,7 +2523,7 @@ type GetStatementRequest struct {
 
 func (x *GetStatementRequest) Reset() {
 	*x = GetStatementRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2535,7 @@ func (x *GetStatementRequest) String() string {
 func (*GetStatementRequest) ProtoMessage() {}
 
 func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2548,7 @@ func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementRequest.ProtoReflect.Descriptor instead.
 func (*GetStatementRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetStatementRequest) GetAccountId() string {
@@ -2440,7 +2602,7 @@ type Movement struct {
 
 func (x *Movement) Reset() {
 	*x = Movement{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2614,7 @@ func (x *Movement) String() string {
 func (*Movement) ProtoMessage() {}
 
 func (x *Movement) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2627,7 @@ func (x *Movement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Movement.ProtoReflect.Descriptor instead.
 func (*Movement) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Movement) GetId() int64 {
@@ -2560,7 +2722,7 @@ type GetStatementResponse struct {
 
 func (x *GetStatementResponse) Reset() {
 	*x = GetStatementResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2734,7 @@ func (x *GetStatementResponse) String() string {
 func (*GetStatementResponse) ProtoMessage() {}
 
 func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2747,7 @@ func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementResponse.ProtoReflect.Descriptor instead.
 func (*GetStatementResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetStatementResponse) GetAccountId() string {
@@ -2681,7 +2843,7 @@ type MarginRequest struct {
 
 func (x *MarginRequest) Reset() {
 	*x = MarginRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2855,7 @@ func (x *MarginRequest) String() string {
 func (*MarginRequest) ProtoMessage() {}
 
 func (x *MarginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2868,7 @@ func (x *MarginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRequest.ProtoReflect.Descriptor instead.
 func (*MarginRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MarginRequest) GetFromDay() string {
@@ -2752,7 +2914,7 @@ type ProviderCost struct {
 
 func (x *ProviderCost) Reset() {
 	*x = ProviderCost{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2926,7 @@ func (x *ProviderCost) String() string {
 func (*ProviderCost) ProtoMessage() {}
 
 func (x *ProviderCost) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2939,7 @@ func (x *ProviderCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderCost.ProtoReflect.Descriptor instead.
 func (*ProviderCost) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ProviderCost) GetCurrency() string {
@@ -2824,7 +2986,7 @@ type MarginRow struct {
 
 func (x *MarginRow) Reset() {
 	*x = MarginRow{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +2998,7 @@ func (x *MarginRow) String() string {
 func (*MarginRow) ProtoMessage() {}
 
 func (x *MarginRow) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3011,7 @@ func (x *MarginRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRow.ProtoReflect.Descriptor instead.
 func (*MarginRow) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MarginRow) GetDay() string {
@@ -2931,7 +3093,7 @@ type MarginResponse struct {
 
 func (x *MarginResponse) Reset() {
 	*x = MarginResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3105,7 @@ func (x *MarginResponse) String() string {
 func (*MarginResponse) ProtoMessage() {}
 
 func (x *MarginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3118,7 @@ func (x *MarginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginResponse.ProtoReflect.Descriptor instead.
 func (*MarginResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MarginResponse) GetRows() []*MarginRow {
@@ -2974,7 +3136,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3148,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3161,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
 }
 
 type VerifyResponse struct {
@@ -3015,7 +3177,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3189,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3202,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *VerifyResponse) GetViolations() []string {
@@ -3061,7 +3223,19 @@ var File_reelway_ledger_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xbf\x04\n" +
+	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\x96\x02\n" +
+	"\x05Route\x12=\n" +
+	"\x06params\x18\x01 \x01(\v2\x1d.reelway.video.v1.VideoParamsB\x06\xbaH\x03\xc8\x01\x01R\x06params\x12#\n" +
+	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x12*\n" +
+	"\fprice_micros\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\vpriceMicros\x12(\n" +
+	"\vcost_micros\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
+	"costMicros\x129\n" +
+	"\rcost_currency\x18\x05 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12\x18\n" +
+	"\adropped\x18\x06 \x03(\tR\adropped\"\x86\x01\n" +
+	"\x04Plan\x12:\n" +
+	"\x06routes\x18\x01 \x03(\v2\x18.reelway.ledger.v1.RouteB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06routes\x12\x14\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05alias\x12,\n" +
+	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\xec\x04\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -3076,7 +3250,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\bmetadata\x18\t \x03(\v2/.reelway.ledger.v1.OpenJobRequest.MetadataEntryR\bmetadata\x12(\n" +
 	"\vcost_micros\x18\x14 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
 	"costMicros\x129\n" +
-	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x1a;\n" +
+	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12+\n" +
+	"\x04plan\x18  \x01(\v2\x17.reelway.ledger.v1.PlanR\x04plan\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
@@ -3373,129 +3548,134 @@ func file_reelway_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(Outcome)(0),                   // 0: reelway.ledger.v1.Outcome
-	(*OpenJobRequest)(nil),         // 1: reelway.ledger.v1.OpenJobRequest
-	(*OpenJobResponse)(nil),        // 2: reelway.ledger.v1.OpenJobResponse
-	(*GetJobRequest)(nil),          // 3: reelway.ledger.v1.GetJobRequest
-	(*GetJobResponse)(nil),         // 4: reelway.ledger.v1.GetJobResponse
-	(*ListJobsRequest)(nil),        // 5: reelway.ledger.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),       // 6: reelway.ledger.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),       // 7: reelway.ledger.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),      // 8: reelway.ledger.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),       // 9: reelway.ledger.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),      // 10: reelway.ledger.v1.DeleteJobResponse
-	(*BeginAttemptRequest)(nil),    // 11: reelway.ledger.v1.BeginAttemptRequest
-	(*BeginAttemptResponse)(nil),   // 12: reelway.ledger.v1.BeginAttemptResponse
-	(*GetAttemptRequest)(nil),      // 13: reelway.ledger.v1.GetAttemptRequest
-	(*GetAttemptResponse)(nil),     // 14: reelway.ledger.v1.GetAttemptResponse
-	(*GetBalanceRequest)(nil),      // 15: reelway.ledger.v1.GetBalanceRequest
-	(*GetBalanceResponse)(nil),     // 16: reelway.ledger.v1.GetBalanceResponse
-	(*TopUpRequest)(nil),           // 17: reelway.ledger.v1.TopUpRequest
-	(*TopUpResponse)(nil),          // 18: reelway.ledger.v1.TopUpResponse
-	(*GrantRequest)(nil),           // 19: reelway.ledger.v1.GrantRequest
-	(*GrantResponse)(nil),          // 20: reelway.ledger.v1.GrantResponse
-	(*Lot)(nil),                    // 21: reelway.ledger.v1.Lot
-	(*ListGrantsRequest)(nil),      // 22: reelway.ledger.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),     // 23: reelway.ledger.v1.ListGrantsResponse
-	(*RefundRequest)(nil),          // 24: reelway.ledger.v1.RefundRequest
-	(*RefundResponse)(nil),         // 25: reelway.ledger.v1.RefundResponse
-	(*AdjustRequest)(nil),          // 26: reelway.ledger.v1.AdjustRequest
-	(*AdjustResponse)(nil),         // 27: reelway.ledger.v1.AdjustResponse
-	(*WriteOffRequest)(nil),        // 28: reelway.ledger.v1.WriteOffRequest
-	(*WriteOffResponse)(nil),       // 29: reelway.ledger.v1.WriteOffResponse
-	(*Review)(nil),                 // 30: reelway.ledger.v1.Review
-	(*ListReviewsRequest)(nil),     // 31: reelway.ledger.v1.ListReviewsRequest
-	(*ListReviewsResponse)(nil),    // 32: reelway.ledger.v1.ListReviewsResponse
-	(*SettleSuspenseRequest)(nil),  // 33: reelway.ledger.v1.SettleSuspenseRequest
-	(*SettleSuspenseResponse)(nil), // 34: reelway.ledger.v1.SettleSuspenseResponse
-	(*GetStatementRequest)(nil),    // 35: reelway.ledger.v1.GetStatementRequest
-	(*Movement)(nil),               // 36: reelway.ledger.v1.Movement
-	(*GetStatementResponse)(nil),   // 37: reelway.ledger.v1.GetStatementResponse
-	(*MarginRequest)(nil),          // 38: reelway.ledger.v1.MarginRequest
-	(*ProviderCost)(nil),           // 39: reelway.ledger.v1.ProviderCost
-	(*MarginRow)(nil),              // 40: reelway.ledger.v1.MarginRow
-	(*MarginResponse)(nil),         // 41: reelway.ledger.v1.MarginResponse
-	(*VerifyRequest)(nil),          // 42: reelway.ledger.v1.VerifyRequest
-	(*VerifyResponse)(nil),         // 43: reelway.ledger.v1.VerifyResponse
-	nil,                            // 44: reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	(*v1.VideoParams)(nil),         // 45: reelway.video.v1.VideoParams
-	(*v1.Video)(nil),               // 46: reelway.video.v1.Video
-	(v1.VideoState)(0),             // 47: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),  // 48: google.protobuf.Timestamp
+	(*Route)(nil),                  // 1: reelway.ledger.v1.Route
+	(*Plan)(nil),                   // 2: reelway.ledger.v1.Plan
+	(*OpenJobRequest)(nil),         // 3: reelway.ledger.v1.OpenJobRequest
+	(*OpenJobResponse)(nil),        // 4: reelway.ledger.v1.OpenJobResponse
+	(*GetJobRequest)(nil),          // 5: reelway.ledger.v1.GetJobRequest
+	(*GetJobResponse)(nil),         // 6: reelway.ledger.v1.GetJobResponse
+	(*ListJobsRequest)(nil),        // 7: reelway.ledger.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),       // 8: reelway.ledger.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),       // 9: reelway.ledger.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),      // 10: reelway.ledger.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),       // 11: reelway.ledger.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),      // 12: reelway.ledger.v1.DeleteJobResponse
+	(*BeginAttemptRequest)(nil),    // 13: reelway.ledger.v1.BeginAttemptRequest
+	(*BeginAttemptResponse)(nil),   // 14: reelway.ledger.v1.BeginAttemptResponse
+	(*GetAttemptRequest)(nil),      // 15: reelway.ledger.v1.GetAttemptRequest
+	(*GetAttemptResponse)(nil),     // 16: reelway.ledger.v1.GetAttemptResponse
+	(*GetBalanceRequest)(nil),      // 17: reelway.ledger.v1.GetBalanceRequest
+	(*GetBalanceResponse)(nil),     // 18: reelway.ledger.v1.GetBalanceResponse
+	(*TopUpRequest)(nil),           // 19: reelway.ledger.v1.TopUpRequest
+	(*TopUpResponse)(nil),          // 20: reelway.ledger.v1.TopUpResponse
+	(*GrantRequest)(nil),           // 21: reelway.ledger.v1.GrantRequest
+	(*GrantResponse)(nil),          // 22: reelway.ledger.v1.GrantResponse
+	(*Lot)(nil),                    // 23: reelway.ledger.v1.Lot
+	(*ListGrantsRequest)(nil),      // 24: reelway.ledger.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),     // 25: reelway.ledger.v1.ListGrantsResponse
+	(*RefundRequest)(nil),          // 26: reelway.ledger.v1.RefundRequest
+	(*RefundResponse)(nil),         // 27: reelway.ledger.v1.RefundResponse
+	(*AdjustRequest)(nil),          // 28: reelway.ledger.v1.AdjustRequest
+	(*AdjustResponse)(nil),         // 29: reelway.ledger.v1.AdjustResponse
+	(*WriteOffRequest)(nil),        // 30: reelway.ledger.v1.WriteOffRequest
+	(*WriteOffResponse)(nil),       // 31: reelway.ledger.v1.WriteOffResponse
+	(*Review)(nil),                 // 32: reelway.ledger.v1.Review
+	(*ListReviewsRequest)(nil),     // 33: reelway.ledger.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),    // 34: reelway.ledger.v1.ListReviewsResponse
+	(*SettleSuspenseRequest)(nil),  // 35: reelway.ledger.v1.SettleSuspenseRequest
+	(*SettleSuspenseResponse)(nil), // 36: reelway.ledger.v1.SettleSuspenseResponse
+	(*GetStatementRequest)(nil),    // 37: reelway.ledger.v1.GetStatementRequest
+	(*Movement)(nil),               // 38: reelway.ledger.v1.Movement
+	(*GetStatementResponse)(nil),   // 39: reelway.ledger.v1.GetStatementResponse
+	(*MarginRequest)(nil),          // 40: reelway.ledger.v1.MarginRequest
+	(*ProviderCost)(nil),           // 41: reelway.ledger.v1.ProviderCost
+	(*MarginRow)(nil),              // 42: reelway.ledger.v1.MarginRow
+	(*MarginResponse)(nil),         // 43: reelway.ledger.v1.MarginResponse
+	(*VerifyRequest)(nil),          // 44: reelway.ledger.v1.VerifyRequest
+	(*VerifyResponse)(nil),         // 45: reelway.ledger.v1.VerifyResponse
+	nil,                            // 46: reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	(*v1.VideoParams)(nil),         // 47: reelway.video.v1.VideoParams
+	(*v1.Video)(nil),               // 48: reelway.video.v1.Video
+	(v1.VideoState)(0),             // 49: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),  // 50: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
-	45, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
-	44, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	46, // 2: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	46, // 3: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	47, // 4: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	46, // 5: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	46, // 6: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	45, // 7: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	45, // 8: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	48, // 9: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	48, // 10: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	48, // 11: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 12: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 13: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
-	21, // 14: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	48, // 15: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
-	0,  // 16: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	48, // 17: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
-	30, // 18: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
-	0,  // 19: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
-	30, // 20: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	48, // 21: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	48, // 22: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	48, // 23: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
-	36, // 24: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	39, // 25: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
-	40, // 26: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	1,  // 27: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	3,  // 28: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	5,  // 29: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	7,  // 30: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	9,  // 31: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	11, // 32: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	13, // 33: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	15, // 34: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	17, // 35: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	19, // 36: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	22, // 37: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	24, // 38: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	26, // 39: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	28, // 40: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	31, // 41: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	33, // 42: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	35, // 43: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	38, // 44: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	42, // 45: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	2,  // 46: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	4,  // 47: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	6,  // 48: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	8,  // 49: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	10, // 50: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	12, // 51: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	14, // 52: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	16, // 53: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	18, // 54: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	20, // 55: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	23, // 56: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	25, // 57: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	27, // 58: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	29, // 59: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	32, // 60: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	34, // 61: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	37, // 62: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	41, // 63: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	43, // 64: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	46, // [46:65] is the sub-list for method output_type
-	27, // [27:46] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	47, // 0: reelway.ledger.v1.Route.params:type_name -> reelway.video.v1.VideoParams
+	1,  // 1: reelway.ledger.v1.Plan.routes:type_name -> reelway.ledger.v1.Route
+	47, // 2: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
+	46, // 3: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	2,  // 4: reelway.ledger.v1.OpenJobRequest.plan:type_name -> reelway.ledger.v1.Plan
+	48, // 5: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	48, // 6: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	49, // 7: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	48, // 8: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	48, // 9: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	47, // 10: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	47, // 11: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	50, // 12: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	50, // 13: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	50, // 14: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	50, // 15: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	50, // 16: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	23, // 17: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	50, // 18: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 19: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	50, // 20: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	32, // 21: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 22: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	32, // 23: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	50, // 24: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	50, // 25: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	50, // 26: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	38, // 27: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	41, // 28: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	42, // 29: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	3,  // 30: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	5,  // 31: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	7,  // 32: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	9,  // 33: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	11, // 34: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	13, // 35: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	15, // 36: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	17, // 37: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	19, // 38: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	21, // 39: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	24, // 40: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	26, // 41: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	28, // 42: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	30, // 43: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	33, // 44: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	35, // 45: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	37, // 46: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	40, // 47: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	44, // 48: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	4,  // 49: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	6,  // 50: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	8,  // 51: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	10, // 52: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	12, // 53: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	14, // 54: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	16, // 55: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	18, // 56: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	20, // 57: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	22, // 58: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	25, // 59: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	27, // 60: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	29, // 61: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	31, // 62: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	34, // 63: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	36, // 64: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	39, // 65: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	43, // 66: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	45, // 67: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	49, // [49:68] is the sub-list for method output_type
+	30, // [30:49] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
@@ -3509,7 +3689,7 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_ledger_proto_rawDesc), len(file_reelway_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   44,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -345,6 +345,14 @@ type Attempt struct {
 	ErrorMessage   string                 `protobuf:"bytes,6,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
 	CreatedAt      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	EndedAt        *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// The model that was asked, one of the job's routes.
+	Model string `protobuf:"bytes,19,opt,name=model,proto3" json:"model,omitempty"`
+	// What the caller called optional and this model lacks: it was not sent.
+	Dropped []string `protobuf:"bytes,20,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	// What the video costs when this attempt makes it, and what was charged for
+	// it: 0 for every attempt but the one that made the video.
+	PriceMicros    int64 `protobuf:"varint,21,opt,name=price_micros,json=priceMicros,proto3" json:"price_micros,omitempty"`
+	CapturedMicros int64 `protobuf:"varint,22,opt,name=captured_micros,json=capturedMicros,proto3" json:"captured_micros,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -433,6 +441,34 @@ func (x *Attempt) GetEndedAt() *timestamppb.Timestamp {
 		return x.EndedAt
 	}
 	return nil
+}
+
+func (x *Attempt) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Attempt) GetDropped() []string {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *Attempt) GetPriceMicros() int64 {
+	if x != nil {
+		return x.PriceMicros
+	}
+	return 0
+}
+
+func (x *Attempt) GetCapturedMicros() int64 {
+	if x != nil {
+		return x.CapturedMicros
+	}
+	return 0
 }
 
 // Artifact is the stored result of a job.
@@ -536,12 +572,12 @@ type Video struct {
 	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	AccountId string                 `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	State     VideoState             `protobuf:"varint,3,opt,name=state,proto3,enum=reelway.video.v1.VideoState" json:"state,omitempty"`
-	// 0 to 100, never going backwards.
+	// 0 to 100, never going backwards while one attempt is rendered.
 	Progress int32        `protobuf:"varint,4,opt,name=progress,proto3" json:"progress,omitempty"`
 	Params   *VideoParams `protobuf:"bytes,5,opt,name=params,proto3" json:"params,omitempty"`
 	Error    *VideoError  `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
 	Artifact *Artifact    `protobuf:"bytes,7,opt,name=artifact,proto3" json:"artifact,omitempty"`
-	// The provider that was chosen, "atlascloud", "kling", …
+	// The provider of the present route, "atlascloud", "kling", …
 	Provider string `protobuf:"bytes,8,opt,name=provider,proto3" json:"provider,omitempty"`
 	// The caller's own name of its end user.
 	User     string            `protobuf:"bytes,9,opt,name=user,proto3" json:"user,omitempty"`
@@ -562,8 +598,12 @@ type Video struct {
 	ExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// True when progress is estimated from elapsed time, not told by the provider.
 	ProgressEstimated bool `protobuf:"varint,21,opt,name=progress_estimated,json=progressEstimated,proto3" json:"progress_estimated,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The alias that was asked for; empty when a model was named.
+	Route string `protobuf:"bytes,32,opt,name=route,proto3" json:"route,omitempty"`
+	// What the caller called optional and the present route's model lacks.
+	Dropped       []string `protobuf:"bytes,33,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Video) Reset() {
@@ -741,6 +781,20 @@ func (x *Video) GetProgressEstimated() bool {
 		return x.ProgressEstimated
 	}
 	return false
+}
+
+func (x *Video) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *Video) GetDropped() []string {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
 }
 
 // PriceLine is one line of a quote.
@@ -967,8 +1021,15 @@ type VideoRequest struct {
 	Watermark   *bool             `protobuf:"varint,13,opt,name=watermark,proto3,oneof" json:"watermark,omitempty"`
 	User        string            `protobuf:"bytes,14,opt,name=user,proto3" json:"user,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,15,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Refuse when the quote is above this; 0 means no limit.
+	// Refuse when the quote is above this; 0 means no limit. Of an alias, the
+	// routes above it are left out.
 	MaxCostMicros int64 `protobuf:"varint,16,opt,name=max_cost_micros,json=maxCostMicros,proto3" json:"max_cost_micros,omitempty"`
+	// An alias, such as "kling-3" or "cheapest-5s", in the place of a model; the
+	// field model takes one as well.
+	Route string `protobuf:"bytes,27,opt,name=route,proto3" json:"route,omitempty"`
+	// Parameters that may be left out for a model that lacks them, by their names
+	// in the REST API: "seed", "negative_prompt", …
+	Optional      []string `protobuf:"bytes,28,rep,name=optional,proto3" json:"optional,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1113,6 +1174,20 @@ func (x *VideoRequest) GetMaxCostMicros() int64 {
 		return x.MaxCostMicros
 	}
 	return 0
+}
+
+func (x *VideoRequest) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *VideoRequest) GetOptional() []string {
+	if x != nil {
+		return x.Optional
+	}
+	return nil
 }
 
 // CreateVideoRequest submits a job.
@@ -1655,18 +1730,112 @@ func (x *QuoteVideoRequest) GetVideo() *VideoRequest {
 	return nil
 }
 
+// QuotedRoute is one way in which the video may be made.
+type QuotedRoute struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Model    string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Provider string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	// What is sent to this model, and priced.
+	Params      *VideoParams `protobuf:"bytes,3,opt,name=params,proto3" json:"params,omitempty"`
+	PriceMicros int64        `protobuf:"varint,4,opt,name=price_micros,json=priceMicros,proto3" json:"price_micros,omitempty"`
+	Lines       []*PriceLine `protobuf:"bytes,5,rep,name=lines,proto3" json:"lines,omitempty"`
+	// What the caller called optional and this model lacks.
+	Dropped       []string `protobuf:"bytes,6,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuotedRoute) Reset() {
+	*x = QuotedRoute{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuotedRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuotedRoute) ProtoMessage() {}
+
+func (x *QuotedRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuotedRoute.ProtoReflect.Descriptor instead.
+func (*QuotedRoute) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *QuotedRoute) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *QuotedRoute) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *QuotedRoute) GetParams() *VideoParams {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
+func (x *QuotedRoute) GetPriceMicros() int64 {
+	if x != nil {
+		return x.PriceMicros
+	}
+	return 0
+}
+
+func (x *QuotedRoute) GetLines() []*PriceLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *QuotedRoute) GetDropped() []string {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
 type QuoteVideoResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Params        *VideoParams           `protobuf:"bytes,1,opt,name=params,proto3" json:"params,omitempty"`
-	TotalMicros   int64                  `protobuf:"varint,2,opt,name=total_micros,json=totalMicros,proto3" json:"total_micros,omitempty"`
-	Lines         []*PriceLine           `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the first route.
+	Params *VideoParams `protobuf:"bytes,1,opt,name=params,proto3" json:"params,omitempty"`
+	// What would be held: the dearest route's price.
+	TotalMicros int64 `protobuf:"varint,2,opt,name=total_micros,json=totalMicros,proto3" json:"total_micros,omitempty"`
+	// Of the dearest route.
+	Lines []*PriceLine `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	// In the order in which they would be tried. A model has one.
+	Routes []*QuotedRoute `protobuf:"bytes,14,rep,name=routes,proto3" json:"routes,omitempty"`
+	// The alias that was asked for; empty when a model was named.
+	Route         string `protobuf:"bytes,15,opt,name=route,proto3" json:"route,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QuoteVideoResponse) Reset() {
 	*x = QuoteVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1847,7 @@ func (x *QuoteVideoResponse) String() string {
 func (*QuoteVideoResponse) ProtoMessage() {}
 
 func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1860,7 @@ func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuoteVideoResponse.ProtoReflect.Descriptor instead.
 func (*QuoteVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *QuoteVideoResponse) GetParams() *VideoParams {
@@ -1715,6 +1884,20 @@ func (x *QuoteVideoResponse) GetLines() []*PriceLine {
 	return nil
 }
 
+func (x *QuoteVideoResponse) GetRoutes() []*QuotedRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *QuoteVideoResponse) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
 type ListModelsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1723,7 +1906,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1918,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,19 +1931,90 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
+}
+
+// Alias is a name for several models, tried one after the other.
+type Alias struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Description string                 `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	// "order", "weight" or "price".
+	Pick          string   `protobuf:"bytes,3,opt,name=pick,proto3" json:"pick,omitempty"`
+	Models        []string `protobuf:"bytes,4,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alias) Reset() {
+	*x = Alias{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alias) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alias) ProtoMessage() {}
+
+func (x *Alias) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alias.ProtoReflect.Descriptor instead.
+func (*Alias) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Alias) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Alias) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Alias) GetPick() string {
+	if x != nil {
+		return x.Pick
+	}
+	return ""
+}
+
+func (x *Alias) GetModels() []string {
+	if x != nil {
+		return x.Models
+	}
+	return nil
 }
 
 type ListModelsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Models        []*Model               `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
+	Aliases       []*Alias               `protobuf:"bytes,12,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +2026,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,12 +2039,19 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
 	if x != nil {
 		return x.Models
+	}
+	return nil
+}
+
+func (x *ListModelsResponse) GetAliases() []*Alias {
+	if x != nil {
+		return x.Aliases
 	}
 	return nil
 }
@@ -1806,7 +2067,7 @@ type WatchVideoRequest struct {
 
 func (x *WatchVideoRequest) Reset() {
 	*x = WatchVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +2079,7 @@ func (x *WatchVideoRequest) String() string {
 func (*WatchVideoRequest) ProtoMessage() {}
 
 func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +2092,7 @@ func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoRequest.ProtoReflect.Descriptor instead.
 func (*WatchVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchVideoRequest) GetId() string {
@@ -1859,7 +2120,7 @@ type WatchVideoResponse struct {
 
 func (x *WatchVideoResponse) Reset() {
 	*x = WatchVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2132,7 @@ func (x *WatchVideoResponse) String() string {
 func (*WatchVideoResponse) ProtoMessage() {}
 
 func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2145,7 @@ func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoResponse.ProtoReflect.Descriptor instead.
 func (*WatchVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchVideoResponse) GetCursor() string {
@@ -1930,7 +2191,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
 	"\tretryable\x18\x03 \x01(\bR\tretryable\x12\x1a\n" +
 	"\bprovider\x18\x04 \x01(\tR\bprovider\x12#\n" +
-	"\rprovider_code\x18\x05 \x01(\tR\fproviderCode\"\xab\x02\n" +
+	"\rprovider_code\x18\x05 \x01(\tR\fproviderCode\"\xa7\x03\n" +
 	"\aAttempt\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x14\n" +
@@ -1941,7 +2202,11 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\x129\n" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x125\n" +
-	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\xc5\x01\n" +
+	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x14\n" +
+	"\x05model\x18\x13 \x01(\tR\x05model\x12\x18\n" +
+	"\adropped\x18\x14 \x03(\tR\adropped\x12!\n" +
+	"\fprice_micros\x18\x15 \x01(\x03R\vpriceMicros\x12'\n" +
+	"\x0fcaptured_micros\x18\x16 \x01(\x03R\x0ecapturedMicros\"\xc5\x01\n" +
 	"\bArtifact\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12!\n" +
 	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x1d\n" +
@@ -1951,7 +2216,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05width\x18\x05 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\x05R\x06height\x12\x1f\n" +
 	"\vduration_ms\x18\a \x01(\x03R\n" +
-	"durationMs\"\xc7\a\n" +
+	"durationMs\"\xf7\a\n" +
 	"\x05Video\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -1979,7 +2244,9 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"lateResult\x129\n" +
 	"\n" +
 	"expires_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12-\n" +
-	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x1a;\n" +
+	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x12\x14\n" +
+	"\x05route\x18  \x01(\tR\x05route\x12\x18\n" +
+	"\adropped\x18! \x03(\tR\adropped\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x01\n" +
@@ -2002,7 +2269,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x0fnegative_prompt\x18\n" +
 	" \x01(\bR\x0enegativePrompt\x125\n" +
 	"\x17price_per_second_micros\x18\v \x01(\x03R\x14pricePerSecondMicros\x12\x1c\n" +
-	"\twatermark\x18\f \x01(\bR\twatermark\"\x8d\x06\n" +
+	"\twatermark\x18\f \x01(\bR\twatermark\"\xd8\x06\n" +
 	"\fVideoRequest\x12\x1e\n" +
 	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x12 \n" +
 	"\x06prompt\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06prompt\x121\n" +
@@ -2023,7 +2290,9 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\twatermark\x18\r \x01(\bH\x02R\twatermark\x88\x01\x01\x12\x1c\n" +
 	"\x04user\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04user\x12a\n" +
 	"\bmetadata\x18\x0f \x03(\v2,.reelway.video.v1.VideoRequest.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x04R\bmetadata\x12/\n" +
-	"\x0fmax_cost_micros\x18\x10 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxCostMicros\x1a;\n" +
+	"\x0fmax_cost_micros\x18\x10 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxCostMicros\x12\x1d\n" +
+	"\x05route\x18\x1b \x01(\tB\a\xbaH\x04r\x02\x18@R\x05route\x12*\n" +
+	"\boptional\x18\x1c \x03(\tB\x0e\xbaH\v\x92\x01\b\x10\x10\"\x04r\x02\x18 R\boptional\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
@@ -2058,14 +2327,29 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x13DeleteVideoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"Q\n" +
 	"\x11QuoteVideoRequest\x12<\n" +
-	"\x05video\x18\x01 \x01(\v2\x1e.reelway.video.v1.VideoRequestB\x06\xbaH\x03\xc8\x01\x01R\x05video\"\xa1\x01\n" +
+	"\x05video\x18\x01 \x01(\v2\x1e.reelway.video.v1.VideoRequestB\x06\xbaH\x03\xc8\x01\x01R\x05video\"\xe6\x01\n" +
+	"\vQuotedRoute\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1a\n" +
+	"\bprovider\x18\x02 \x01(\tR\bprovider\x125\n" +
+	"\x06params\x18\x03 \x01(\v2\x1d.reelway.video.v1.VideoParamsR\x06params\x12!\n" +
+	"\fprice_micros\x18\x04 \x01(\x03R\vpriceMicros\x121\n" +
+	"\x05lines\x18\x05 \x03(\v2\x1b.reelway.video.v1.PriceLineR\x05lines\x12\x18\n" +
+	"\adropped\x18\x06 \x03(\tR\adropped\"\xee\x01\n" +
 	"\x12QuoteVideoResponse\x125\n" +
 	"\x06params\x18\x01 \x01(\v2\x1d.reelway.video.v1.VideoParamsR\x06params\x12!\n" +
 	"\ftotal_micros\x18\x02 \x01(\x03R\vtotalMicros\x121\n" +
-	"\x05lines\x18\x03 \x03(\v2\x1b.reelway.video.v1.PriceLineR\x05lines\"\x13\n" +
-	"\x11ListModelsRequest\"E\n" +
+	"\x05lines\x18\x03 \x03(\v2\x1b.reelway.video.v1.PriceLineR\x05lines\x125\n" +
+	"\x06routes\x18\x0e \x03(\v2\x1d.reelway.video.v1.QuotedRouteR\x06routes\x12\x14\n" +
+	"\x05route\x18\x0f \x01(\tR\x05route\"\x13\n" +
+	"\x11ListModelsRequest\"e\n" +
+	"\x05Alias\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x12\n" +
+	"\x04pick\x18\x03 \x01(\tR\x04pick\x12\x16\n" +
+	"\x06models\x18\x04 \x03(\tR\x06models\"x\n" +
 	"\x12ListModelsResponse\x12/\n" +
-	"\x06models\x18\x01 \x03(\v2\x17.reelway.video.v1.ModelR\x06models\"e\n" +
+	"\x06models\x18\x01 \x03(\v2\x17.reelway.video.v1.ModelR\x06models\x121\n" +
+	"\aaliases\x18\f \x03(\v2\x17.reelway.video.v1.AliasR\aaliases\"e\n" +
 	"\x11WatchVideoRequest\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c2\x1a^video_[A-Za-z0-9-]{1,64}$R\x02id\x12\x1d\n" +
 	"\x05after\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x05after\"[\n" +
@@ -2112,7 +2396,7 @@ func file_reelway_video_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_video_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_reelway_video_v1_video_proto_goTypes = []any{
 	(VideoState)(0),               // 0: reelway.video.v1.VideoState
 	(*VideoParams)(nil),           // 1: reelway.video.v1.VideoParams
@@ -2134,28 +2418,30 @@ var file_reelway_video_v1_video_proto_goTypes = []any{
 	(*DeleteVideoRequest)(nil),    // 17: reelway.video.v1.DeleteVideoRequest
 	(*DeleteVideoResponse)(nil),   // 18: reelway.video.v1.DeleteVideoResponse
 	(*QuoteVideoRequest)(nil),     // 19: reelway.video.v1.QuoteVideoRequest
-	(*QuoteVideoResponse)(nil),    // 20: reelway.video.v1.QuoteVideoResponse
-	(*ListModelsRequest)(nil),     // 21: reelway.video.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),    // 22: reelway.video.v1.ListModelsResponse
-	(*WatchVideoRequest)(nil),     // 23: reelway.video.v1.WatchVideoRequest
-	(*WatchVideoResponse)(nil),    // 24: reelway.video.v1.WatchVideoResponse
-	nil,                           // 25: reelway.video.v1.Video.MetadataEntry
-	nil,                           // 26: reelway.video.v1.VideoRequest.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*QuotedRoute)(nil),           // 20: reelway.video.v1.QuotedRoute
+	(*QuoteVideoResponse)(nil),    // 21: reelway.video.v1.QuoteVideoResponse
+	(*ListModelsRequest)(nil),     // 22: reelway.video.v1.ListModelsRequest
+	(*Alias)(nil),                 // 23: reelway.video.v1.Alias
+	(*ListModelsResponse)(nil),    // 24: reelway.video.v1.ListModelsResponse
+	(*WatchVideoRequest)(nil),     // 25: reelway.video.v1.WatchVideoRequest
+	(*WatchVideoResponse)(nil),    // 26: reelway.video.v1.WatchVideoResponse
+	nil,                           // 27: reelway.video.v1.Video.MetadataEntry
+	nil,                           // 28: reelway.video.v1.VideoRequest.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
 }
 var file_reelway_video_v1_video_proto_depIdxs = []int32{
-	27, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
-	27, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	29, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
+	29, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
 	0,  // 2: reelway.video.v1.Video.state:type_name -> reelway.video.v1.VideoState
 	1,  // 3: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
 	2,  // 4: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
 	4,  // 5: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
-	25, // 6: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
-	27, // 7: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
-	27, // 8: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
+	27, // 6: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
+	29, // 7: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
+	29, // 8: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
 	3,  // 9: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
-	27, // 10: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
-	26, // 11: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
+	29, // 10: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
+	28, // 11: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
 	8,  // 12: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
 	5,  // 13: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
 	5,  // 14: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
@@ -2163,31 +2449,35 @@ var file_reelway_video_v1_video_proto_depIdxs = []int32{
 	5,  // 16: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
 	5,  // 17: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
 	8,  // 18: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	1,  // 19: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
-	6,  // 20: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
-	7,  // 21: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
-	5,  // 22: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
-	9,  // 23: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
-	11, // 24: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
-	13, // 25: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
-	15, // 26: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
-	17, // 27: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
-	19, // 28: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
-	21, // 29: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
-	23, // 30: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
-	10, // 31: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
-	12, // 32: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
-	14, // 33: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
-	16, // 34: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
-	18, // 35: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
-	20, // 36: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
-	22, // 37: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
-	24, // 38: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
-	31, // [31:39] is the sub-list for method output_type
-	23, // [23:31] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	1,  // 19: reelway.video.v1.QuotedRoute.params:type_name -> reelway.video.v1.VideoParams
+	6,  // 20: reelway.video.v1.QuotedRoute.lines:type_name -> reelway.video.v1.PriceLine
+	1,  // 21: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
+	6,  // 22: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
+	20, // 23: reelway.video.v1.QuoteVideoResponse.routes:type_name -> reelway.video.v1.QuotedRoute
+	7,  // 24: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
+	23, // 25: reelway.video.v1.ListModelsResponse.aliases:type_name -> reelway.video.v1.Alias
+	5,  // 26: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
+	9,  // 27: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
+	11, // 28: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
+	13, // 29: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
+	15, // 30: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
+	17, // 31: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
+	19, // 32: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
+	22, // 33: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
+	25, // 34: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
+	10, // 35: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
+	12, // 36: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
+	14, // 37: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
+	16, // 38: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
+	18, // 39: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
+	21, // 40: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
+	24, // 41: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
+	26, // 42: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
+	35, // [35:43] is the sub-list for method output_type
+	27, // [27:35] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_reelway_video_v1_video_proto_init() }
@@ -2203,7 +2493,7 @@ func file_reelway_video_v1_video_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_video_v1_video_proto_rawDesc), len(file_reelway_video_v1_video_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

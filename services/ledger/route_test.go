@@ -1,0 +1,353 @@
+package ledger_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/fault"
+	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+	"reelway.dev/services/ledger"
+)
+
+// Three routes of different providers, models and odd prices.
+const (
+	dear  = 1_234_567
+	cheap = 234_561
+	third = 700_001
+)
+
+func routes() []*ledgerv1.Route {
+	return []*ledgerv1.Route{
+		{Provider: "one", PriceMicros: cheap, CostMicros: 100, CostCurrency: "USD", Params: &videov1.VideoParams{Model: "m-one", Prompt: "p", DurationSeconds: 5}},
+		{Provider: "two", PriceMicros: dear, CostMicros: 200, CostCurrency: "USD", Params: &videov1.VideoParams{Model: "m-two", Prompt: "p", DurationSeconds: 6}, Dropped: []string{"seed"}},
+		{Provider: "three", PriceMicros: third, CostMicros: 300, CostCurrency: "USD", Params: &videov1.VideoParams{Model: "m-three", Prompt: "p", DurationSeconds: 5}},
+	}
+}
+
+func twoTries(c *ledgerConfig) { c.RouteAttempts = 2 }
+
+// openRoutes opens a job of an alias; its hold is the dearest route's price.
+func (x *bundle) openRoutes(t *testing.T, change ...func(*ledgerv1.OpenJobRequest)) *videov1.Video {
+	t.Helper()
+	rs := routes()
+	hash := sha256.Sum256([]byte("body"))
+	r := &ledgerv1.OpenJobRequest{AccountId: x.acct, Provider: rs[0].GetProvider(), RequestHash: hash[:], QuoteMicros: cheap, CostMicros: 100, CostCurrency: "USD",
+		Params: rs[0].GetParams(), Plan: &ledgerv1.Plan{Routes: rs, Alias: "best"}}
+	for _, f := range change {
+		f(r)
+	}
+	o, err := x.jobs.OpenJob(context.Background(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o.GetVideo()
+}
+
+// beginAt begins the next attempt, at the provider whose turn it must be.
+func (x *bundle) beginAt(t *testing.T, jobID, provider, model string) string {
+	t.Helper()
+	var r *ledgerv1.BeginAttemptResponse
+	eventually(t, "attempt granted to "+provider, func() bool {
+		var err error
+		if r, err = x.jobs.BeginAttempt(context.Background(), &ledgerv1.BeginAttemptRequest{JobId: jobID, Provider: provider}); err != nil {
+			t.Fatal(err)
+		}
+		return r.GetGranted()
+	})
+	if r.GetParams().GetModel() != model {
+		t.Errorf("%s is to be asked for %s; want %s", provider, r.GetParams().GetModel(), model)
+	}
+	return r.GetAttemptId()
+}
+
+// say publishes one observation and waits until it is consumed.
+func (x *bundle) say(t *testing.T, jobID, attempt, provider, id string, fact *eventv1.Observation) {
+	t.Helper()
+	fact.JobId, fact.AttemptId, fact.Provider, fact.Id, fact.Source, fact.ObservedAt = jobID, attempt, provider, attempt+"-"+id, "test", timestamppb.Now()
+	if err := x.bus.PublishObservation(context.Background(), fact); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, id+" consumed", func() bool {
+		s, err := x.bus.JetStream().Stream(context.Background(), bus.StreamObservations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo().State.Msgs == 0
+	})
+}
+
+func refusal(code fault.Code, retry bool) *eventv1.Observation {
+	return &eventv1.Observation{Fact: &eventv1.Observation_Refused{Refused: &eventv1.Refused{Retry: retry, Error: &videov1.VideoError{Code: string(code)}}}}
+}
+
+func failure(code fault.Code, providerCode string) *eventv1.Observation {
+	return &eventv1.Observation{Fact: &eventv1.Observation_Failed{Failed: &eventv1.Failed{Error: &videov1.VideoError{Code: string(code), ProviderCode: providerCode}}}}
+}
+
+func acceptance(task string) *eventv1.Observation {
+	return &eventv1.Observation{Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: task}}}
+}
+
+func render(task string) *eventv1.Observation {
+	return &eventv1.Observation{Fact: &eventv1.Observation_Rendered{Rendered: &eventv1.Rendered{Url: "https://result.example/x.mp4", ProviderTaskId: task}}}
+}
+
+func storage() *eventv1.Observation {
+	return &eventv1.Observation{Fact: &eventv1.Observation_Archived{Archived: &eventv1.Archived{Artifact: &videov1.Artifact{Key: "k", Sha256: "00"}}}}
+}
+
+// The first route's provider is away, the second refuses for good: the third
+// makes the video, and its own price is captured to the micro-credit.
+func TestRoutesAreTriedInTurnAndTheLastOnesPriceIsCaptured(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 5*price, twoTries)
+	v := x.openRoutes(t)
+	x.balance(t, 5*price-dear, dear)
+	if v.GetRoute() != "best" || v.GetProvider() != "one" || v.GetQuoteMicros() != dear {
+		t.Errorf("opened as %v", v)
+	}
+	for range 2 { // REELWAY_ROUTE_ATTEMPTS
+		x.say(t, v.GetId(), x.beginAt(t, v.GetId(), "one", "m-one"), "one", "refused", refusal(fault.ProviderUnavailable, true))
+	}
+	a2 := x.beginAt(t, v.GetId(), "two", "m-two")
+	r, err := x.jobs.GetAttempt(context.Background(), &ledgerv1.GetAttemptRequest{AttemptId: a2})
+	if err != nil || r.GetProvider() != "two" || r.GetParams().GetModel() != "m-two" || r.GetParams().GetDurationSeconds() != 6 {
+		t.Errorf("the second route's attempt is %v, %v", r, err)
+	}
+	x.say(t, v.GetId(), a2, "two", "refused", refusal(fault.ProviderRejected, false))
+	a3 := x.beginAt(t, v.GetId(), "three", "m-three")
+	x.say(t, v.GetId(), a3, "three", "accepted", acceptance("t3"))
+	x.say(t, v.GetId(), a3, "three", "rendered", render("t3"))
+	x.say(t, v.GetId(), a3, "three", "archived", storage())
+	got := x.await(t, v.GetId(), videov1.VideoState_VIDEO_STATE_SUCCEEDED)
+	if got.GetCapturedMicros() != third || got.GetProvider() != "three" || got.GetParams().GetModel() != "m-three" {
+		t.Errorf("ended as %v", got)
+	}
+	x.balance(t, 5*price-third, 0)
+	var seen []string
+	for i, a := range got.GetAttempts() {
+		seen = append(seen, a.GetModel()+" "+a.GetProvider()+" "+a.GetState())
+		if last := i == 3; last != (a.GetCapturedMicros() == third) || !last && a.GetCapturedMicros() != 0 {
+			t.Errorf("attempt %d was charged %d", i+1, a.GetCapturedMicros())
+		}
+	}
+	want := []string{"m-one one refused", "m-one one refused", "m-two two refused", "m-three three succeeded"}
+	if len(seen) != len(want) {
+		t.Fatalf("attempts %v; want %v", seen, want)
+	}
+	for i := range want {
+		if seen[i] != want[i] {
+			t.Errorf("attempt %d is %q; want %q", i+1, seen[i], want[i])
+		}
+	}
+	if second := got.GetAttempts()[2]; second.GetPriceMicros() != dear || len(second.GetDropped()) != 1 || second.GetDropped()[0] != "seed" {
+		t.Errorf("the second route's attempt is shown as %v", second)
+	}
+	today, day := time.Now().UTC(), time.DateOnly
+	u, err := x.usage.QueryUsage(context.Background(), &ledgerv1.QueryUsageRequest{AccountId: x.acct, Query: &videov1.QueryUsageRequest{
+		From: today.AddDate(0, 0, -1).Format(day), To: today.AddDate(0, 0, 1).Format(day), GroupBy: []videov1.UsageGroup{videov1.UsageGroup_USAGE_GROUP_MODEL, videov1.UsageGroup_USAGE_GROUP_PROVIDER}}})
+	if rows := u.GetUsage().GetRows(); err != nil || len(rows) != 1 || rows[0].GetModel() != "m-three" || rows[0].GetProvider() != "three" || rows[0].GetSpendMicros() != third {
+		t.Errorf("usage is %v, %v", u, err)
+	}
+	m, err := x.money.Margin(context.Background(), &ledgerv1.MarginRequest{FromDay: today.AddDate(0, 0, -1).Format(day), ToDay: today.AddDate(0, 0, 1).Format(day),
+		By: []string{"provider", "model"}})
+	if err != nil || len(m.GetRows()) != 1 || m.GetRows()[0].GetProvider() != "three" || m.GetRows()[0].GetModel() != "m-three" ||
+		m.GetRows()[0].GetRevenueMicros() != third || m.GetRows()[0].GetCosts()[0].GetMicros() != 300 {
+		t.Errorf("margins are %v, %v", m, err)
+	}
+}
+
+// What a refusal or a failure leads to: state and provider afterwards.
+func TestWhatFallsBackAndWhatDoesNot(t *testing.T) {
+	t.Parallel()
+	queued, failed := videov1.VideoState_VIDEO_STATE_QUEUED, videov1.VideoState_VIDEO_STATE_FAILED
+	submitting, running := videov1.VideoState_VIDEO_STATE_SUBMITTING, videov1.VideoState_VIDEO_STATE_RUNNING
+	review := videov1.VideoState_VIDEO_STATE_NEEDS_REVIEW
+	onPolicy := func(r *ledgerv1.OpenJobRequest) { r.Plan.FallbackOnPolicy = true }
+	unknown := func() *eventv1.Observation {
+		return &eventv1.Observation{Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{}}}
+	}
+	timeOut := func() *eventv1.Observation {
+		return &eventv1.Observation{Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{}}}
+	}
+	x := setup(t, 100*price, twoTries)
+	for name, c := range map[string]struct {
+		change   func(*ledgerv1.OpenJobRequest)
+		facts    []*eventv1.Observation
+		state    videov1.VideoState
+		provider string
+	}{
+		"a key that is refused":                 {nil, []*eventv1.Observation{refusal(fault.ProviderUnavailable, false)}, queued, "two"},
+		"a final refusal":                       {nil, []*eventv1.Observation{refusal(fault.ProviderRejected, false)}, queued, "two"},
+		"one refusal that time heals":           {nil, []*eventv1.Observation{refusal(fault.RateLimited, true)}, queued, "one"},
+		"a policy refusal":                      {nil, []*eventv1.Observation{refusal(fault.ContentPolicy, false)}, failed, "one"},
+		"a policy refusal, when the alias says": {onPolicy, []*eventv1.Observation{refusal(fault.ContentPolicy, false)}, queued, "two"},
+		"an invalid request":                    {onPolicy, []*eventv1.Observation{refusal(fault.InvalidRequest, false)}, failed, "one"},
+		"a failed render":                       {nil, []*eventv1.Observation{acceptance("t-fail"), failure(fault.ProviderRejected, "")}, queued, "two"},
+		"a failed render before the answer":     {nil, []*eventv1.Observation{failure(fault.ProviderRejected, "")}, queued, "two"},
+		"a failed render, and then its answer":  {nil, []*eventv1.Observation{failure(fault.ProviderRejected, ""), acceptance("t-over")}, queued, "two"},
+		"a failed render, then a stale refusal": {nil, []*eventv1.Observation{failure(fault.ProviderRejected, ""), refusal(fault.ProviderRejected, false)}, queued, "two"},
+		"a render withheld by policy":           {nil, []*eventv1.Observation{acceptance("t-held"), failure(fault.ContentPolicy, "")}, failed, "one"},
+		"a success without a video":             {nil, []*eventv1.Observation{acceptance("t-empty"), failure(fault.ProviderRejected, "empty_result")}, failed, "one"},
+		"an unknown outcome":                    {nil, []*eventv1.Observation{unknown()}, submitting, "one"},
+		"an unknown outcome without a verdict":  {nil, []*eventv1.Observation{unknown(), timeOut()}, review, "one"},
+		"a task without a verdict":              {nil, []*eventv1.Observation{acceptance("t-lost"), timeOut()}, review, "one"},
+		"a refusal of a task that exists":       {nil, []*eventv1.Observation{refusal(fault.ProviderRejected, false), acceptance("t-after-all")}, running, "one"},
+	} {
+		change := c.change
+		if change == nil {
+			change = func(*ledgerv1.OpenJobRequest) {}
+		}
+		v := x.openRoutes(t, change)
+		attempt := x.beginAt(t, v.GetId(), "one", "m-one")
+		for i, f := range c.facts {
+			x.say(t, v.GetId(), attempt, "one", string(rune('a'+i)), f)
+		}
+		r, err := x.jobs.GetJob(context.Background(), &ledgerv1.GetJobRequest{JobId: v.GetId()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.GetVideo(); got.GetState() != c.state || got.GetProvider() != c.provider || got.GetLateResult() {
+			t.Errorf("%s: %s at %s, late %v; want %s at %s", name, got.GetState(), got.GetProvider(), got.GetLateResult(), c.state, c.provider)
+		}
+		b, err := x.jobs.BeginAttempt(context.Background(), &ledgerv1.BeginAttemptRequest{JobId: v.GetId(), Provider: "two"})
+		if want := c.provider == "two"; err != nil || b.GetGranted() != want || b.GetOpenAttemptId() != "" {
+			t.Errorf("%s: the second provider is granted %v and shown %q, %v; want %v", name, b.GetGranted(), b.GetOpenAttemptId(), err, want)
+		}
+	}
+	r, err := x.money.Verify(context.Background(), &ledgerv1.VerifyRequest{})
+	if err != nil || len(r.GetViolations()) > 0 {
+		t.Errorf("the books: %v, %v", r.GetViolations(), err)
+	}
+}
+
+// A refusal that was wrong: the first provider's task finishes while the second
+// one renders, or after it. It is noted and paid for by nobody.
+func TestLateSuccessOfAnEarlierRouteIsNotCharged(t *testing.T) {
+	t.Parallel()
+	for name, before := range map[string]bool{"before the second ends": true, "afterwards": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			x := setup(t, 5*price, twoTries)
+			v := x.openRoutes(t)
+			a1 := x.beginAt(t, v.GetId(), "one", "m-one")
+			x.say(t, v.GetId(), a1, "one", "refused", refusal(fault.ProviderRejected, false))
+			a2 := x.beginAt(t, v.GetId(), "two", "m-two")
+			x.say(t, v.GetId(), a2, "two", "accepted", acceptance("t2"))
+			if before {
+				x.say(t, v.GetId(), a1, "one", "rendered", render("t1"))
+			}
+			x.say(t, v.GetId(), a2, "two", "rendered", render("t2"))
+			x.say(t, v.GetId(), a2, "two", "archived", storage())
+			x.await(t, v.GetId(), videov1.VideoState_VIDEO_STATE_SUCCEEDED)
+			if !before {
+				x.say(t, v.GetId(), a1, "one", "rendered", render("t1"))
+			}
+			x.say(t, v.GetId(), a1, "one", "archived", storage())
+			got := x.await(t, v.GetId(), videov1.VideoState_VIDEO_STATE_SUCCEEDED)
+			if !got.GetLateResult() || got.GetCapturedMicros() != dear || got.GetProvider() != "two" {
+				t.Errorf("late %v, captured %d by %s", got.GetLateResult(), got.GetCapturedMicros(), got.GetProvider())
+			}
+			var verdict string
+			if err := x.pool.QueryRow(context.Background(), "select verdict from observation where id = $1", a1+"-rendered").Scan(&verdict); err != nil || verdict != "late" {
+				t.Errorf("the late success is noted as %q, %v", verdict, err)
+			}
+			x.balance(t, 5*price-dear, 0)
+		})
+	}
+}
+
+// A task that was thought refused finishes before the next route has begun: it
+// is adopted, at its own route's price, and nothing is submitted any more.
+func TestTaskThoughtRefusedIsAdoptedAtItsOwnPrice(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 5*price, twoTries)
+	v := x.openRoutes(t)
+	a1 := x.beginAt(t, v.GetId(), "one", "m-one")
+	x.say(t, v.GetId(), a1, "one", "refused", refusal(fault.ProviderRejected, false))
+	x.say(t, v.GetId(), a1, "one", "rendered", render("t1"))
+	if b, err := x.jobs.BeginAttempt(context.Background(), &ledgerv1.BeginAttemptRequest{JobId: v.GetId(), Provider: "two"}); err != nil || b.GetGranted() {
+		t.Errorf("the second route was begun beside the first one's task: %v, %v", b, err)
+	}
+	x.say(t, v.GetId(), a1, "one", "archived", storage())
+	got := x.await(t, v.GetId(), videov1.VideoState_VIDEO_STATE_SUCCEEDED)
+	if got.GetCapturedMicros() != cheap || got.GetProvider() != "one" || got.GetParams().GetModel() != "m-one" {
+		t.Errorf("adopted as %v", got)
+	}
+	x.balance(t, 5*price-cheap, 0)
+}
+
+// When every route is exhausted the job fails with the last one's error and the
+// whole hold is released. A cancel between two routes releases it as well.
+func TestRoutesThatAllRefuseCostNothing(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 5*price, twoTries)
+	v := x.openRoutes(t)
+	for _, r := range routes() {
+		a := x.beginAt(t, v.GetId(), r.GetProvider(), r.GetParams().GetModel())
+		x.say(t, v.GetId(), a, r.GetProvider(), "refused", refusal(fault.ProviderUnavailable, false))
+	}
+	if got := x.await(t, v.GetId(), videov1.VideoState_VIDEO_STATE_FAILED); got.GetError().GetCode() != string(fault.ProviderUnavailable) || len(got.GetAttempts()) != 3 {
+		t.Errorf("failed as %v", got)
+	}
+	v = x.openRoutes(t)
+	x.say(t, v.GetId(), x.beginAt(t, v.GetId(), "one", "m-one"), "one", "refused", refusal(fault.ProviderUnavailable, false))
+	if _, err := x.jobs.CancelJob(context.Background(), &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: v.GetId()}); err != nil {
+		t.Error(err)
+	}
+	x.balance(t, 5*price, 0)
+}
+
+// A budget of a model counts what that model made, though it was reserved in
+// those of every route.
+func TestModelBudgetsCountTheRouteThatMadeIt(t *testing.T) {
+	t.Parallel()
+	x := setupGuarded(t, 5*price, ledger.Config{})
+	one, two := x.set(t, ofModel, "m-one", total, 5*price, true).GetId(), x.set(t, ofModel, "m-two", total, 5*price, true).GetId()
+	account := x.set(t, ofAccount, "", total, 5*price, true).GetId()
+	v := x.openRoutes(t)
+	x.used(t, one, "m-one", dear, 0)
+	x.used(t, two, "m-two", dear, 0)
+	x.say(t, v.GetId(), x.beginAt(t, v.GetId(), "one", "m-one"), "one", "refused", refusal(fault.ProviderRejected, false))
+	a2 := x.beginAt(t, v.GetId(), "two", "m-two")
+	x.say(t, v.GetId(), a2, "two", "rendered", render("t2"))
+	x.say(t, v.GetId(), a2, "two", "archived", storage())
+	x.await(t, v.GetId(), videov1.VideoState_VIDEO_STATE_SUCCEEDED)
+	x.used(t, one, "m-one", 0, 0)
+	x.used(t, two, "m-two", 0, dear)
+	x.used(t, account, "", 0, dear)
+	x.balance(t, 5*price-dear, 0)
+}
+
+// What a caller wrote is in every route, and is removed from every route.
+func TestRedactionReachesEveryRoute(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 5*price, twoTries, func(c *ledgerConfig) { c.RetainPrompts = time.Millisecond })
+	v := x.openRoutes(t, func(r *ledgerv1.OpenJobRequest) {
+		for _, route := range r.GetPlan().GetRoutes() {
+			route.Params.Prompt = "a word to be forgotten"
+		}
+	})
+	if _, err := x.jobs.CancelJob(context.Background(), &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: v.GetId()}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the prompt is gone", func() bool {
+		var plan []byte
+		var redacted bool
+		if err := x.pool.QueryRow(context.Background(), "select plan, redacted_at is not null from job where id = $1", v.GetId()).Scan(&plan, &redacted); err != nil {
+			t.Fatal(err)
+		}
+		if redacted && (bytes.Contains(plan, []byte("forgotten")) || !bytes.Contains(plan, []byte("m-three"))) {
+			t.Fatalf("the redacted plan is %q", plan)
+		}
+		return redacted
+	})
+}
