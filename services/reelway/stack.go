@@ -33,6 +33,7 @@ import (
 	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/pkg/provider/registry"
+	"reelway.dev/pkg/route"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/safehttp"
@@ -71,10 +72,11 @@ type Settings struct {
 	Intake     intake.Config
 	Simulator  simulator.Config
 	Bucket     bucket.Config
+	Routes     route.Config
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket}
+	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Routes}
 }
 
 // Load reads the settings from the environment.
@@ -185,6 +187,10 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 		return err
 	}
 	cat := catalog.Builtin().Only(func(name string) bool { return providers.Adapters[name] != nil })
+	routes, err := route.Open(set.Routes, cat, h.Log)
+	if err != nil {
+		return err
+	}
 	authn := auth.New(accounts, time.Now)
 	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
 	if err != nil {
@@ -207,7 +213,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 		return err
 	}
 	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn),
-		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
+		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, Routes: routes, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
 	}
@@ -228,6 +234,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, arch.Components()...)
 	h.Add(run.Consumers, note.Components()...)
 	h.Add(run.Consumers, authn.Components(b)...)
+	h.Add(run.Consumers, routes.Components()...)
 	h.Add(run.Relays, led.Components()...)
 	h.Add(run.Last, rpc.Component("ledger-grpc", inner, mem))
 	return s.account(ctx, led, set, dir)
