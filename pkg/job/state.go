@@ -50,7 +50,7 @@ const (
 	Progress      Input = "progress"       // the provider works on it
 	RefuseRetry   Input = "refuse_retry"   // surely not accepted, may be repeated
 	Refuse        Input = "refuse"         // surely not accepted, final
-	FallBack      Input = "fall_back"      // this route surely makes no video and costs nothing; there is another
+	FallBack      Input = "fall_back"      // the present route surely makes no video and costs nothing; there is another
 	Render        Input = "render"         // the provider finished
 	Fail          Input = "fail"           // the provider gave it up
 	Archive       Input = "archive"        // the copy is in the bucket
@@ -74,6 +74,7 @@ var Table = []Transition{
 	{Queued, Cancel, Canceled, "nothing was asked of a provider"},
 	{Queued, Expire, Expired, "no provider could be called in time"},
 	{Queued, Refuse, Failed, "no provider can take it"},
+	{Queued, FallBack, Queued, "nobody took it in time, the next route follows"},
 	{Queued, Accept, Running, "an attempt thought refused turned out to exist: it is adopted, not repeated"},
 	{Queued, Progress, Running, "the same, told by a webhook"},
 	{Queued, Render, Storing, "the same, finished already"},

@@ -220,6 +220,9 @@ func factName(o *eventv1.Observation) string {
 	return string(m.WhichOneof(m.Descriptor().Oneofs().ByName("fact")).Name())
 }
 
+// revived is what shows that a task exists whose attempt was thought over.
+var revived = []job.Input{job.Accept, job.Progress, job.Render}
+
 // judge draws the conclusion from one observation of a locked job.
 func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2]string]string) (string, error) {
 	j, o := x.job, x.o
@@ -248,8 +251,8 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 		}
 		return applied, nil
 	}
-	if j.State == job.Queued && (m.in == job.Refuse || a.State == "failed" && m.in != job.Render) {
-		return ignored, nil // it waits for another attempt already
+	if j.State == job.Queued && !slices.Contains(revived, m.in) || a.State == "failed" && m.in != job.Render {
+		return ignored, nil // the job waits for another attempt already
 	}
 	m.in = s.reroute(j, m.in, m.verr)
 	if _, legal := job.Next(j.State, m.in); !legal || m.in == job.Progress && j.State == job.Running {

@@ -127,6 +127,12 @@ func (s *Service) reroute(j *record, in job.Input, e *videov1.VideoError) job.In
 	return in
 }
 
+// routeWaitedTooLong reports whether a queued job should try its next route: no
+// attempt of it is open, so nothing is under way on the present one.
+func (s *Service) routeWaitedTooLong(u *unit, j *record) bool {
+	return j.State == job.Queued && s.cfg.RouteWait > 0 && u.now.Sub(j.SubmitAfter) > s.cfg.RouteWait && j.routeAt(j.Route+1) != nil
+}
+
 // follow puts a locked job on one of its routes: its provider, model, params and
 // expected cost are that route's from now on.
 func (u *unit) follow(j *record, n int) error {

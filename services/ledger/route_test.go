@@ -306,6 +306,26 @@ func TestRoutesThatAllRefuseCostNothing(t *testing.T) {
 	x.balance(t, 5*price, 0)
 }
 
+// Nobody begins with the job: it goes from route to route, and the last one
+// keeps it. A command that comes late to an earlier one begins nothing.
+func TestRouteThatNobodyServesIsLeft(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 5*price, twoTries, func(c *ledgerConfig) { c.RouteWait = time.Millisecond })
+	v := x.openRoutes(t)
+	a3 := x.beginAt(t, v.GetId(), "three", "m-three")
+	for _, provider := range []string{"one", "two"} {
+		if b, err := x.jobs.BeginAttempt(context.Background(), &ledgerv1.BeginAttemptRequest{JobId: v.GetId(), Provider: provider}); err != nil || b.GetGranted() || b.GetOpenAttemptId() != "" {
+			t.Errorf("%s is granted %v and shown %q, %v", provider, b.GetGranted(), b.GetOpenAttemptId(), err)
+		}
+	}
+	x.say(t, v.GetId(), a3, "three", "rendered", render("t3"))
+	x.say(t, v.GetId(), a3, "three", "archived", storage())
+	if got := x.await(t, v.GetId(), videov1.VideoState_VIDEO_STATE_SUCCEEDED); got.GetCapturedMicros() != third || len(got.GetAttempts()) != 1 {
+		t.Errorf("ended as %v", got)
+	}
+	x.balance(t, 5*price-third, 0)
+}
+
 // A budget of a model counts what that model made, though it was reserved in
 // those of every route.
 func TestModelBudgetsCountTheRouteThatMadeIt(t *testing.T) {

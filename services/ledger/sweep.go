@@ -88,6 +88,15 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
 		j.Error = mustError(fault.Timeout, "no provider could take the video in time; nothing was charged")
 		_, err := u.advance(ctx, j, job.Expire)
 		return err
+	case s.routeWaitedTooLong(u, j):
+		if err := u.follow(j, j.Route+1); err != nil {
+			return err
+		}
+		j.SubmitAfter = u.now
+		if _, err := u.advance(ctx, j, job.FallBack); err != nil {
+			return err
+		}
+		return u.command(ctx, j, unique, 0)
 	case (j.State == job.Submitting || j.State == job.Running) && overdue:
 		// The watchdog should have said so; the ledger does not depend on it.
 		o := &eventv1.Observation{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider, Id: *j.AttemptID + "-timed-out",
