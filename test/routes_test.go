@@ -140,7 +140,9 @@ func TestOnlyADefiniteRefusalFallsBack(t *testing.T) {
 // alias that names no model keeps the service from starting.
 func TestAliasesAreRefusedWithReasons(t *testing.T) {
 	t.Parallel()
-	s := setup(t, aliases(t, `
+	s := setup(t, "REELWAY_LATENCY_EVERY=100ms", aliases(t, `
+- alias: swift
+  routes: [{model: kling-v2-6, when: {max_latency: 1ms}}]
 - alias: narrow
   routes:
     - {model: kling-v2-6}
@@ -154,7 +156,21 @@ func TestAliasesAreRefusedWithReasons(t *testing.T) {
 	if a.status != http.StatusBadRequest || a.fault.Code != "invalid_request" || len(a.fault.Fields) != 1 || a.fault.Fields[0] != (videojson.Field{Name: "model", Message: want}) {
 		t.Errorf("refused as %d %s", a.status, a.raw)
 	}
-	s.books(first)
+	// Nothing is known of the model's latency until it has made a few videos.
+	var ids []string
+	for range 5 {
+		ids = append(ids, s.call(http.MethodPost, "/v1/videos", request("swift", "a boat")).video.ID)
+	}
+	for _, id := range ids {
+		if v := s.await(60*time.Second, id); v.State != "succeeded" {
+			t.Errorf("%s ended as %+v", id, v)
+		}
+	}
+	s.eventually(30*time.Second, "the model is known to be slow", func() bool {
+		a := s.call(http.MethodPost, "/v1/videos:quote", request("swift", "a boat"))
+		return a.status == http.StatusBadRequest && strings.Contains(a.fault.Message, "no route of swift fits: kling-v2-6 (takes ")
+	})
+	s.books(first - 5*kling)
 
 	up := exec.Command(binary, "up")
 	up.Env = append(append([]string{}, s.env...), "REELWAY_HTTP_ADDR="+freePort(t), "REELWAY_GRPC_ADDR="+freePort(t), "REELWAY_OPS_ADDR="+freePort(t),

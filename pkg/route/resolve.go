@@ -283,7 +283,7 @@ func (a Ask) judge(w Condition, c Candidate) (bad []fault.Field) {
 	}
 	if w.MaxLatency > 0 && a.Latency != nil {
 		if took := a.Latency(c.Model.ID); took > w.MaxLatency {
-			wrong("takes %s at present, and is for at most %s", took.Round(time.Second), w.MaxLatency)
+			wrong("takes %s at present, and is for at most %s", took.Round(100*time.Millisecond), w.MaxLatency)
 		}
 	}
 	for _, x := range w.Needs {

@@ -104,6 +104,13 @@ type Table struct {
 // Aliases lists every alias in order.
 func (t *Table) Aliases() []Alias { return slices.Clone(t.aliases) }
 
+// NeedsLatency reports whether any condition has a ceiling of latency.
+func (t *Table) NeedsLatency() bool {
+	return slices.ContainsFunc(t.aliases, func(a Alias) bool {
+		return a.When.MaxLatency > 0 || slices.ContainsFunc(a.Routes, func(r Route) bool { return r.When.MaxLatency > 0 })
+	})
+}
+
 // Alias finds one by name.
 func (t *Table) Alias(name string) (Alias, bool) {
 	i := slices.IndexFunc(t.aliases, func(a Alias) bool { return a.Name == name })

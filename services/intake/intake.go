@@ -32,6 +32,8 @@ type Config struct {
 	CapDevelopment string `env:"REELWAY_CAP_DEVELOPMENT" oneof:"480p 720p 1080p 2160p" envDefault:"720p" desc:"highest resolution of accounts of the development tier"`
 	CapStaging     string `env:"REELWAY_CAP_STAGING" oneof:"480p 720p 1080p 2160p" envDefault:"720p" desc:"highest resolution of accounts of the staging tier"`
 	CapProduction  string `env:"REELWAY_CAP_PRODUCTION" oneof:"480p 720p 1080p 2160p" envDefault:"2160p" desc:"highest resolution of accounts of the production tier"`
+
+	LatencyEvery time.Duration `env:"REELWAY_LATENCY_EVERY" min:"100ms" envDefault:"30s" desc:"how often the models' present latencies are read, for aliases with a ceiling of latency"`
 }
 
 // StatusReader is the read model; bus.Bus is one.
@@ -70,8 +72,9 @@ type Deps struct {
 
 // Service is intake. It is stateless and safe for concurrent use.
 type Service struct {
-	cfg Config
-	d   Deps
+	cfg  Config
+	d    Deps
+	took latencies
 }
 
 // New returns a Service; every field of d is required.
@@ -106,7 +109,7 @@ func invalid(fields []fault.Field) error {
 // plan resolves and prices a request without any side effect. bad is what was
 // found wrong with it before; every fault is named at once.
 func (s *Service) plan(p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (*route.Plan, error) {
-	plan, worse := s.d.Routes.Table().Resolve(route.Ask{Request: r, Models: s.d.Catalog, Cap: s.cap(p), Tier: p.Tier, Region: s.d.Routes.Region()})
+	plan, worse := s.d.Routes.Table().Resolve(route.Ask{Request: r, Models: s.d.Catalog, Cap: s.cap(p), Tier: p.Tier, Region: s.d.Routes.Region(), Latency: s.took.of})
 	bad = append(bad, worse...)
 	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}} {
 		if u.url == "" {

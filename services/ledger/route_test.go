@@ -371,3 +371,26 @@ func TestRedactionReachesEveryRoute(t *testing.T) {
 		return redacted
 	})
 }
+
+// A model's latency is what its last videos took, fallen-back ones on the route
+// that made them; of too few nothing is said.
+func TestLatenciesAreOfTheModelThatMadeTheVideo(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 100*price, twoTries)
+	for i := range 6 {
+		v := x.openRoutes(t)
+		if i > 0 { // the first is made by the first route, which is too few
+			x.say(t, v.GetId(), x.beginAt(t, v.GetId(), "one", "m-one"), "one", "refused", refusal(fault.ProviderRejected, false))
+			x.say(t, v.GetId(), x.beginAt(t, v.GetId(), "two", "m-two"), "two", "rendered", render("t2-"+v.GetId()))
+			continue
+		}
+		x.say(t, v.GetId(), x.beginAt(t, v.GetId(), "one", "m-one"), "one", "rendered", render("t1"))
+	}
+	if _, err := x.pool.Exec(context.Background(), "update attempt set ended_at = created_at + number * interval '1 minute' where state = 'succeeded'"); err != nil {
+		t.Fatal(err)
+	}
+	r, err := x.jobs.ListLatencies(context.Background(), &ledgerv1.ListLatenciesRequest{Providers: []string{"one", "two", "three"}})
+	if ls := r.GetLatencies(); err != nil || len(ls) != 1 || ls[0].GetModel() != "m-two" || ls[0].GetProvider() != "two" || ls[0].GetTypicalMs() != 120_000 || ls[0].GetSlowMs() != 120_000 {
+		t.Errorf("latencies are %v, %v", r, err)
+	}
+}

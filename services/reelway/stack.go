@@ -235,6 +235,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, note.Components()...)
 	h.Add(run.Consumers, authn.Components(b)...)
 	h.Add(run.Consumers, routes.Components()...)
+	h.Add(run.Consumers, in.Components()...)
 	h.Add(run.Relays, led.Components()...)
 	h.Add(run.Last, rpc.Component("ledger-grpc", inner, mem))
 	return s.account(ctx, led, set, dir)

@@ -88,6 +88,7 @@ func main() {
 		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, authn.Components(b)...)
 		h.Add(run.Consumers, routes.Components()...)
+		h.Add(run.Consumers, s.Components()...)
 		return nil
 	}, door, cfg, nats, led, bkt, guard, ways))
 }

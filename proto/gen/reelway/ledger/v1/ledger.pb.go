@@ -1193,6 +1193,168 @@ func (x *GetAttemptResponse) GetSlowMs() int64 {
 	return 0
 }
 
+// ListLatenciesRequest asks how long models take at present.
+type ListLatenciesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of these providers.
+	Providers     []string `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLatenciesRequest) Reset() {
+	*x = ListLatenciesRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLatenciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLatenciesRequest) ProtoMessage() {}
+
+func (x *ListLatenciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLatenciesRequest.ProtoReflect.Descriptor instead.
+func (*ListLatenciesRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListLatenciesRequest) GetProviders() []string {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
+// Latency is how long a model's last videos of a day took from submission to
+// verdict.
+type Latency struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Provider string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	Model    string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	// The half and 95 of 100 took no longer.
+	TypicalMs     int64 `protobuf:"varint,3,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
+	SlowMs        int64 `protobuf:"varint,4,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Latency) Reset() {
+	*x = Latency{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Latency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Latency) ProtoMessage() {}
+
+func (x *Latency) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Latency.ProtoReflect.Descriptor instead.
+func (*Latency) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Latency) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Latency) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Latency) GetTypicalMs() int64 {
+	if x != nil {
+		return x.TypicalMs
+	}
+	return 0
+}
+
+func (x *Latency) GetSlowMs() int64 {
+	if x != nil {
+		return x.SlowMs
+	}
+	return 0
+}
+
+// ListLatenciesResponse leaves out models with too few videos to tell.
+type ListLatenciesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Latencies     []*Latency             `protobuf:"bytes,1,rep,name=latencies,proto3" json:"latencies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLatenciesResponse) Reset() {
+	*x = ListLatenciesResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLatenciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLatenciesResponse) ProtoMessage() {}
+
+func (x *ListLatenciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLatenciesResponse.ProtoReflect.Descriptor instead.
+func (*ListLatenciesResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListLatenciesResponse) GetLatencies() []*Latency {
+	if x != nil {
+		return x.Latencies
+	}
+	return nil
+}
+
 type GetBalanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AccountId     string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -1202,7 +1364,7 @@ type GetBalanceRequest struct {
 
 func (x *GetBalanceRequest) Reset() {
 	*x = GetBalanceRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1376,7 @@ func (x *GetBalanceRequest) String() string {
 func (*GetBalanceRequest) ProtoMessage() {}
 
 func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1389,7 @@ func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceRequest.ProtoReflect.Descriptor instead.
 func (*GetBalanceRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetBalanceRequest) GetAccountId() string {
@@ -1252,7 +1414,7 @@ type GetBalanceResponse struct {
 
 func (x *GetBalanceResponse) Reset() {
 	*x = GetBalanceResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1426,7 @@ func (x *GetBalanceResponse) String() string {
 func (*GetBalanceResponse) ProtoMessage() {}
 
 func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1439,7 @@ func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceResponse.ProtoReflect.Descriptor instead.
 func (*GetBalanceResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetBalanceResponse) GetAvailableMicros() int64 {
@@ -1328,7 +1490,7 @@ type TopUpRequest struct {
 
 func (x *TopUpRequest) Reset() {
 	*x = TopUpRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1502,7 @@ func (x *TopUpRequest) String() string {
 func (*TopUpRequest) ProtoMessage() {}
 
 func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1515,7 @@ func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpRequest.ProtoReflect.Descriptor instead.
 func (*TopUpRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TopUpRequest) GetAccountId() string {
@@ -1393,7 +1555,7 @@ type TopUpResponse struct {
 
 func (x *TopUpResponse) Reset() {
 	*x = TopUpResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1567,7 @@ func (x *TopUpResponse) String() string {
 func (*TopUpResponse) ProtoMessage() {}
 
 func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1580,7 @@ func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpResponse.ProtoReflect.Descriptor instead.
 func (*TopUpResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TopUpResponse) GetAvailableMicros() int64 {
@@ -1444,7 +1606,7 @@ type GrantRequest struct {
 
 func (x *GrantRequest) Reset() {
 	*x = GrantRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1618,7 @@ func (x *GrantRequest) String() string {
 func (*GrantRequest) ProtoMessage() {}
 
 func (x *GrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1631,7 @@ func (x *GrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
 func (*GrantRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GrantRequest) GetAccountId() string {
@@ -1517,7 +1679,7 @@ type GrantResponse struct {
 
 func (x *GrantResponse) Reset() {
 	*x = GrantResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1691,7 @@ func (x *GrantResponse) String() string {
 func (*GrantResponse) ProtoMessage() {}
 
 func (x *GrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1704,7 @@ func (x *GrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
 func (*GrantResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GrantResponse) GetAvailableMicros() int64 {
@@ -1581,7 +1743,7 @@ type Lot struct {
 
 func (x *Lot) Reset() {
 	*x = Lot{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1755,7 @@ func (x *Lot) String() string {
 func (*Lot) ProtoMessage() {}
 
 func (x *Lot) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1768,7 @@ func (x *Lot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lot.ProtoReflect.Descriptor instead.
 func (*Lot) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Lot) GetId() string {
@@ -1697,7 +1859,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1871,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1884,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListGrantsRequest) GetAccountId() string {
@@ -1756,7 +1918,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1930,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1943,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListGrantsResponse) GetLots() []*Lot {
@@ -1813,7 +1975,7 @@ type RefundRequest struct {
 
 func (x *RefundRequest) Reset() {
 	*x = RefundRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1987,7 @@ func (x *RefundRequest) String() string {
 func (*RefundRequest) ProtoMessage() {}
 
 func (x *RefundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +2000,7 @@ func (x *RefundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
 func (*RefundRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RefundRequest) GetJobId() string {
@@ -1881,7 +2043,7 @@ type RefundResponse struct {
 
 func (x *RefundResponse) Reset() {
 	*x = RefundResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2055,7 @@ func (x *RefundResponse) String() string {
 func (*RefundResponse) ProtoMessage() {}
 
 func (x *RefundResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2068,7 @@ func (x *RefundResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundResponse.ProtoReflect.Descriptor instead.
 func (*RefundResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RefundResponse) GetAvailableMicros() int64 {
@@ -1944,7 +2106,7 @@ type AdjustRequest struct {
 
 func (x *AdjustRequest) Reset() {
 	*x = AdjustRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2118,7 @@ func (x *AdjustRequest) String() string {
 func (*AdjustRequest) ProtoMessage() {}
 
 func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2131,7 @@ func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustRequest.ProtoReflect.Descriptor instead.
 func (*AdjustRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AdjustRequest) GetAccountId() string {
@@ -2009,7 +2171,7 @@ type AdjustResponse struct {
 
 func (x *AdjustResponse) Reset() {
 	*x = AdjustResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2183,7 @@ func (x *AdjustResponse) String() string {
 func (*AdjustResponse) ProtoMessage() {}
 
 func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2196,7 @@ func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustResponse.ProtoReflect.Descriptor instead.
 func (*AdjustResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AdjustResponse) GetAvailableMicros() int64 {
@@ -2058,7 +2220,7 @@ type WriteOffRequest struct {
 
 func (x *WriteOffRequest) Reset() {
 	*x = WriteOffRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2232,7 @@ func (x *WriteOffRequest) String() string {
 func (*WriteOffRequest) ProtoMessage() {}
 
 func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2245,7 @@ func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffRequest.ProtoReflect.Descriptor instead.
 func (*WriteOffRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WriteOffRequest) GetJobId() string {
@@ -2125,7 +2287,7 @@ type WriteOffResponse struct {
 
 func (x *WriteOffResponse) Reset() {
 	*x = WriteOffResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2299,7 @@ func (x *WriteOffResponse) String() string {
 func (*WriteOffResponse) ProtoMessage() {}
 
 func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2312,7 @@ func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffResponse.ProtoReflect.Descriptor instead.
 func (*WriteOffResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WriteOffResponse) GetWrittenOffMicros() int64 {
@@ -2188,7 +2350,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2362,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,7 +2375,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Review) GetJobId() string {
@@ -2299,7 +2461,7 @@ type ListReviewsRequest struct {
 
 func (x *ListReviewsRequest) Reset() {
 	*x = ListReviewsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2473,7 @@ func (x *ListReviewsRequest) String() string {
 func (*ListReviewsRequest) ProtoMessage() {}
 
 func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2486,7 @@ func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsRequest.ProtoReflect.Descriptor instead.
 func (*ListReviewsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListReviewsRequest) GetAll() bool {
@@ -2358,7 +2520,7 @@ type ListReviewsResponse struct {
 
 func (x *ListReviewsResponse) Reset() {
 	*x = ListReviewsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2532,7 @@ func (x *ListReviewsResponse) String() string {
 func (*ListReviewsResponse) ProtoMessage() {}
 
 func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2545,7 @@ func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsResponse.ProtoReflect.Descriptor instead.
 func (*ListReviewsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListReviewsResponse) GetReviews() []*Review {
@@ -2413,7 +2575,7 @@ type SettleSuspenseRequest struct {
 
 func (x *SettleSuspenseRequest) Reset() {
 	*x = SettleSuspenseRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2425,7 +2587,7 @@ func (x *SettleSuspenseRequest) String() string {
 func (*SettleSuspenseRequest) ProtoMessage() {}
 
 func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2438,7 +2600,7 @@ func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseRequest.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SettleSuspenseRequest) GetJobId() string {
@@ -2471,7 +2633,7 @@ type SettleSuspenseResponse struct {
 
 func (x *SettleSuspenseResponse) Reset() {
 	*x = SettleSuspenseResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2645,7 @@ func (x *SettleSuspenseResponse) String() string {
 func (*SettleSuspenseResponse) ProtoMessage() {}
 
 func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2658,7 @@ func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseResponse.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SettleSuspenseResponse) GetReview() *Review {
@@ -2523,7 +2685,7 @@ type GetStatementRequest struct {
 
 func (x *GetStatementRequest) Reset() {
 	*x = GetStatementRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2697,7 @@ func (x *GetStatementRequest) String() string {
 func (*GetStatementRequest) ProtoMessage() {}
 
 func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2710,7 @@ func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementRequest.ProtoReflect.Descriptor instead.
 func (*GetStatementRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetStatementRequest) GetAccountId() string {
@@ -2602,7 +2764,7 @@ type Movement struct {
 
 func (x *Movement) Reset() {
 	*x = Movement{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +2776,7 @@ func (x *Movement) String() string {
 func (*Movement) ProtoMessage() {}
 
 func (x *Movement) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +2789,7 @@ func (x *Movement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Movement.ProtoReflect.Descriptor instead.
 func (*Movement) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Movement) GetId() int64 {
@@ -2722,7 +2884,7 @@ type GetStatementResponse struct {
 
 func (x *GetStatementResponse) Reset() {
 	*x = GetStatementResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2896,7 @@ func (x *GetStatementResponse) String() string {
 func (*GetStatementResponse) ProtoMessage() {}
 
 func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2909,7 @@ func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementResponse.ProtoReflect.Descriptor instead.
 func (*GetStatementResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetStatementResponse) GetAccountId() string {
@@ -2843,7 +3005,7 @@ type MarginRequest struct {
 
 func (x *MarginRequest) Reset() {
 	*x = MarginRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3017,7 @@ func (x *MarginRequest) String() string {
 func (*MarginRequest) ProtoMessage() {}
 
 func (x *MarginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3030,7 @@ func (x *MarginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRequest.ProtoReflect.Descriptor instead.
 func (*MarginRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MarginRequest) GetFromDay() string {
@@ -2914,7 +3076,7 @@ type ProviderCost struct {
 
 func (x *ProviderCost) Reset() {
 	*x = ProviderCost{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2926,7 +3088,7 @@ func (x *ProviderCost) String() string {
 func (*ProviderCost) ProtoMessage() {}
 
 func (x *ProviderCost) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2939,7 +3101,7 @@ func (x *ProviderCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderCost.ProtoReflect.Descriptor instead.
 func (*ProviderCost) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ProviderCost) GetCurrency() string {
@@ -2986,7 +3148,7 @@ type MarginRow struct {
 
 func (x *MarginRow) Reset() {
 	*x = MarginRow{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2998,7 +3160,7 @@ func (x *MarginRow) String() string {
 func (*MarginRow) ProtoMessage() {}
 
 func (x *MarginRow) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3011,7 +3173,7 @@ func (x *MarginRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRow.ProtoReflect.Descriptor instead.
 func (*MarginRow) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MarginRow) GetDay() string {
@@ -3093,7 +3255,7 @@ type MarginResponse struct {
 
 func (x *MarginResponse) Reset() {
 	*x = MarginResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3267,7 @@ func (x *MarginResponse) String() string {
 func (*MarginResponse) ProtoMessage() {}
 
 func (x *MarginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3280,7 @@ func (x *MarginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginResponse.ProtoReflect.Descriptor instead.
 func (*MarginResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MarginResponse) GetRows() []*MarginRow {
@@ -3136,7 +3298,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3148,7 +3310,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3161,7 +3323,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{46}
 }
 
 type VerifyResponse struct {
@@ -3177,7 +3339,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3351,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3364,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{44}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *VerifyResponse) GetViolations() []string {
@@ -3320,7 +3482,17 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\tin_review\x18\v \x01(\bR\binReview\x12\x1d\n" +
 	"\n" +
 	"typical_ms\x18\f \x01(\x03R\ttypicalMs\x12\x17\n" +
-	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\";\n" +
+	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\"?\n" +
+	"\x14ListLatenciesRequest\x12'\n" +
+	"\tproviders\x18\x01 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\tproviders\"s\n" +
+	"\aLatency\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x14\n" +
+	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n" +
+	"\n" +
+	"typical_ms\x18\x03 \x01(\x03R\ttypicalMs\x12\x17\n" +
+	"\aslow_ms\x18\x04 \x01(\x03R\x06slowMs\"Q\n" +
+	"\x15ListLatenciesResponse\x128\n" +
+	"\tlatencies\x18\x01 \x03(\v2\x1a.reelway.ledger.v1.LatencyR\tlatencies\";\n" +
 	"\x11GetBalanceRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\"\xf7\x01\n" +
@@ -3508,7 +3680,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOUTCOME_BILLED\x10\x01\x12\x16\n" +
-	"\x12OUTCOME_NOT_BILLED\x10\x022\xee\x04\n" +
+	"\x12OUTCOME_NOT_BILLED\x10\x022\xd2\x05\n" +
 	"\n" +
 	"JobService\x12P\n" +
 	"\aOpenJob\x12!.reelway.ledger.v1.OpenJobRequest\x1a\".reelway.ledger.v1.OpenJobResponse\x12M\n" +
@@ -3518,7 +3690,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\tDeleteJob\x12#.reelway.ledger.v1.DeleteJobRequest\x1a$.reelway.ledger.v1.DeleteJobResponse\x12_\n" +
 	"\fBeginAttempt\x12&.reelway.ledger.v1.BeginAttemptRequest\x1a'.reelway.ledger.v1.BeginAttemptResponse\x12Y\n" +
 	"\n" +
-	"GetAttempt\x12$.reelway.ledger.v1.GetAttemptRequest\x1a%.reelway.ledger.v1.GetAttemptResponse2\x94\b\n" +
+	"GetAttempt\x12$.reelway.ledger.v1.GetAttemptRequest\x1a%.reelway.ledger.v1.GetAttemptResponse\x12b\n" +
+	"\rListLatencies\x12'.reelway.ledger.v1.ListLatenciesRequest\x1a(.reelway.ledger.v1.ListLatenciesResponse2\x94\b\n" +
 	"\rLedgerService\x12Y\n" +
 	"\n" +
 	"GetBalance\x12$.reelway.ledger.v1.GetBalanceRequest\x1a%.reelway.ledger.v1.GetBalanceResponse\x12J\n" +
@@ -3548,7 +3721,7 @@ func file_reelway_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(Outcome)(0),                   // 0: reelway.ledger.v1.Outcome
 	(*Route)(nil),                  // 1: reelway.ledger.v1.Route
@@ -3567,115 +3740,121 @@ var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(*BeginAttemptResponse)(nil),   // 14: reelway.ledger.v1.BeginAttemptResponse
 	(*GetAttemptRequest)(nil),      // 15: reelway.ledger.v1.GetAttemptRequest
 	(*GetAttemptResponse)(nil),     // 16: reelway.ledger.v1.GetAttemptResponse
-	(*GetBalanceRequest)(nil),      // 17: reelway.ledger.v1.GetBalanceRequest
-	(*GetBalanceResponse)(nil),     // 18: reelway.ledger.v1.GetBalanceResponse
-	(*TopUpRequest)(nil),           // 19: reelway.ledger.v1.TopUpRequest
-	(*TopUpResponse)(nil),          // 20: reelway.ledger.v1.TopUpResponse
-	(*GrantRequest)(nil),           // 21: reelway.ledger.v1.GrantRequest
-	(*GrantResponse)(nil),          // 22: reelway.ledger.v1.GrantResponse
-	(*Lot)(nil),                    // 23: reelway.ledger.v1.Lot
-	(*ListGrantsRequest)(nil),      // 24: reelway.ledger.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),     // 25: reelway.ledger.v1.ListGrantsResponse
-	(*RefundRequest)(nil),          // 26: reelway.ledger.v1.RefundRequest
-	(*RefundResponse)(nil),         // 27: reelway.ledger.v1.RefundResponse
-	(*AdjustRequest)(nil),          // 28: reelway.ledger.v1.AdjustRequest
-	(*AdjustResponse)(nil),         // 29: reelway.ledger.v1.AdjustResponse
-	(*WriteOffRequest)(nil),        // 30: reelway.ledger.v1.WriteOffRequest
-	(*WriteOffResponse)(nil),       // 31: reelway.ledger.v1.WriteOffResponse
-	(*Review)(nil),                 // 32: reelway.ledger.v1.Review
-	(*ListReviewsRequest)(nil),     // 33: reelway.ledger.v1.ListReviewsRequest
-	(*ListReviewsResponse)(nil),    // 34: reelway.ledger.v1.ListReviewsResponse
-	(*SettleSuspenseRequest)(nil),  // 35: reelway.ledger.v1.SettleSuspenseRequest
-	(*SettleSuspenseResponse)(nil), // 36: reelway.ledger.v1.SettleSuspenseResponse
-	(*GetStatementRequest)(nil),    // 37: reelway.ledger.v1.GetStatementRequest
-	(*Movement)(nil),               // 38: reelway.ledger.v1.Movement
-	(*GetStatementResponse)(nil),   // 39: reelway.ledger.v1.GetStatementResponse
-	(*MarginRequest)(nil),          // 40: reelway.ledger.v1.MarginRequest
-	(*ProviderCost)(nil),           // 41: reelway.ledger.v1.ProviderCost
-	(*MarginRow)(nil),              // 42: reelway.ledger.v1.MarginRow
-	(*MarginResponse)(nil),         // 43: reelway.ledger.v1.MarginResponse
-	(*VerifyRequest)(nil),          // 44: reelway.ledger.v1.VerifyRequest
-	(*VerifyResponse)(nil),         // 45: reelway.ledger.v1.VerifyResponse
-	nil,                            // 46: reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	(*v1.VideoParams)(nil),         // 47: reelway.video.v1.VideoParams
-	(*v1.Video)(nil),               // 48: reelway.video.v1.Video
-	(v1.VideoState)(0),             // 49: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),  // 50: google.protobuf.Timestamp
+	(*ListLatenciesRequest)(nil),   // 17: reelway.ledger.v1.ListLatenciesRequest
+	(*Latency)(nil),                // 18: reelway.ledger.v1.Latency
+	(*ListLatenciesResponse)(nil),  // 19: reelway.ledger.v1.ListLatenciesResponse
+	(*GetBalanceRequest)(nil),      // 20: reelway.ledger.v1.GetBalanceRequest
+	(*GetBalanceResponse)(nil),     // 21: reelway.ledger.v1.GetBalanceResponse
+	(*TopUpRequest)(nil),           // 22: reelway.ledger.v1.TopUpRequest
+	(*TopUpResponse)(nil),          // 23: reelway.ledger.v1.TopUpResponse
+	(*GrantRequest)(nil),           // 24: reelway.ledger.v1.GrantRequest
+	(*GrantResponse)(nil),          // 25: reelway.ledger.v1.GrantResponse
+	(*Lot)(nil),                    // 26: reelway.ledger.v1.Lot
+	(*ListGrantsRequest)(nil),      // 27: reelway.ledger.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),     // 28: reelway.ledger.v1.ListGrantsResponse
+	(*RefundRequest)(nil),          // 29: reelway.ledger.v1.RefundRequest
+	(*RefundResponse)(nil),         // 30: reelway.ledger.v1.RefundResponse
+	(*AdjustRequest)(nil),          // 31: reelway.ledger.v1.AdjustRequest
+	(*AdjustResponse)(nil),         // 32: reelway.ledger.v1.AdjustResponse
+	(*WriteOffRequest)(nil),        // 33: reelway.ledger.v1.WriteOffRequest
+	(*WriteOffResponse)(nil),       // 34: reelway.ledger.v1.WriteOffResponse
+	(*Review)(nil),                 // 35: reelway.ledger.v1.Review
+	(*ListReviewsRequest)(nil),     // 36: reelway.ledger.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),    // 37: reelway.ledger.v1.ListReviewsResponse
+	(*SettleSuspenseRequest)(nil),  // 38: reelway.ledger.v1.SettleSuspenseRequest
+	(*SettleSuspenseResponse)(nil), // 39: reelway.ledger.v1.SettleSuspenseResponse
+	(*GetStatementRequest)(nil),    // 40: reelway.ledger.v1.GetStatementRequest
+	(*Movement)(nil),               // 41: reelway.ledger.v1.Movement
+	(*GetStatementResponse)(nil),   // 42: reelway.ledger.v1.GetStatementResponse
+	(*MarginRequest)(nil),          // 43: reelway.ledger.v1.MarginRequest
+	(*ProviderCost)(nil),           // 44: reelway.ledger.v1.ProviderCost
+	(*MarginRow)(nil),              // 45: reelway.ledger.v1.MarginRow
+	(*MarginResponse)(nil),         // 46: reelway.ledger.v1.MarginResponse
+	(*VerifyRequest)(nil),          // 47: reelway.ledger.v1.VerifyRequest
+	(*VerifyResponse)(nil),         // 48: reelway.ledger.v1.VerifyResponse
+	nil,                            // 49: reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	(*v1.VideoParams)(nil),         // 50: reelway.video.v1.VideoParams
+	(*v1.Video)(nil),               // 51: reelway.video.v1.Video
+	(v1.VideoState)(0),             // 52: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),  // 53: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
-	47, // 0: reelway.ledger.v1.Route.params:type_name -> reelway.video.v1.VideoParams
+	50, // 0: reelway.ledger.v1.Route.params:type_name -> reelway.video.v1.VideoParams
 	1,  // 1: reelway.ledger.v1.Plan.routes:type_name -> reelway.ledger.v1.Route
-	47, // 2: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
-	46, // 3: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	50, // 2: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
+	49, // 3: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
 	2,  // 4: reelway.ledger.v1.OpenJobRequest.plan:type_name -> reelway.ledger.v1.Plan
-	48, // 5: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	48, // 6: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	49, // 7: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	48, // 8: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	48, // 9: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	47, // 10: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	47, // 11: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	50, // 12: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	50, // 13: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	50, // 14: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	50, // 15: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	50, // 16: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
-	23, // 17: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	50, // 18: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
-	0,  // 19: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	50, // 20: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
-	32, // 21: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
-	0,  // 22: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
-	32, // 23: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	50, // 24: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	50, // 25: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	50, // 26: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
-	38, // 27: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	41, // 28: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
-	42, // 29: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	3,  // 30: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	5,  // 31: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	7,  // 32: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	9,  // 33: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	11, // 34: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	13, // 35: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	15, // 36: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	17, // 37: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	19, // 38: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	21, // 39: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	24, // 40: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	26, // 41: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	28, // 42: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	30, // 43: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	33, // 44: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	35, // 45: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	37, // 46: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	40, // 47: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	44, // 48: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	4,  // 49: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	6,  // 50: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	8,  // 51: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	10, // 52: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	12, // 53: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	14, // 54: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	16, // 55: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	18, // 56: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	20, // 57: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	22, // 58: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	25, // 59: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	27, // 60: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	29, // 61: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	31, // 62: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	34, // 63: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	36, // 64: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	39, // 65: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	43, // 66: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	45, // 67: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	49, // [49:68] is the sub-list for method output_type
-	30, // [30:49] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	51, // 5: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	51, // 6: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	52, // 7: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	51, // 8: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	51, // 9: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	50, // 10: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	50, // 11: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	53, // 12: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	18, // 13: reelway.ledger.v1.ListLatenciesResponse.latencies:type_name -> reelway.ledger.v1.Latency
+	53, // 14: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	53, // 15: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	53, // 16: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	53, // 17: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	26, // 18: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	53, // 19: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 20: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	53, // 21: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	35, // 22: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 23: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	35, // 24: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	53, // 25: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	53, // 26: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	53, // 27: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	41, // 28: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	44, // 29: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	45, // 30: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	3,  // 31: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	5,  // 32: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	7,  // 33: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	9,  // 34: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	11, // 35: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	13, // 36: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	15, // 37: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	17, // 38: reelway.ledger.v1.JobService.ListLatencies:input_type -> reelway.ledger.v1.ListLatenciesRequest
+	20, // 39: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	22, // 40: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	24, // 41: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	27, // 42: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	29, // 43: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	31, // 44: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	33, // 45: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	36, // 46: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	38, // 47: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	40, // 48: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	43, // 49: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	47, // 50: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	4,  // 51: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	6,  // 52: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	8,  // 53: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	10, // 54: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	12, // 55: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	14, // 56: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	16, // 57: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	19, // 58: reelway.ledger.v1.JobService.ListLatencies:output_type -> reelway.ledger.v1.ListLatenciesResponse
+	21, // 59: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	23, // 60: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	25, // 61: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	28, // 62: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	30, // 63: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	32, // 64: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	34, // 65: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	37, // 66: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	39, // 67: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	42, // 68: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	46, // 69: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	48, // 70: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	51, // [51:71] is the sub-list for method output_type
+	31, // [31:51] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
@@ -3689,7 +3868,7 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_ledger_proto_rawDesc), len(file_reelway_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -22,13 +22,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	JobService_OpenJob_FullMethodName      = "/reelway.ledger.v1.JobService/OpenJob"
-	JobService_GetJob_FullMethodName       = "/reelway.ledger.v1.JobService/GetJob"
-	JobService_ListJobs_FullMethodName     = "/reelway.ledger.v1.JobService/ListJobs"
-	JobService_CancelJob_FullMethodName    = "/reelway.ledger.v1.JobService/CancelJob"
-	JobService_DeleteJob_FullMethodName    = "/reelway.ledger.v1.JobService/DeleteJob"
-	JobService_BeginAttempt_FullMethodName = "/reelway.ledger.v1.JobService/BeginAttempt"
-	JobService_GetAttempt_FullMethodName   = "/reelway.ledger.v1.JobService/GetAttempt"
+	JobService_OpenJob_FullMethodName       = "/reelway.ledger.v1.JobService/OpenJob"
+	JobService_GetJob_FullMethodName        = "/reelway.ledger.v1.JobService/GetJob"
+	JobService_ListJobs_FullMethodName      = "/reelway.ledger.v1.JobService/ListJobs"
+	JobService_CancelJob_FullMethodName     = "/reelway.ledger.v1.JobService/CancelJob"
+	JobService_DeleteJob_FullMethodName     = "/reelway.ledger.v1.JobService/DeleteJob"
+	JobService_BeginAttempt_FullMethodName  = "/reelway.ledger.v1.JobService/BeginAttempt"
+	JobService_GetAttempt_FullMethodName    = "/reelway.ledger.v1.JobService/GetAttempt"
+	JobService_ListLatencies_FullMethodName = "/reelway.ledger.v1.JobService/ListLatencies"
 )
 
 // JobServiceClient is the client API for JobService service.
@@ -46,6 +47,7 @@ type JobServiceClient interface {
 	// Commits the intent to submit before the first byte leaves for a provider.
 	BeginAttempt(ctx context.Context, in *BeginAttemptRequest, opts ...grpc.CallOption) (*BeginAttemptResponse, error)
 	GetAttempt(ctx context.Context, in *GetAttemptRequest, opts ...grpc.CallOption) (*GetAttemptResponse, error)
+	ListLatencies(ctx context.Context, in *ListLatenciesRequest, opts ...grpc.CallOption) (*ListLatenciesResponse, error)
 }
 
 type jobServiceClient struct {
@@ -126,6 +128,16 @@ func (c *jobServiceClient) GetAttempt(ctx context.Context, in *GetAttemptRequest
 	return out, nil
 }
 
+func (c *jobServiceClient) ListLatencies(ctx context.Context, in *ListLatenciesRequest, opts ...grpc.CallOption) (*ListLatenciesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLatenciesResponse)
+	err := c.cc.Invoke(ctx, JobService_ListLatencies_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // JobServiceServer is the server API for JobService service.
 // All implementations must embed UnimplementedJobServiceServer
 // for forward compatibility.
@@ -141,6 +153,7 @@ type JobServiceServer interface {
 	// Commits the intent to submit before the first byte leaves for a provider.
 	BeginAttempt(context.Context, *BeginAttemptRequest) (*BeginAttemptResponse, error)
 	GetAttempt(context.Context, *GetAttemptRequest) (*GetAttemptResponse, error)
+	ListLatencies(context.Context, *ListLatenciesRequest) (*ListLatenciesResponse, error)
 	mustEmbedUnimplementedJobServiceServer()
 }
 
@@ -171,6 +184,9 @@ func (UnimplementedJobServiceServer) BeginAttempt(context.Context, *BeginAttempt
 }
 func (UnimplementedJobServiceServer) GetAttempt(context.Context, *GetAttemptRequest) (*GetAttemptResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetAttempt not implemented")
+}
+func (UnimplementedJobServiceServer) ListLatencies(context.Context, *ListLatenciesRequest) (*ListLatenciesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLatencies not implemented")
 }
 func (UnimplementedJobServiceServer) mustEmbedUnimplementedJobServiceServer() {}
 func (UnimplementedJobServiceServer) testEmbeddedByValue()                    {}
@@ -319,6 +335,24 @@ func _JobService_GetAttempt_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JobService_ListLatencies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLatenciesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).ListLatencies(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_ListLatencies_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).ListLatencies(ctx, req.(*ListLatenciesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // JobService_ServiceDesc is the grpc.ServiceDesc for JobService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -353,6 +387,10 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetAttempt",
 			Handler:    _JobService_GetAttempt_Handler,
+		},
+		{
+			MethodName: "ListLatencies",
+			Handler:    _JobService_ListLatencies_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
