@@ -28,10 +28,10 @@ func aliases(t *testing.T, text string) string {
 	return "REELWAY_ROUTES_FILE=" + file
 }
 
-// fault sets a fault of the next calls to one provider.
-func (s *stack) fault(provider, name string, count int) {
+// fault sets a fault of the next calls to Atlas Cloud.
+func (s *stack) fault(name string, count int) {
 	s.t.Helper()
-	raw, err := json.Marshal(map[string]any{"provider": provider, "fault": name, "count": count})
+	raw, err := json.Marshal(map[string]any{"provider": "atlascloud", "fault": name, "count": count})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -110,24 +110,33 @@ func TestOnlyADefiniteRefusalFallsBack(t *testing.T) {
 		}
 		return a.video.ID
 	}
-	s.fault("atlascloud", "hang", 1)
+	s.fault("hang", 1)
 	unknown := open()
 	s.eventually(30*time.Second, "the outcome is unknown", func() bool {
 		v := s.call(http.MethodGet, "/v1/videos/"+unknown, nil).video
 		return len(v.Attempts) == 1 && v.Attempts[0].State == "uncertain"
 	})
-	s.fault("atlascloud", "policy", 1)
+	s.fault("policy", 1)
 	policy := open()
 	// Seedance judges a prompt when the task exists already.
 	if v := s.await(60*time.Second, policy); v.State != "failed" || v.Error.Code != "content_policy" || len(v.Attempts) != 1 {
 		t.Errorf("a policy refusal ended as %+v", v)
 	}
-	s.fault("atlascloud", "error500", 1000)
+	s.fault("error500", 1000)
 	down := open()
 	if v := s.await(60*time.Second, down); v.State != "succeeded" || v.Provider != "kling" || v.Cost.CapturedMicros != kling || v.Cost.QuoteMicros != atlas {
 		t.Errorf("with one provider down: %+v", v)
 	}
 	if ts := s.tasks(down); len(ts) != 1 || ts[0].Provider != "kling" {
+		t.Errorf("the providers have %+v", ts)
+	}
+	// A render that fails costs nothing: each provider is asked once.
+	s.fault("error500", 0)
+	a := s.call(http.MethodPost, "/v1/videos", request("two", "a boat [fault:fail_halfway]"))
+	if v := s.await(60*time.Second, a.video.ID); v.State != "failed" || v.Error.Provider != "kling" || len(v.Attempts) != 2 || v.Attempts[0].State != "failed" || v.Attempts[1].State != "failed" {
+		t.Errorf("renders that fail ended as %+v", v)
+	}
+	if ts := s.tasks(a.video.ID); len(ts) != 2 || ts[0].Provider == ts[1].Provider {
 		t.Errorf("the providers have %+v", ts)
 	}
 	if v := s.await(60*time.Second, unknown); v.State != "needs_review" || len(v.Attempts) != 1 || len(s.tasks(unknown)) != 0 {

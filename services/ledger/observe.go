@@ -396,10 +396,10 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	if _, err := u.advance(x.ctx, j, m.in); err != nil {
 		return err
 	}
-	switch {
-	case j.State == job.Queued:
+	switch j.State {
+	case job.Queued:
 		return u.command(x.ctx, j, fmt.Sprintf("%s-submit-%d", j.ID, j.AttemptCount+1), delay)
-	case j.State == job.NeedsReview:
+	case job.NeedsReview:
 		s.suspend(u, j, a)
 	}
 	return nil

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"math/rand/v2"
+	"strconv"
 	"testing"
 	"time"
 
@@ -392,5 +394,66 @@ func TestLatenciesAreOfTheModelThatMadeTheVideo(t *testing.T) {
 	r, err := x.jobs.ListLatencies(context.Background(), &ledgerv1.ListLatenciesRequest{Providers: []string{"one", "two", "three"}})
 	if ls := r.GetLatencies(); err != nil || len(ls) != 1 || ls[0].GetModel() != "m-two" || ls[0].GetProvider() != "two" || ls[0].GetTypicalMs() != 120_000 || ls[0].GetSlowMs() != 120_000 {
 		t.Errorf("latencies are %v, %v", r, err)
+	}
+}
+
+// Whatever is seen in whatever order, of whichever attempt: one video is paid for
+// at most, at the price of the route that made it, and the books are right.
+func TestAnyOrderOfFactsPaysOnce(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	x := setup(t, 100*price, twoTries)
+	ctx, rs := context.Background(), routes()
+	prices := map[string]int64{}
+	for _, route := range rs {
+		prices[route.GetProvider()] = route.GetPriceMicros()
+	}
+	type begun struct{ id, provider string }
+	for range 15 {
+		v := x.openRoutes(t, func(q *ledgerv1.OpenJobRequest) { q.Plan.FallbackOnPolicy = r.IntN(2) == 0 })
+		var attempts []begun
+		for range 14 {
+			provider := rs[r.IntN(len(rs))].GetProvider()
+			b, err := x.jobs.BeginAttempt(ctx, &ledgerv1.BeginAttemptRequest{JobId: v.GetId(), Provider: provider})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.GetGranted() {
+				attempts = append(attempts, begun{b.GetAttemptId(), provider})
+			}
+			if len(attempts) == 0 {
+				continue
+			}
+			// The latest attempt mostly, and now and then one that is over.
+			a := attempts[len(attempts)-1]
+			if r.IntN(4) == 0 {
+				a = attempts[r.IntN(len(attempts))]
+			}
+			task := "task-" + a.id
+			facts := []*eventv1.Observation{refusal(fault.ProviderUnavailable, true), refusal(fault.ProviderRejected, false), refusal(fault.ContentPolicy, false),
+				acceptance(task), acceptance(task), failure(fault.ProviderRejected, ""), failure(fault.ContentPolicy, ""), render(task), storage(),
+				{Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{}}}}
+			n := r.IntN(len(facts))
+			x.say(t, v.GetId(), a.id, a.provider, strconv.Itoa(n), facts[n])
+		}
+		g, err := x.jobs.GetJob(ctx, &ledgerv1.GetJobRequest{JobId: v.GetId()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, made := g.GetVideo(), ""
+		for _, a := range got.GetAttempts() {
+			if a.GetCapturedMicros() > 0 {
+				made += a.GetProvider()
+			}
+		}
+		if want := prices[made]; got.GetCapturedMicros() != want || (want > 0) != (got.GetState() == videov1.VideoState_VIDEO_STATE_SUCCEEDED) {
+			t.Errorf("%s is %s and captured %d for %q: %v", v.GetId(), got.GetState(), got.GetCapturedMicros(), made, got.GetAttempts())
+		}
+	}
+	m, err := x.money.Verify(ctx, &ledgerv1.VerifyRequest{})
+	if err != nil || len(m.GetViolations()) > 0 {
+		t.Errorf("the books: %v, %v", m.GetViolations(), err)
 	}
 }
