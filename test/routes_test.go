@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"os"
@@ -10,7 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/metadata"
+
+	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/videojson"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
 const (
@@ -93,6 +98,21 @@ func TestProviderThatIsDownIsFallenBackFrom(t *testing.T) {
 		}
 	}
 	s.books(first - videos*seedance1)
+
+	conn, err := rpc.Dial(s.grpc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	client, ctx := videov1.NewVideoServiceClient(conn), metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+key)
+	g, err := client.GetVideo(ctx, &videov1.GetVideoRequest{Id: ids[0]})
+	if as := g.GetVideo().GetAttempts(); err != nil || len(as) != 3 || as[2].GetModel() != "seedance-1.5-pro" || as[2].GetCapturedMicros() != seedance1 || as[0].GetPriceMicros() != klingSound || as[0].GetDropped()[0] != "seed" {
+		t.Errorf("over gRPC: %v, %v", g, err)
+	}
+	quote, err := client.QuoteVideo(ctx, &videov1.QuoteVideoRequest{Video: &videov1.VideoRequest{Route: "resilient", Prompt: "a boat"}})
+	if err != nil || len(quote.GetRoutes()) != 2 || quote.GetTotalMicros() != seedance1 || quote.GetRoutes()[0].GetPriceMicros() != kling {
+		t.Errorf("quote over gRPC: %v, %v", quote, err)
+	}
 }
 
 // A provider that refuses is fallen back from; one of which nobody knows whether

@@ -83,6 +83,7 @@ type Service struct {
 	opens *batcher[opening, opened]
 	used  usedKeys
 	seen  metric.Int64Counter
+	fell  metric.Int64Counter
 }
 
 // New returns a ledger on a migrated database.
@@ -93,12 +94,14 @@ func New(cfg Config, d Deps) (*Service, error) {
 	s := &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1)}
 	s.opens = newBatcher(cfg.Waiting, cfg.Group, s.open)
 	meter := otel.Meter("reelway.dev/services/ledger")
-	var err1, err2 error
+	var err1, err2, err3 error
 	s.seen, err1 = meter.Int64Counter("reelway.ledger.observations", metric.WithUnit("{observation}"),
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
-	return s, errors.Join(err1, err2, s.watchOutbox(meter), s.measureBooks(meter))
+	s.fell, err3 = meter.Int64Counter("reelway.ledger.fallbacks", metric.WithUnit("{job}"),
+		metric.WithDescription("jobs that went on to their next route after a refusal or a failure, by the provider left and the next one"))
+	return s, errors.Join(err1, err2, err3, s.watchOutbox(meter), s.measureBooks(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.

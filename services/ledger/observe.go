@@ -39,6 +39,7 @@ type sighting struct {
 	o       *eventv1.Observation
 	verdict string
 	job     *record
+	left    string // the provider that was fallen back from
 }
 
 // Observe applies what was seen of attempts: states, money and outbox in one
@@ -103,6 +104,9 @@ func (s *Service) observeGroup(ctxs []context.Context, os []*eventv1.Observation
 func (s *Service) observed(x sighting) error {
 	o := x.o
 	s.seen.Add(x.ctx, 1, metric.WithAttributes(attribute.String("fact", factName(o)), attribute.String("source", o.GetSource()), attribute.String("verdict", x.verdict)))
+	if x.left != "" {
+		s.fell.Add(x.ctx, 1, metric.WithAttributes(attribute.String("provider", x.left), attribute.String("next", x.job.Provider)))
+	}
 	if x.job == nil {
 		return bus.Terminate(fmt.Errorf("observation of an unknown job"))
 	}
@@ -386,7 +390,7 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(j.tries()))
 		j.SubmitAfter, j.DeadlineAt = u.now.Add(delay), nil
 	case m.in == job.FallBack:
-		j.SubmitAfter, j.DeadlineAt = u.now, nil
+		j.SubmitAfter, j.DeadlineAt, x.left = u.now, nil, j.Provider
 		if err := u.follow(j, j.Route+1); err != nil {
 			return err
 		}
