@@ -79,6 +79,7 @@ type Service struct {
 	log   *slog.Logger
 	kick  chan struct{} // wakes the relay after a commit of ours
 	opens *batcher[opening, opened]
+	ample ample
 	used  usedKeys
 	seen  metric.Int64Counter
 }
