@@ -91,7 +91,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 	}{
 		"lock jobs":                {"job_pkey", lockJobsSQL, []any{append(some("video_"), job)}, false},
 		"attempts of jobs":         {"attempt_job_id_number_key", attemptsSQL, []any{some("video_")}, false},
-		"known facts":              {"observation_pkey", knownFactsSQL, []any{some("fact_")}, false},
+		"known facts":              {"observation_pkey", knownFactsSQL, []any{some("video_"), some("fact_")}, false},
 		"owners of tasks":          {"attempt_by_task", taskOwnersSQL, []any{[]string{"kling", "atlascloud"}, some("task_")}, false},
 		"due messages":             {"outbox_pkey", dueSQL, []any{relayBatch}, false},
 		"sent messages":            {"outbox_pkey", sentSQL, []any{[]time.Time{time.Now(), time.Now()}, []int64{1, 2}}, false},
@@ -101,7 +101,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		"next jobs of a chore":     {"job_pkey", nextJobsSQL, []any{job, time.Hour, choreBatch}, false},
 		"jobs of a user":           {"job_by_user", jobsOfUser, []any{"acct_7", "user_9", eraseBatch}, false},
 		"keys of old jobs":         {"idempotency_by_job", forgetKeysSQL, []any{some("video_")}, false},
-		"observations of old jobs": {"observation_by_job", forgetFactsSQL, []any{some("video_")}, false},
+		"observations of old jobs": {"observation_pkey", forgetFactsSQL, []any{some("video_")}, false},
 		"usage by day and model":   {"usage_day_pkey", byDay, dayArgs, false},
 		"usage of a user":          {"usage_user_day_pkey", ofUser, userArgs, false},
 		"a page of usage by user":  {"usage_user_day_pkey", byUser, byUserArgs, false},
