@@ -40,15 +40,16 @@ func (s *Service) openAhead(ctx context.Context, group []*openCall) (done bool, 
 			if claims.replay(c) {
 				continue
 			}
-			if err := u.accept(c, u.draft(c, claims), claims); err != nil {
+			if err := s.accept(u, c, u.draft(c, claims), claims); err != nil {
 				return err
 			}
 		}
 		written := u.opened
 		b := &pgx.Batch{}
 		u.writeOpened(b)
+		u.writeQueued(b)
 		u.writeMessages(b)
-		u.opened, u.messages = nil, nil
+		u.opened, u.queued, u.messages = nil, nil, nil
 		if err := u.send(ctx, b); err != nil {
 			return err
 		}
@@ -66,7 +67,7 @@ func (s *Service) openAhead(ctx context.Context, group []*openCall) (done bool, 
 	if errors.Is(err, errNotAmple) {
 		return false, nil
 	}
-	s.wake()
+	s.wakeOpened()
 	return true, err
 }
 

@@ -32,6 +32,7 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 			select 'video_' || g || '/hold', 'hold', 'acct_' || g % 50, 'video_' || g, 'available', 'held', 1, 0, 0 from generate_series(1, 30000) g`,
 		`insert into usage_day select 'acct_' || a, date '2026-01-01' + d, 'm' || m, 'p', 'k', 1, 1, 0, 0, 0, 0, 5, 100, 0 from generate_series(1, 20) a, generate_series(0, 300) d, generate_series(1, 3) m`,
 		`insert into usage_user_day select 'acct_' || a, 'user_' || u, date '2026-01-01' + d, 'm', 'p', 'k', 1, 1, 0, 0, 0, 0, 5, 100, 0 from generate_series(1, 10) a, generate_series(1, 50) u, generate_series(0, 59) d`,
+		`insert into queue (provider, turn, job_id) select case g % 3 when 0 then 'kling' else 'veo' end, g, 'video_' || g from generate_series(1, 30000) g`,
 		"vacuum analyze",
 	} {
 		if _, err := pool.Exec(context.Background(), sql); err != nil {
@@ -95,7 +96,10 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		"owners of tasks":          {"attempt_by_task", taskOwnersSQL, []any{[]string{"kling", "atlascloud"}, some("task_")}, false},
 		"due messages":             {"outbox_pkey", dueSQL, []any{relayBatch}, false},
 		"sent messages":            {"outbox_pkey", sentSQL, []any{[]time.Time{time.Now(), time.Now()}, []int64{1, 2}}, false},
-		"sweep":                    {"job_live", sweepSQL, []any{time.Minute, time.Hour, sweepBatch}, true},
+		"sweep":                    {"job_live", sweepSQL, []any{time.Minute, time.Hour, sweepBatch, time.Hour}, true},
+		"next turns":               {"queue_pkey", nextTurnsSQL, []any{"kling", window}, false},
+		"jobs ahead in the queue":  {"queue_pkey", aheadSQL, []any{"kling", 900, "video_900"}, false},
+		"turns that came":          {"queue_pkey", unqueueSQL, []any{[]string{"kling"}, []int64{17}, []string{"video_17"}}, false},
 		"list of an account":       {"job_by_account", listSQL(false, false), []any{"acct_7", job, "", "", 21}, false},
 		"list of a user":           {"job_by_user", listSQL(true, false), []any{"acct_7", "", "user_9", "", 21}, false},
 		"next jobs of a chore":     {"job_pkey", nextJobsSQL, []any{job, time.Hour, choreBatch}, false},

@@ -83,7 +83,7 @@ func (s *Service) open(ctx context.Context, group []*openCall) error {
 		s.ample.note(u)
 		return nil
 	})
-	s.wake()
+	s.wakeOpened()
 	return err
 }
 
@@ -210,7 +210,7 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims clai
 	if err := u.countOpened(c.ctx, b, j, j.Model); err != nil {
 		return err
 	}
-	return u.accept(c, j, claims)
+	return s.accept(u, c, j, claims)
 }
 
 // replay answers a call whose key was used before; false when it was not.
@@ -242,17 +242,15 @@ func (u *unit) draft(c *openCall, cs claimed) *record {
 	return j
 }
 
-// accept has a job written, announced and submitted.
-func (u *unit) accept(c *openCall, j *record, cs claimed) error {
+// accept has a job written, announced and put in the queue.
+func (s *Service) accept(u *unit, c *openCall, j *record, cs claimed) error {
 	if taken := cs[c.req.key()]; taken != nil {
 		taken.job = j
 	}
 	u.opened = append(u.opened, j)
 	c.resp = opened{job: j}
-	if err := u.announce(c.ctx, j); err != nil {
-		return err
-	}
-	return u.command(c.ctx, j, j.ID+"-submit-1", 0)
+	u.enqueue(j, s.turns.next(j.Provider, j.Account, c.req.GetPriority(), c.req.GetQueueWeight()))
+	return u.announce(c.ctx, j)
 }
 
 func reused(jobID string) error {

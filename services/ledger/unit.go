@@ -42,6 +42,9 @@ type unit struct {
 	removed  []removal // files to delete
 	cleared  []string  // keys of files that are gone
 	redacted []*record
+	queued   []*record // to wait for their turn
+	unqueued []*record // over before it came
+	times    *renderTimes
 }
 
 // outgoing is a message for the outbox.
@@ -55,7 +58,7 @@ type outgoing struct {
 // run again when the database asks for it.
 func (s *Service) write(ctx context.Context, fn func(ctx context.Context, u *unit) error) error {
 	err := postgres.InTxLast(ctx, s.pool, func(tx pgx.Tx) (*pgx.Batch, error) {
-		u := &unit{tx: tx, keep: s.cfg.RetainVideos, balances: map[string]*balance{}}
+		u := &unit{tx: tx, keep: s.cfg.RetainVideos, balances: map[string]*balance{}, times: &s.times}
 		if err := fn(ctx, u); err != nil {
 			return nil, err
 		}
@@ -178,6 +181,7 @@ func (u *unit) flush(ctx context.Context) (*pgx.Batch, error) {
 	u.writeRemovals(b)
 	u.writeMessages(b)
 	u.writeSpending(b)
+	u.writeQueued(b)
 	if len(u.deferred) > 0 {
 		accounts := map[string]bool{}
 		for _, d := range u.deferred {
