@@ -91,7 +91,7 @@ func one(ctx context.Context, q querier, where string, args ...any) (*record, er
 func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 	v := &videov1.Video{
 		Id: j.ID, AccountId: j.Account, State: j.State.Proto(), Provider: j.Provider, User: j.User,
-		QuoteMicros: j.Quote, CapturedMicros: j.Captured, Version: j.Version, LateResult: j.Late,
+		QuoteMicros: j.Quote, CapturedMicros: j.Captured, RefundedMicros: j.Refunded, Version: j.Version, LateResult: j.Late,
 		CreatedAt: timestamppb.New(j.CreatedAt), Params: &videov1.VideoParams{},
 	}
 	if !j.State.Terminal() {
