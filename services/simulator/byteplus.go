@@ -10,7 +10,7 @@ import (
 func byteplus() *dialect {
 	show := func(t Task, host string) any { return t.arkTask(host) }
 	return &dialect{
-		name: "byteplus", calls: []string{"running", "succeeded", "failed", "canceled"}, authorized: bearer(anyKey),
+		name: "byteplus", calls: []string{"running", "succeeded", "failed", "canceled"}, key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
 			type row struct {
 				status int

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"time"
 )
 
 // The fault words, as [fault:NAME] or [fault:NAME:CALLS] in a prompt or by POST
@@ -19,19 +20,43 @@ import (
 //	of its webhooks:       webhook_never, webhook_twice, webhook_out_of_order,
 //	                       webhook_bad_signature, webhook_garbage
 //	of the render:         fail_halfway
+//
+// and by POST /admin/faults alone, for every call of a provider, submit or read:
+//
+//	outage (a bare 503), throttled (429 with Retry-After), bad_key
 var faultWord = regexp.MustCompile(`\[fault:([a-z0-9_]+)(?::(\d+))?\]`)
 var sizeWord = regexp.MustCompile(`\[size:(\d+)MB\]`)
+
+// fault is one that /admin/faults has set: for a number of calls, or for a time.
+type fault struct {
+	calls      int
+	until      time.Time
+	retryAfter int // seconds, with rate_limit, rate_limit_poll and throttled
+}
 
 // take reports whether a fault is due: one of the prompt's words, or one set by
 // /admin/faults, which counts down.
 func (s *Service) take(provider string, words map[string]int, name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := s.faults[provider][name]; n > 0 {
-		s.faults[provider][name]--
+	f := s.faults[provider][name]
+	if f.calls > 0 {
+		f.calls--
+		s.faults[provider][name] = f
 		return true
 	}
-	return words[name] > 0
+	return words[name] > 0 || time.Now().Before(f.until)
+}
+
+// askToWait says when to come again: in a second, or as /admin/faults has set.
+func (s *Service) askToWait(w http.ResponseWriter, provider string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seconds := 1
+	for _, f := range s.faults[provider] {
+		seconds = max(seconds, f.retryAfter)
+	}
+	w.Header().Set("Retry-After", strconv.Itoa(seconds))
 }
 
 func words(prompt string) map[string]int {
@@ -56,13 +81,13 @@ func (s *Service) callsLeft(t *Task, name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := t.Provider + "/" + job + "/" + name
-	if s.faults[key] == nil {
-		s.faults[key] = map[string]int{"left": t.faults[name]}
+	if _, begun := s.left[key]; !begun {
+		s.left[key] = t.faults[name]
 	}
-	if s.faults[key]["left"] == 0 {
+	if s.left[key] == 0 {
 		return false
 	}
-	s.faults[key]["left"]--
+	s.left[key]--
 	return true
 }
 
@@ -82,7 +107,7 @@ func (s *Service) before(w http.ResponseWriter, r *http.Request, t *Task) refusa
 	case refuse && !t.d.policyLate:
 		return policy
 	case s.callsLeft(t, "rate_limit"):
-		w.Header().Set("Retry-After", "1")
+		s.askToWait(w, t.Provider)
 		return rateLimited
 	case s.take(t.Provider, t.faults, "rate_limit_bare"):
 		return rateLimited

@@ -13,7 +13,7 @@ import (
 func luma() *dialect {
 	show := func(t Task, host string) any { return t.generation(host) }
 	return &dialect{
-		name: "luma", calls: []string{"running", "succeeded", "failed"}, policyLate: true, authorized: bearer(anyKey),
+		name: "luma", calls: []string{"running", "succeeded", "failed"}, policyLate: true, key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
 			return map[refusal]int{unauthorized: 401, invalid: 422, notFound: 404, rateLimited: 429, broken: 500}[k], map[string]any{"detail": detail}
 		},

@@ -16,7 +16,7 @@ import (
 func minimax() *dialect {
 	return &dialect{
 		name: "minimax", calls: []string{"running", "succeeded", "failed"},
-		authorized: bearer(anyKey), admit: challenge,
+		key: bearer, own: simulatedKey, admit: challenge,
 		// v1's refusals come with status 200; routes of v2 have their own dialect.
 		refuse: func(k refusal, detail string) (int, any) {
 			code := map[refusal]int{unauthorized: 1004, invalid: 2013, notFound: 2013, policy: 1026, rateLimited: 1002, broken: 1024}[k]

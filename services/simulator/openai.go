@@ -14,7 +14,7 @@ import (
 func openAI() *dialect {
 	show := func(t Task, _ string) any { return t.openAIVideo() }
 	return &dialect{
-		name: "openai", calls: []string{"succeeded", "failed"}, policyLate: true, authorized: bearer(anyKey),
+		name: "openai", calls: []string{"succeeded", "failed"}, policyLate: true, key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
 			type row struct {
 				status     int

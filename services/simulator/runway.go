@@ -14,9 +14,7 @@ func runway() *dialect {
 	})
 	return &dialect{
 		name: "runway", policyLate: true,
-		authorized: func(s *Service, r *http.Request) bool {
-			return bearer(anyKey)(s, r) && r.Header.Get("X-Runway-Version") == "2024-11-06"
-		},
+		key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
 			status := map[refusal]int{unauthorized: 401, invalid: 400, notFound: 404, rateLimited: 429, broken: 502}[k]
 			return status, map[string]any{"error": detail}
@@ -39,7 +37,7 @@ func runwayRead(r *http.Request) (*Task, *refused) {
 		PromptImage              any
 		Duration                 int
 	}
-	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || r.Header.Get("X-Runway-Version") != "2024-11-06" {
 		return nil, &refused{invalid, "Validation of body failed"}
 	}
 	t := &Task{Prompt: in.PromptText, model: in.Model, seconds: in.Duration}

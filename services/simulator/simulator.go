@@ -54,6 +54,7 @@ type Task struct {
 	Created    time.Time `json:"created"`
 	State      string    `json:"state"` // queued, running, succeeded, failed, canceled
 	Charged    bool      `json:"charged"`
+	Key        string    `json:"key"` // fingerprint of the key that submitted it
 
 	d             *dialect
 	kind          string // which of a provider's APIs it was submitted to
@@ -82,8 +83,10 @@ type Service struct {
 	tasks  map[string]*Task
 	order  []*Task
 	byExt  map[string]*Task
-	faults map[string]map[string]int // provider → fault → calls left
-	media  map[string][]byte         // by size and length
+	faults map[string]map[string]fault // by provider and name
+	left   map[string]int              // calls left of a prompt's fault, by job
+	keys   map[string]keyring          // by provider; one without takes its own key
+	media  map[string][]byte           // by size and length
 
 	journal *journal // nil: in memory alone
 }
@@ -99,7 +102,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	// Derived, not random: webhooks outlive a restart of the simulator.
 	seed := sha256.Sum256([]byte("reelway simulator " + cfg.AtlasKey))
 	s := &Service{cfg: cfg, client: d.Client, log: d.Logger, key: ed25519.NewKeyFromSeed(seed[:]), tasks: map[string]*Task{},
-		byExt: map[string]*Task{}, faults: map[string]map[string]int{}, media: map[string][]byte{}, rsaKey: sync.OnceValue(makeRSAKey)}
+		byExt: map[string]*Task{}, faults: map[string]map[string]fault{}, left: map[string]int{}, keys: map[string]keyring{}, media: map[string][]byte{}, rsaKey: sync.OnceValue(makeRSAKey)}
 	if cfg.WebhookSecret != "" {
 		var err error
 		if s.hookKey, err = webhooksig.StandardKey(cfg.WebhookSecret); err != nil {
@@ -150,6 +153,7 @@ func (s *Service) Handler() http.Handler {
 	mux.HandleFunc("GET /admin/tasks", s.adminTasks)
 	mux.HandleFunc("POST /admin/tasks/{id}", s.adminMove)
 	mux.HandleFunc("POST /admin/faults", s.adminFaults)
+	mux.HandleFunc("POST /admin/keys", s.adminKeys)
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	return mux
 }

@@ -18,7 +18,7 @@ import (
 func veo() *dialect {
 	return &dialect{
 		name: "veo", calls: []string{"succeeded"}, policyLate: true, // no event tells of a failure
-		authorized: googleKey,
+		key: googleKey, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
 			type row struct {
 				status int
@@ -40,9 +40,7 @@ func veo() *dialect {
 	}
 }
 
-func googleKey(s *Service, r *http.Request) bool {
-	return s.cfg.Key != "" && r.Header.Get("X-Goog-Api-Key") == s.cfg.Key
-}
+func googleKey(_ *Service, r *http.Request) string { return r.Header.Get("X-Goog-Api-Key") }
 
 func veoRead(r *http.Request) (*Task, *refused) {
 	model, ok := strings.CutSuffix(r.PathValue("call"), ":predictLongRunning")
