@@ -14,8 +14,14 @@ help: ## List the targets
 setup: ## Install PostgreSQL when it is absent
 	@deploy/setup postgresql
 
-setup-test: setup ## Install what the tests need besides: ffmpeg, as an independent judge of videos
+setup-test: setup test/sdk/node_modules/.package-lock.json ## Install what the tests need besides: ffmpeg, a judge of videos, and the providers' own clients
 	@deploy/setup ffmpeg
+
+# npm writes this file at the end of an installation.
+test/sdk/node_modules/.package-lock.json: test/sdk/package-lock.json
+	@deploy/setup nodejs
+	cd test/sdk && npm ci --no-progress --loglevel=error
+	@touch $@
 
 tools: $(BIN)/buf $(BIN)/golangci-lint ## Build the pinned developer tools
 

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
@@ -65,7 +66,7 @@ func falRead(r *http.Request) (*Task, *refused) {
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Prompt == "" {
 		return nil, &refused{invalid, "Field required"}
 	}
-	seconds, err := strconv.Atoi(strings.TrimSuffix(in.Duration, "s"))
+	seconds, err := strconv.Atoi(strings.TrimSuffix(cmp.Or(in.Duration, "8s"), "s"))
 	if err != nil {
 		return nil, &refused{invalid, "duration is not one of the model's"}
 	}
@@ -98,6 +99,7 @@ func falResult(s *Service, d *dialect) http.HandlerFunc {
 			return
 		}
 		status, body := t.falOutcome(host(r))
+		w.Header().Set("X-Fal-Request-Id", t.ID)
 		answer(w, status, body)
 	}
 }

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -46,6 +47,7 @@ func lumaRead(r *http.Request) (*Task, *refused) {
 			return nil, &refused{invalid, "type must be video"}
 		}
 	}
+	in.Duration = cmp.Or(in.Duration, "5s")
 	seconds, err := strconv.Atoi(strings.TrimSuffix(in.Duration, "s"))
 	if err != nil || !strings.HasSuffix(in.Duration, "s") || in.Model == "" {
 		return nil, &refused{invalid, "model and a duration such as 5s are needed"}

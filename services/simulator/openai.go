@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -76,6 +77,7 @@ func openAIRead(r *http.Request) (*Task, *refused) {
 	} else if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 		return nil, &refused{invalid, "bad JSON"}
 	}
+	in.Model, in.Seconds, in.Size = cmp.Or(in.Model, "sora-2"), cmp.Or(in.Seconds, "4"), cmp.Or(in.Size, "720x1280")
 	t := &Task{Prompt: in.Prompt, model: in.Model, callback: in.CallbackURL}
 	var err error
 	if t.seconds, err = strconv.Atoi(in.Seconds); err != nil || t.seconds < 1 || t.seconds > 60 {

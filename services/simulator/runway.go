@@ -55,8 +55,12 @@ func (t *Task) runwayTask(host string) map[string]any {
 	m := map[string]any{"id": t.ID, "createdAt": t.Created, "status": t.word(map[string]string{
 		"queued": "PENDING", "running": "RUNNING", "succeeded": "SUCCEEDED", "failed": "FAILED", "canceled": "CANCELLED"})}
 	switch t.State {
+	case "queued":
+		m["estimatedCost"] = map[string]any{"credits": 12 * t.seconds}
 	case "running":
-		m["progress"] = 0.5
+		m["progress"], m["estimatedCost"] = 0.5, map[string]any{"credits": 12 * t.seconds}
+	case "canceled":
+		m["cost"] = map[string]any{"credits": 0}
 	case "succeeded":
 		m["output"], m["cost"] = []string{}, map[string]any{"credits": 12 * t.seconds}
 		if u := t.result(host); u != "" {

@@ -64,7 +64,9 @@ type Task struct {
 	size          int64
 	faults        map[string]int
 	callback      string
+	events        []string // that the callback is wanted for; all when empty
 	policy        bool
+	metadata      map[string]any // travels back in the callback
 }
 
 // Service is the simulator. It is safe for concurrent use.
@@ -164,6 +166,15 @@ func answer(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-func taskID(prefix string) string { return prefix + strings.ReplaceAll(id.New("t"), "_", "-") }
+// taskID is of lower-case letters and digits alone: Google's SDKs read no other
+// names of files.
+func taskID(prefix string) string {
+	return prefix + strings.NewReplacer("_", "", "-", "").Replace(id.New("t"))
+}
 
-func host(r *http.Request) string { return "http://" + r.Host }
+func host(r *http.Request) string {
+	if r.TLS != nil {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
@@ -50,17 +51,21 @@ func veoRead(r *http.Request) (*Task, *refused) {
 			DurationSeconds         int
 			AspectRatio, Resolution string
 		}
-		WebhookConfig struct{ URIs []string }
+		WebhookConfig struct {
+			URIs         []string
+			UserMetadata map[string]any
+		}
 	}
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || !ok || len(in.Instances) != 1 {
 		return nil, &refused{invalid, "one instance is needed"}
 	}
+	in.Parameters.DurationSeconds = cmp.Or(in.Parameters.DurationSeconds, 8)
 	if d := in.Parameters.DurationSeconds; d != 4 && d != 6 && d != 8 {
 		return nil, &refused{invalid, "durationSeconds is out of bound"}
 	}
 	t := &Task{Prompt: in.Instances[0].Prompt, model: model, seconds: in.Parameters.DurationSeconds}
 	if len(in.WebhookConfig.URIs) > 0 {
-		t.callback = in.WebhookConfig.URIs[0]
+		t.callback, t.metadata = in.WebhookConfig.URIs[0], in.WebhookConfig.UserMetadata
 	}
 	t.width, t.height = pixels(in.Parameters.Resolution, in.Parameters.AspectRatio)
 	return t, nil
@@ -132,8 +137,12 @@ func rsaKeys(s *Service, _ *dialect) http.HandlerFunc {
 // veoWebhook signs a token and not the body, as Gemini does.
 func veoWebhook(s *Service, t Task, host string) ([]byte, http.Header) {
 	now := time.Now()
-	body := t.payload(map[string]any{"type": "video.generated", "version": "v1", "timestamp": now.UTC().Format(time.RFC3339),
-		"data": map[string]any{"id": t.ID, "output_file_uri": t.fileURI(host), "file_name": "files/" + t.ID}})
+	event := map[string]any{"type": "video.generated", "version": "v1", "timestamp": now.UTC().Format(time.RFC3339),
+		"data": map[string]any{"id": t.ID, "output_file_uri": t.fileURI(host), "file_name": "files/" + t.ID}}
+	if len(t.metadata) > 0 {
+		event["user_metadata"] = t.metadata
+	}
+	body := t.payload(event)
 	k := s.rsaKey()
 	token := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{"iss": "https://generativelanguage.googleapis.com", "aud": t.callback,
 		"iat": now.Unix(), "exp": now.Add(5 * time.Minute).Unix()})
