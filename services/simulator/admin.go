@@ -3,6 +3,7 @@ package simulator
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -60,8 +61,8 @@ func (s *Service) adminFaults(w http.ResponseWriter, r *http.Request) {
 	if err == nil && f.For != "" {
 		lasts, err = time.ParseDuration(f.For)
 	}
-	if err != nil || !known(f.Provider) || f.Fault == "" || f.Count < 0 || lasts < 0 || f.RetryAfter < 0 {
-		answer(w, http.StatusBadRequest, map[string]any{"error": "provider, fault and count (0 or more) or for (a duration) are needed"})
+	if err != nil || !known(f.Provider) || !slices.Contains(slices.Concat(callWords, taskWords, providerWords), f.Fault) || f.Count < 0 || lasts < 0 || f.RetryAfter < 0 {
+		answer(w, http.StatusBadRequest, map[string]any{"error": "provider, a fault of docs/simulator.md, and count (0 or more) or for (a duration) are needed"})
 		return
 	}
 	s.mu.Lock()

@@ -17,7 +17,7 @@ func byteplus() *dialect {
 				code   string
 			}
 			r := map[refusal]row{unauthorized: {401, "AuthenticationError"}, invalid: {400, "InvalidParameter"}, notFound: {404, "InvalidParameter"},
-				policy: {400, "InputTextSensitiveContentDetected"}, rateLimited: {429, "RateLimitExceeded.EndpointRPMExceeded"},
+				policy: {400, "InputTextSensitiveContentDetected"}, noBalance: {403, "AccountOverdueError"}, rateLimited: {429, "RateLimitExceeded.EndpointRPMExceeded"},
 				broken: {500, "InternalServiceError"}}[k]
 			return r.status, map[string]any{"error": map[string]any{"code": r.code, "message": detail, "param": "", "type": http.StatusText(r.status)}}
 		},

@@ -45,6 +45,7 @@ const (
 	invalid      refusal = "invalid"
 	notFound     refusal = "not_found"
 	policy       refusal = "policy"
+	noBalance    refusal = "no_balance"
 	rateLimited  refusal = "rate_limited"
 	broken       refusal = "broken"
 	tooLate      refusal = "too_late"
@@ -93,6 +94,7 @@ func submits(status int, read func(r *http.Request) (*Task, *refused), show view
 					return
 				}
 			}
+			s.mark(t)
 			first, ok := s.accept(t, host(r))
 			if !ok {
 				d.deny(w, invalid, "the external id is taken")

@@ -29,10 +29,12 @@ func fal() *dialect {
 		},
 		own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
-			status := map[refusal]int{unauthorized: 401, invalid: 422, notFound: 404, rateLimited: 429, broken: 503}[k]
+			status := map[refusal]int{unauthorized: 401, noBalance: 403, invalid: 422, notFound: 404, rateLimited: 429, broken: 503}[k]
 			switch k {
 			case invalid:
 				return status, falDetail("missing", detail)
+			case noBalance:
+				detail = "User is locked. Reason: Exhausted balance."
 			case broken:
 				return status, map[string]any{"detail": detail, "error_type": "runner_scheduling_failure"}
 			}

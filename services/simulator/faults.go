@@ -11,7 +11,8 @@ import (
 // /admin/faults:
 //
 //	before a task exists:  hang, reset_before_accept, rate_limit,
-//	                       rate_limit_bare (no Retry-After), error500, policy
+//	                       rate_limit_bare (no Retry-After), error500, policy,
+//	                       no_balance
 //	when it exists:        reset_after_accept, hang_after_accept, garbage,
 //	                       huge_body, endless_body, redirect,
 //	                       webhook_before_response
@@ -24,6 +25,15 @@ import (
 // and by POST /admin/faults alone, for every call of a provider, submit or read:
 //
 //	outage (a bare 503), throttled (429 with Retry-After), bad_key
+var (
+	callWords = []string{"hang", "reset_before_accept", "rate_limit", "rate_limit_bare", "error500", "policy", "no_balance",
+		"reset_after_accept", "hang_after_accept", "garbage", "huge_body", "endless_body", "redirect", "garbage_poll", "rate_limit_poll", "error500_poll"}
+	// taskWords stay with a task from its submit on.
+	taskWords = []string{"webhook_before_response", "unknown_word", "empty_result", "expired_result", "webhook_never", "webhook_twice",
+		"webhook_out_of_order", "webhook_bad_signature", "webhook_garbage", "fail_halfway"}
+	providerWords = []string{"outage", "throttled", "bad_key"}
+)
+
 var faultWord = regexp.MustCompile(`\[fault:([a-z0-9_]+)(?::(\d+))?\]`)
 var sizeWord = regexp.MustCompile(`\[size:(\d+)MB\]`)
 
@@ -57,6 +67,16 @@ func (s *Service) askToWait(w http.ResponseWriter, provider string) {
 		seconds = max(seconds, f.retryAfter)
 	}
 	w.Header().Set("Retry-After", strconv.Itoa(seconds))
+}
+
+// mark leaves on a new task the faults that stay with it and were set by
+// /admin/faults.
+func (s *Service) mark(t *Task) {
+	for _, w := range taskWords {
+		if s.take(t.Provider, nil, w) {
+			t.faults[w] = 1
+		}
+	}
 }
 
 func words(prompt string) map[string]int {
@@ -113,6 +133,8 @@ func (s *Service) before(w http.ResponseWriter, r *http.Request, t *Task) refusa
 		return rateLimited
 	case s.callsLeft(t, "error500"):
 		return broken
+	case s.take(t.Provider, t.faults, "no_balance"):
+		return noBalance
 	}
 	t.policy = refuse
 	return ""

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,7 +77,7 @@ func TestKeysAreToldApart(t *testing.T) {
 				t.Fatal(err)
 			}
 			var no *provider.RefusedError
-			if _, err := b.Submit(ctx, task(name, name+" refused")); !errors.As(err, &no) || no.Fault.Code != fault.ProviderUnavailable || no.Fault.Retryable {
+			if _, err := b.Submit(ctx, task(name, name+" refused")); !errors.As(err, &no) || no.Fault.Code != fault.ProviderUnavailable || no.Fault.Retryable || no.Cause != provider.BadKey {
 				t.Errorf("a key that is not known: %v", err)
 			}
 			ring := map[string]any{"provider": name, "accept": []string{mine, others}}
@@ -163,7 +164,7 @@ func TestFaultsOfAWholeProvider(t *testing.T) {
 				switch refused := errors.As(err, &no); {
 				case f == "outage" && (err == nil || refused && !no.Fault.Retryable),
 					f == "throttled" && (!refused || no.Fault.Code != fault.RateLimited || no.Fault.RetryAfter != 7*time.Second),
-					f == "bad_key" && (!refused || no.Fault.Code != fault.ProviderUnavailable || no.Fault.Retryable):
+					f == "bad_key" && (!refused || no.Fault.Code != fault.ProviderUnavailable || no.Fault.Retryable || no.Cause != provider.BadKey):
 					t.Errorf("%s: submit: %v", f, err)
 				}
 				if _, err := a.Poll(ctx, id, task(name, name)); err == nil {
@@ -174,6 +175,17 @@ func TestFaultsOfAWholeProvider(t *testing.T) {
 					t.Errorf("after %s: %v", f, err)
 				}
 			}
+			cause := provider.NoBalance
+			if name == "veo" { // whose answer is the same for a region
+				cause = provider.NoAccess
+			}
+			set("no_balance", map[string]any{"for": "1h"})
+			if _, err := a.Submit(ctx, task(name, name+"no_balance")); !errors.As(err, &no) || no.Fault.Code != fault.ProviderUnavailable || no.Fault.Retryable || no.Cause != cause {
+				t.Errorf("no balance: %v", err)
+			}
+			if _, err := a.Poll(ctx, id, task(name, name)); err != nil {
+				t.Errorf("without a balance a poll is refused: %v", err)
+			}
 			set("outage", map[string]any{"count": 1})
 			if _, err := a.Poll(ctx, id, task(name, name)); err == nil {
 				t.Error("the next call is answered")
@@ -182,5 +194,49 @@ func TestFaultsOfAWholeProvider(t *testing.T) {
 				t.Errorf("the call after the next: %v", err)
 			}
 		})
+	}
+}
+
+// Every fault of a prompt can be set for a provider as well; one that nobody
+// knows cannot.
+func TestFaultsWithoutAPrompt(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, "")
+	sim, _ := h.Simulator.(providertest.Admin)
+	a, ctx := providers(t, sim.URL, key)["kling"], context.Background()
+	ends := func(prompt string) provider.Report {
+		id, err := a.Submit(ctx, task("kling", prompt))
+		if err != nil {
+			t.Fatal(err)
+		}
+		admin(t, sim.URL, "tasks/"+id, map[string]any{"state": "succeeded"})
+		r, err := a.Poll(ctx, id, task("kling", prompt))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	for fault, want := range map[string]func(r provider.Report) bool{
+		"fail_halfway": func(r provider.Report) bool { return r.State == provider.Failed },
+		"unknown_word": func(r provider.Report) bool { return r.UnknownWord != "" },
+		"empty_result": func(r provider.Report) bool {
+			return r.State == provider.Failed && r.Err.ProviderCode == "empty_result"
+		},
+		"expired_result": func(r provider.Report) bool { return strings.HasSuffix(r.ResultURL, "/expired.mp4") },
+	} {
+		admin(t, sim.URL, "faults", map[string]any{"provider": "kling", "fault": fault, "count": 1})
+		if r := ends(fault); !want(r) {
+			t.Errorf("%s: %+v", fault, r)
+		}
+		if r := ends("after " + fault); r.State != provider.Succeeded {
+			t.Errorf("after %s: %+v", fault, r)
+		}
+	}
+	resp, err := client(t).Post(sim.URL+"/admin/faults", "application/json", strings.NewReader(`{"provider":"kling","fault":"error5000","count":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("an unknown fault: status %d, %v", resp.StatusCode, err)
 	}
 }

@@ -19,7 +19,7 @@ func kling() *dialect {
 		name: "kling", calls: []string{"running", "succeeded", "failed"},
 		key: klingKey, own: func(c Config) string { return c.KlingAccess },
 		refuse: func(k refusal, detail string) (int, any) {
-			row := map[refusal][2]int{unauthorized: {401, 1002}, invalid: {400, 1201}, notFound: {404, 1203}, policy: {400, 1301},
+			row := map[refusal][2]int{unauthorized: {401, 1002}, invalid: {400, 1201}, notFound: {404, 1203}, policy: {400, 1301}, noBalance: {429, 1102},
 				rateLimited: {429, 1303}, broken: {500, 5000}}[k]
 			if k == rateLimited {
 				detail = "parallel task over resource pack limit"

@@ -16,7 +16,7 @@ func luma() *dialect {
 	return &dialect{
 		name: "luma", calls: []string{"running", "succeeded", "failed"}, policyLate: true, key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
-			return map[refusal]int{unauthorized: 401, invalid: 422, notFound: 404, rateLimited: 429, broken: 500}[k], map[string]any{"detail": detail}
+			return map[refusal]int{unauthorized: 401, noBalance: 402, invalid: 422, notFound: 404, rateLimited: 429, broken: 500}[k], map[string]any{"detail": detail}
 		},
 		routes: []route{
 			{"POST", "/dream-machine/v1/generations/video", submits(http.StatusCreated, lumaRead, show)},

@@ -21,7 +21,7 @@ func openAI() *dialect {
 				status     int
 				kind, code string
 			}
-			r := map[refusal]row{unauthorized: {401, "invalid_request_error", "invalid_api_key"}, invalid: {400, "invalid_request_error", "invalid_value"},
+			r := map[refusal]row{unauthorized: {401, "invalid_request_error", "invalid_api_key"}, noBalance: {429, "insufficient_quota", "insufficient_quota"}, invalid: {400, "invalid_request_error", "invalid_value"},
 				notFound: {404, "invalid_request_error", "not_found"}, rateLimited: {429, "rate_limit_error", "rate_limit_exceeded"},
 				broken: {500, "server_error", "server_error"}, tooLate: {400, "invalid_request_error", "not_finished"}}[k]
 			return r.status, map[string]any{"error": map[string]any{"message": detail, "type": r.kind, "param": nil, "code": r.code}}

@@ -13,7 +13,7 @@ func replicate() *dialect {
 	return &dialect{
 		name: "replicate", calls: []string{"running", "succeeded", "failed", "canceled"}, policyLate: true, key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
-			status := map[refusal]int{unauthorized: 401, invalid: 422, notFound: 404, rateLimited: 429, broken: 500}[k]
+			status := map[refusal]int{unauthorized: 401, noBalance: 402, invalid: 422, notFound: 404, rateLimited: 429, broken: 500}[k]
 			return status, map[string]any{"title": http.StatusText(status), "status": status, "detail": detail}
 		},
 		routes: []route{

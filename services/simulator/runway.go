@@ -16,7 +16,10 @@ func runway() *dialect {
 		name: "runway", policyLate: true,
 		key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
-			status := map[refusal]int{unauthorized: 401, invalid: 400, notFound: 404, rateLimited: 429, broken: 502}[k]
+			status := map[refusal]int{unauthorized: 401, noBalance: 400, invalid: 400, notFound: 404, rateLimited: 429, broken: 502}[k]
+			if k == noBalance {
+				detail = "You do not have enough credits to run this task."
+			}
 			return status, map[string]any{"error": detail}
 		},
 		routes: []route{

@@ -25,9 +25,14 @@ func veo() *dialect {
 				status int
 				word   string
 			}
-			r := map[refusal]row{unauthorized: {403, "PERMISSION_DENIED"}, invalid: {400, "INVALID_ARGUMENT"}, notFound: {404, "NOT_FOUND"},
+			r := map[refusal]row{unauthorized: {400, "INVALID_ARGUMENT"}, noBalance: {400, "FAILED_PRECONDITION"}, invalid: {400, "INVALID_ARGUMENT"}, notFound: {404, "NOT_FOUND"},
 				rateLimited: {429, "RESOURCE_EXHAUSTED"}, broken: {503, "UNAVAILABLE"}}[k]
-			return r.status, map[string]any{"error": map[string]any{"code": r.status, "message": detail, "status": r.word}}
+			e := map[string]any{"code": r.status, "message": detail, "status": r.word}
+			if k == unauthorized { // a 400, as for a bad parameter
+				e["message"] = "API key not valid. Please pass a valid API key."
+				e["details"] = []any{map[string]any{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}}
+			}
+			return r.status, map[string]any{"error": e}
 		},
 		routes: []route{
 			{"POST", "/v1beta/models/{call}", submits(http.StatusOK, veoRead, func(t Task, _ string) any {

@@ -55,7 +55,7 @@ func TestGenAI(t *testing.T) {
 	if _, err := c.Models.GenerateVideosFromSource(ctx, model, &genai.GenerateVideosSource{Prompt: "p"}, &genai.GenerateVideosConfig{DurationSeconds: &seconds}); !errors.As(err, &e) || e.Code != 400 || e.Status != "INVALID_ARGUMENT" {
 		t.Error(err)
 	}
-	if _, err := open("wrong").Models.GenerateVideosFromSource(ctx, model, &genai.GenerateVideosSource{Prompt: "p"}, nil); !errors.As(err, &e) || e.Code != 403 || e.Status != "PERMISSION_DENIED" {
+	if _, err := open("wrong").Models.GenerateVideosFromSource(ctx, model, &genai.GenerateVideosSource{Prompt: "p"}, nil); !errors.As(err, &e) || e.Code != 400 || len(e.Details) != 1 || e.Details[0]["reason"] != "API_KEY_INVALID" {
 		t.Error(err)
 	}
 }

@@ -59,7 +59,7 @@ func TestNode(t *testing.T) {
 		"fal": `{"ended":"COMPLETED","known":true,"video":"ftyp","refused":[true,422,"content_policy_violation"],"broken":[true,500,"runner_server_error"],
 			"invalid":[true,422,1],"unknown":[true,401],"canceled":"COMPLETED","shortened":true,
 			"webhook":"OK","ofTheRequest":true,"verified":true,"tampered":"refused"}`,
-		"genai": `{"begun":false,"video":"ftyp","filtered":[0,1,1],"error":13,"invalid":[true,400,"INVALID_ARGUMENT"],"unknown":[true,403,"PERMISSION_DENIED"],
+		"genai": `{"begun":false,"video":"ftyp","filtered":[0,1,1],"error":13,"invalid":[true,400,"INVALID_ARGUMENT"],"unknown":[true,400,"INVALID_ARGUMENT"],
 			"webhook":"video.generated","ofTheVideo":true,"metadata":"video_1","verified":true}`,
 		"runway": `{"ended":"SUCCEEDED","cost":60,"video":"ftyp","failed":[true,"SAFETY.INPUT.TEXT",0],"estimated":[60,"PENDING",60],"canceled":"CANCELLED",
 			"invalid":[true,400],"absent":[true,404],"unknown":[true,401]}`,

@@ -54,10 +54,10 @@ func New(cfg Config) *Adapter { return &Adapter{cfg.At("/v1"), cfg.WebhookKeys} 
 // errorTable classes HTTP statuses of a create.
 var errorTable = provider.Rules{
 	400: {Code: fault.InvalidRequest, Meaning: "Replicate refused a parameter"},
-	401: {Code: fault.ProviderUnavailable, Meaning: "Replicate refused our key"},
-	402: {Code: fault.ProviderUnavailable, Meaning: "our credit at Replicate is used up"},
-	403: {Code: fault.ProviderRejected, Meaning: "our account at Replicate may not do this"},
-	404: {Code: fault.ProviderRejected, Meaning: "Replicate does not offer this model to our account"},
+	401: {Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "Replicate refused our key"},
+	402: {Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our credit at Replicate is used up"},
+	403: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "our account at Replicate may not do this"},
+	404: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "Replicate does not offer this model to our account"},
 	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for Replicate"},
 	422: {Code: fault.InvalidRequest, Meaning: "Replicate refused a parameter"},
 	429: {Code: fault.RateLimited, Retry: true, Meaning: "Replicate asks us to slow down"},
