@@ -18,7 +18,7 @@ type dialect struct {
 	// task, not as the refusal of a submit.
 	policyLate bool
 	// key is the API key that a call shows; "" when it shows none that could be
-	// true. own is the one that the provider takes.
+	// true. own is those that the settings have for it.
 	key func(s *Service, r *http.Request) string
 	own func(Config) string
 	// refuse is a refusal in the provider's envelope.

@@ -46,15 +46,15 @@ func (s *Service) enter(d *dialect, w http.ResponseWriter, r *http.Request) (fin
 	return fingerprint, true
 }
 
-// accepts tells whether a provider takes a key: its own of the settings, or
-// those that POST /admin/keys has named.
+// accepts tells whether a provider takes a key: one of the settings', which
+// commas separate, or one of those that POST /admin/keys has named.
 func (s *Service) accepts(d *dialect, key, fingerprint string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ring, set := s.keys[d.name]; set {
 		return slices.Contains(ring.accept, fingerprint)
 	}
-	return key == d.own(s.cfg)
+	return slices.Contains(strings.Split(d.own(s.cfg), ","), key)
 }
 
 // owns tells whether a key sees a task: it submitted it, or is of one account
@@ -75,7 +75,7 @@ func simulatedKey(c Config) string { return c.Key }
 
 // adminKeys sets the keys that a provider takes, by fingerprint. Each is an
 // account of its own unless one_account says otherwise. Without a list the
-// provider takes its own key again.
+// provider takes those of the settings again.
 func (s *Service) adminKeys(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Provider   string    `json:"provider"`

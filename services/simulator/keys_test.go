@@ -240,3 +240,29 @@ func TestFaultsWithoutAPrompt(t *testing.T) {
 		t.Errorf("an unknown fault: status %d, %v", resp.StatusCode, err)
 	}
 }
+
+// Several keys of the settings are several accounts.
+func TestSeveralKeysAreSeveralAccounts(t *testing.T) {
+	t.Parallel()
+	h := simulate(t, "", func(c *simulator.Config) { c.Key, c.KlingAccess = "one,two", "one,two" })
+	sim, _ := h.Simulator.(providertest.Admin)
+	ctx, one, two, none := context.Background(), providers(t, sim.URL, "one"), providers(t, sim.URL, "two"), providers(t, sim.URL, "one,two")
+	for _, name := range []string{"kling", "veo"} {
+		id, err := one[name].Submit(ctx, task(name, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := one[name].Poll(ctx, id, task(name, name)); err != nil {
+			t.Error(err)
+		}
+		if _, err := two[name].Poll(ctx, id, task(name, name)); err == nil {
+			t.Errorf("%s: one account sees another's task", name)
+		}
+		if _, err := two[name].Submit(ctx, task(name, name+"2")); err != nil {
+			t.Error(err)
+		}
+		if _, err := none[name].Submit(ctx, task(name, name+"3")); err == nil {
+			t.Errorf("%s: a list passes for a key", name)
+		}
+	}
+}

@@ -29,12 +29,12 @@ type Config struct {
 	Addr          string        `env:"REELWAY_SIMULATOR_ADDR" envDefault:"127.0.0.1:8090" desc:"address of the simulated providers"`
 	TimeScale     float64       `env:"REELWAY_SIMULATOR_TIME_SCALE" min:"0.001" envDefault:"1" desc:"how many times faster than life a render is"`
 	Render        time.Duration `env:"REELWAY_SIMULATOR_RENDER" min:"1ms" envDefault:"3s" desc:"time of a render at scale 1"`
-	AtlasKey      string        `env:"REELWAY_SIMULATOR_ATLASCLOUD_KEY" envDefault:"simulated-atlas-key" desc:"API key that the simulated Atlas Cloud takes"`
-	KlingAccess   string        `env:"REELWAY_SIMULATOR_KLING_ACCESS_KEY" envDefault:"simulated-kling-access" desc:"access key that the simulated Kling takes"`
+	AtlasKey      string        `env:"REELWAY_SIMULATOR_ATLASCLOUD_KEY" envDefault:"simulated-atlas-key" desc:"API key that the simulated Atlas Cloud takes; several, each an account of its own, are separated by commas"`
+	KlingAccess   string        `env:"REELWAY_SIMULATOR_KLING_ACCESS_KEY" envDefault:"simulated-kling-access" desc:"access key that the simulated Kling takes; several, each an account of its own, are separated by commas"`
 	KlingSecret   string        `env:"REELWAY_SIMULATOR_KLING_SECRET_KEY" envDefault:"simulated-kling-secret-of-32-bytes" desc:"secret key that the simulated Kling takes"`
 	WebhookSecret string        `env:"REELWAY_SIMULATOR_KLING_WEBHOOK_SECRET" envDefault:"whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5" desc:"secret with which the simulated Kling, Replicate and OpenAI sign their callbacks; empty for none"`
 	Dir           string        `env:"REELWAY_SIMULATOR_DIR" desc:"where accepted tasks are kept over a restart; in memory alone when empty, in the data directory in the all-in-one"`
-	Key           string        `env:"REELWAY_SIMULATOR_KEY" envDefault:"simulated-key" desc:"API key that every other simulated provider takes"`
+	Key           string        `env:"REELWAY_SIMULATOR_KEY" envDefault:"simulated-key" desc:"API key that every other simulated provider takes; several, each an account of its own, are separated by commas"`
 }
 
 // Deps are the simulator's neighbours.
