@@ -50,12 +50,12 @@ func TestOpenAI(t *testing.T) {
 	if err := c.Post(ctx, "videos", map[string]any{"prompt": "A kite", "callback_url": callbacks}, &created); err != nil {
 		t.Fatal(err)
 	}
-	r, body := next(t, came)
-	event, err := c.Webhooks.Unwrap(body, r.Header)
+	told := next(t, came)
+	event, err := c.Webhooks.Unwrap(told.body, told.header)
 	if err != nil || event.Type != "video.completed" || event.Data.ID != created.ID {
 		t.Errorf("%+v %v", event, err)
 	}
-	if _, err := c.Webhooks.Unwrap(append(body, ' '), r.Header); err == nil {
+	if _, err := c.Webhooks.Unwrap(append(told.body, ' '), told.header); err == nil {
 		t.Error("a changed body is verified")
 	}
 }

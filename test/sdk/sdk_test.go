@@ -3,7 +3,6 @@
 package sdk
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -105,36 +104,35 @@ func run(t *testing.T, name string) map[string]any {
 	return decode(t, out)
 }
 
+// callback is one that came, with its raw bytes.
+type callback struct {
+	header http.Header
+	body   []byte
+}
+
 // receive starts a receiver of callbacks.
-func receive(t *testing.T) (url string, came <-chan *http.Request) {
+func receive(t *testing.T) (url string, came <-chan callback) {
 	t.Helper()
-	ch := make(chan *http.Request, 16)
+	ch := make(chan callback, 16)
 	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			t.Error(err)
 		}
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		ch <- r
+		ch <- callback{r.Header.Clone(), body}
 	}))
 	t.Cleanup(srv.Close)
 	return srv.URL + "/callbacks", ch
 }
 
-// next is the next callback, with its body to be read.
-func next(t *testing.T, came <-chan *http.Request) (*http.Request, []byte) {
+func next(t *testing.T, came <-chan callback) callback {
 	t.Helper()
 	select {
-	case r := <-came:
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		return r, body
+	case c := <-came:
+		return c
 	case <-time.After(time.Minute):
 		t.Fatal("no callback in a minute")
-		return nil, nil
+		return callback{}
 	}
 }
 
