@@ -74,6 +74,12 @@ func (t *Task) generation(host string) map[string]any {
 			m["failure_reason"] = "Content moderation failed"
 		}
 	}
+	if t.kind == "agents" && t.State == "failed" {
+		m["failure_code"] = "generation_failed"
+		if t.policy {
+			m["failure_code"] = "content_moderated"
+		}
+	}
 	switch {
 	case t.kind == "agents" && url == "":
 		m["output"] = []any{}

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -71,6 +72,9 @@ var (
 
 // policyMarks are the words by which failures by policy are told.
 var policyMarks = []string{"nsfw", "sensitive", "flagged", "(e005)"}
+
+// bracketed is Replicate's own code of a failure, in its text: "… (E005)".
+var bracketed = regexp.MustCompile(`\((E\d{3,4})\)`)
 
 // owners are the input names of the first and the last frame by model owner,
 // and whether sound is on by default there; the last row is for all others.
@@ -199,10 +203,14 @@ func report(p prediction) provider.Report {
 	case "succeeded":
 		return provider.Done(Name, p.ID, output(p.Output))
 	case "failed":
-		if provider.Policy(detail, policyMarks...) {
-			return policyRule.Fail(Name, p.ID, "failed", detail)
+		code := "failed"
+		if m := bracketed.FindStringSubmatch(detail); m != nil {
+			code = m[1]
 		}
-		return failRule.Fail(Name, p.ID, "failed", detail)
+		if provider.Policy(detail, policyMarks...) {
+			return policyRule.Fail(Name, p.ID, code, detail)
+		}
+		return failRule.Fail(Name, p.ID, code, detail)
 	case "canceled", "aborted": // aborted: its deadline passed before it began
 		return failRule.Fail(Name, p.ID, p.Status, p.Status)
 	}
