@@ -40,7 +40,7 @@ func Open(c Config) (Providers, error) {
 		return keys
 	}
 	if c.AtlasKey != "" {
-		p.add(atlascloud.Name, atlascloud.New(atlascloud.Config{BaseURL: c.AtlasURL, APIKey: c.AtlasKey, Client: client(), Now: time.Now, HMACSecret: []byte(c.AtlasHMAC)}))
+		p.add(atlascloud.Name, atlascloud.New(atlascloud.Config{BaseURL: c.AtlasURL, APIKey: c.AtlasKey, Client: client(), Now: time.Now, HMACSecret: []byte(c.AtlasHMAC), ServerErrorUnknown: c.AtlasUnknown}))
 	}
 	if c.KlingAccessKey != "" || c.KlingKey != "" {
 		p.add(kling.Name, kling.New(kling.Config{BaseURL: c.KlingURL, AccessKey: c.KlingAccessKey, SecretKey: c.KlingSecretKey, APIKey: c.KlingKey,
