@@ -108,9 +108,10 @@ func TestQueueIsFair(t *testing.T) {
 		return lying == 256
 	})
 	one := own("one", x.wait(t, x.account(t), 1, 0, 1))
-	if n, waits := x.position(t, one[0]); !waits || n > 40 {
-		t.Errorf("%d are ahead of the only job of an account, waits %v", n, waits)
-	}
+	eventually(t, "few are ahead of the only job of an account", func() bool {
+		n, waits := x.position(t, one[0])
+		return waits && n <= 40
+	})
 	heavy, light := x.account(t), x.account(t)
 	own("heavy", x.wait(t, heavy, 60, 0, 3))
 	own("light", x.wait(t, light, 60, 0, 1))
@@ -198,18 +199,8 @@ func TestExpectedTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := x.begin(t, v.GetId())
-		for _, fact := range []string{"accepted", "rendered", "archived"} {
-			x.observe(t, v.GetId(), a, fact)
-		}
+		x.finish(t, v.GetId(), "archived")
 	}
-	eventually(t, "all are stored", func() bool {
-		var n int
-		if err := x.pool.QueryRow(t.Context(), "select count(*) from job where state = 'succeeded'").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n == 3
-	})
 	if _, err := x.pool.Exec(t.Context(), "update attempt set created_at = ended_at - interval '60 seconds'"); err != nil {
 		t.Fatal(err)
 	}
