@@ -22,6 +22,7 @@ import (
 type opening struct {
 	*ledgerv1.OpenJobRequest
 	params, metadata []byte
+	turn             int64 // given with the first try, and kept
 }
 
 // opened is what became of it.
@@ -50,7 +51,8 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 		return nil, err
 	}
 	if res.replayed {
-		v, err := g.s.full(ctx, res.job)
+		own := *res.job // others with the same key read it too
+		v, err := g.s.full(ctx, &own)
 		return &ledgerv1.OpenJobResponse{Video: v, Replayed: true}, err
 	}
 	v, err := res.job.video(g.s.cfg.RetainVideos)
@@ -249,7 +251,10 @@ func (s *Service) accept(u *unit, c *openCall, j *record, cs claimed) error {
 	}
 	u.opened = append(u.opened, j)
 	c.resp = opened{job: j}
-	u.enqueue(j, s.turns.next(j.Provider, j.Account, c.req.GetPriority(), c.req.GetQueueWeight()))
+	if c.req.turn == 0 {
+		c.req.turn = s.turns.next(j.Provider, j.Account, c.req.GetPriority(), c.req.GetQueueWeight())
+	}
+	u.enqueue(j, c.req.turn)
 	return u.announce(c.ctx, j)
 }
 

@@ -51,7 +51,7 @@ func watchAll(t *testing.T, st *reelway.Stack, key, after string) func() frame {
 	}
 	next := func() frame {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var f frame
 		_, data, err := c.Read(ctx)
