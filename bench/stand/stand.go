@@ -149,7 +149,7 @@ func (s *Stand) Ledger(ctx context.Context, name string, relay bool) (*Book, err
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	for _, c := range svc.Components() {
-		if relay || c.Name == "ledger-opens" {
+		if relay || c.Name == "ledger-opens" || c.Name == "ledger-begins" {
 			wg.Go(func() { _ = c.Run(live) })
 		}
 	}

@@ -283,9 +283,11 @@ func (b *Bus) mend(ctx context.Context) {
 			mention(ctx, cfg.Name, err)
 		}
 	}
-	if _, err := b.js.KeyValue(ctx, StatusBucket); errors.Is(err, jetstream.ErrBucketNotFound) {
-		_, err = b.js.CreateKeyValue(ctx, statusBucket(b.replicas()))
-		mention(ctx, StatusBucket, err)
+	for _, cfg := range buckets(b.replicas()) {
+		if _, err := b.js.KeyValue(ctx, cfg.Bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
+			_, err = b.js.CreateKeyValue(ctx, cfg)
+			mention(ctx, cfg.Bucket, err)
+		}
 	}
 }
 

@@ -41,6 +41,9 @@ func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt
 	if a.GetState() == "intended" && wait > 0 {
 		return bus.After(min(wait, s.cfg.PollInterval), errors.New("an attempt is under way"))
 	}
+	if adapter, err = s.account(a.GetProvider(), a.GetKeyId()); err != nil {
+		return s.withoutKey(ctx, a, err)
+	}
 	seen := provider.Seen{JobID: a.GetJobId(), AttemptID: attempt, Provider: a.GetProvider(), Source: "lookup", At: s.d.Now()}
 	finder, ok := adapter.(provider.Finder)
 	if !ok {
@@ -85,6 +88,9 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	}
 	if a.GetProviderTaskId() == "" {
 		return s.lookFor(ctx, adapter, a.GetAttemptId())
+	}
+	if adapter, err = s.account(a.GetProvider(), a.GetKeyId()); err != nil {
+		return s.withoutKey(ctx, a, err)
 	}
 	if wait := g.closed(s.d.Now()); wait > 0 {
 		return bus.After(wait, errors.New("provider asked to wait"))

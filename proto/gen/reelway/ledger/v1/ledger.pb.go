@@ -680,9 +680,19 @@ func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
 
 // BeginAttemptRequest asks for the right to submit a job once.
 type BeginAttemptRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	Provider      string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	JobId    string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Provider string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The provider's keys that may take the task, the best first: the first with
+	// room gets it. None: no key is noted, and nothing is counted.
+	Keys []*KeyOffer `protobuf:"bytes,23,rep,name=keys,proto3" json:"keys,omitempty"`
+	// The most tasks at the provider at one time, uncertain ones included; 0: any
+	// number.
+	MaxRunning int32 `protobuf:"varint,24,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
+	// The same for single models, over all keys.
+	MaxRunningByModel map[string]int32 `protobuf:"bytes,25,rep,name=max_running_by_model,json=maxRunningByModel,proto3" json:"max_running_by_model,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Models whose jobs have to wait: their circuit is open.
+	ClosedModels  []string `protobuf:"bytes,26,rep,name=closed_models,json=closedModels,proto3" json:"closed_models,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -731,6 +741,106 @@ func (x *BeginAttemptRequest) GetProvider() string {
 	return ""
 }
 
+func (x *BeginAttemptRequest) GetKeys() []*KeyOffer {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *BeginAttemptRequest) GetMaxRunning() int32 {
+	if x != nil {
+		return x.MaxRunning
+	}
+	return 0
+}
+
+func (x *BeginAttemptRequest) GetMaxRunningByModel() map[string]int32 {
+	if x != nil {
+		return x.MaxRunningByModel
+	}
+	return nil
+}
+
+func (x *BeginAttemptRequest) GetClosedModels() []string {
+	if x != nil {
+		return x.ClosedModels
+	}
+	return nil
+}
+
+// KeyOffer is one key of a provider that may take a task, and what it allows.
+type KeyOffer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	KeyId string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// The most tasks of this key at one time; 0: any number.
+	MaxRunning        int32            `protobuf:"varint,2,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
+	MaxRunningByModel map[string]int32 `protobuf:"bytes,3,rep,name=max_running_by_model,json=maxRunningByModel,proto3" json:"max_running_by_model,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// What its tasks may cost in a UTC day, in millionths of the provider's
+	// currency; 0: anything. What was refused costs nothing.
+	DailyBudgetMicros int64 `protobuf:"varint,4,opt,name=daily_budget_micros,json=dailyBudgetMicros,proto3" json:"daily_budget_micros,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *KeyOffer) Reset() {
+	*x = KeyOffer{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyOffer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyOffer) ProtoMessage() {}
+
+func (x *KeyOffer) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyOffer.ProtoReflect.Descriptor instead.
+func (*KeyOffer) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *KeyOffer) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *KeyOffer) GetMaxRunning() int32 {
+	if x != nil {
+		return x.MaxRunning
+	}
+	return 0
+}
+
+func (x *KeyOffer) GetMaxRunningByModel() map[string]int32 {
+	if x != nil {
+		return x.MaxRunningByModel
+	}
+	return nil
+}
+
+func (x *KeyOffer) GetDailyBudgetMicros() int64 {
+	if x != nil {
+		return x.DailyBudgetMicros
+	}
+	return 0
+}
+
 // BeginAttemptResponse says what to do with the submit command.
 type BeginAttemptResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -747,14 +857,22 @@ type BeginAttemptResponse struct {
 	ProviderTaskId string `protobuf:"bytes,7,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
 	// The job that was granted or whose attempt is open. It may be another than
 	// the one asked for: the ledger grants in a fair order.
-	JobId         string `protobuf:"bytes,8,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	JobId string `protobuf:"bytes,8,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// The key that the attempt was granted for.
+	KeyId string `protobuf:"bytes,29,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// When not granted and no attempt is open: there is no room, or no key may
+	// take the job. It stays queued; ask again in retry_after_ms.
+	Full         bool  `protobuf:"varint,30,opt,name=full,proto3" json:"full,omitempty"`
+	RetryAfterMs int64 `protobuf:"varint,31,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	// What was full: provider, model, key, budget or closed.
+	FullReason    string `protobuf:"bytes,32,opt,name=full_reason,json=fullReason,proto3" json:"full_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BeginAttemptResponse) Reset() {
 	*x = BeginAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +884,7 @@ func (x *BeginAttemptResponse) String() string {
 func (*BeginAttemptResponse) ProtoMessage() {}
 
 func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +897,7 @@ func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginAttemptResponse.ProtoReflect.Descriptor instead.
 func (*BeginAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BeginAttemptResponse) GetGranted() bool {
@@ -838,6 +956,34 @@ func (x *BeginAttemptResponse) GetJobId() string {
 	return ""
 }
 
+func (x *BeginAttemptResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *BeginAttemptResponse) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *BeginAttemptResponse) GetRetryAfterMs() int64 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
+}
+
+func (x *BeginAttemptResponse) GetFullReason() string {
+	if x != nil {
+		return x.FullReason
+	}
+	return ""
+}
+
 // GetAttemptRequest reads what is needed to poll an attempt.
 type GetAttemptRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -848,7 +994,7 @@ type GetAttemptRequest struct {
 
 func (x *GetAttemptRequest) Reset() {
 	*x = GetAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +1006,7 @@ func (x *GetAttemptRequest) String() string {
 func (*GetAttemptRequest) ProtoMessage() {}
 
 func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +1019,7 @@ func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptRequest.ProtoReflect.Descriptor instead.
 func (*GetAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetAttemptRequest) GetAttemptId() string {
@@ -904,15 +1050,18 @@ type GetAttemptResponse struct {
 	// How long the provider takes for this model, in milliseconds from the
 	// submission to its verdict: the half and 95 of 100 take no longer. 0 while
 	// too few have ended.
-	TypicalMs     int64 `protobuf:"varint,12,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
-	SlowMs        int64 `protobuf:"varint,13,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	TypicalMs int64 `protobuf:"varint,12,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
+	SlowMs    int64 `protobuf:"varint,13,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	// The key of the provider's account that has the task: whatever is asked of
+	// the provider is asked with it. Empty when none was noted.
+	KeyId         string `protobuf:"bytes,34,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetAttemptResponse) Reset() {
 	*x = GetAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1073,7 @@ func (x *GetAttemptResponse) String() string {
 func (*GetAttemptResponse) ProtoMessage() {}
 
 func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1086,7 @@ func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptResponse.ProtoReflect.Descriptor instead.
 func (*GetAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetAttemptResponse) GetJobId() string {
@@ -1031,6 +1180,13 @@ func (x *GetAttemptResponse) GetSlowMs() int64 {
 	return 0
 }
 
+func (x *GetAttemptResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
 type GetBalanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AccountId     string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -1040,7 +1196,7 @@ type GetBalanceRequest struct {
 
 func (x *GetBalanceRequest) Reset() {
 	*x = GetBalanceRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1208,7 @@ func (x *GetBalanceRequest) String() string {
 func (*GetBalanceRequest) ProtoMessage() {}
 
 func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1221,7 @@ func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceRequest.ProtoReflect.Descriptor instead.
 func (*GetBalanceRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetBalanceRequest) GetAccountId() string {
@@ -1090,7 +1246,7 @@ type GetBalanceResponse struct {
 
 func (x *GetBalanceResponse) Reset() {
 	*x = GetBalanceResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1258,7 @@ func (x *GetBalanceResponse) String() string {
 func (*GetBalanceResponse) ProtoMessage() {}
 
 func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1271,7 @@ func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceResponse.ProtoReflect.Descriptor instead.
 func (*GetBalanceResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetBalanceResponse) GetAvailableMicros() int64 {
@@ -1166,7 +1322,7 @@ type TopUpRequest struct {
 
 func (x *TopUpRequest) Reset() {
 	*x = TopUpRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1334,7 @@ func (x *TopUpRequest) String() string {
 func (*TopUpRequest) ProtoMessage() {}
 
 func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1347,7 @@ func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpRequest.ProtoReflect.Descriptor instead.
 func (*TopUpRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TopUpRequest) GetAccountId() string {
@@ -1231,7 +1387,7 @@ type TopUpResponse struct {
 
 func (x *TopUpResponse) Reset() {
 	*x = TopUpResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1399,7 @@ func (x *TopUpResponse) String() string {
 func (*TopUpResponse) ProtoMessage() {}
 
 func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1412,7 @@ func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpResponse.ProtoReflect.Descriptor instead.
 func (*TopUpResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TopUpResponse) GetAvailableMicros() int64 {
@@ -1282,7 +1438,7 @@ type GrantRequest struct {
 
 func (x *GrantRequest) Reset() {
 	*x = GrantRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1450,7 @@ func (x *GrantRequest) String() string {
 func (*GrantRequest) ProtoMessage() {}
 
 func (x *GrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1463,7 @@ func (x *GrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
 func (*GrantRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GrantRequest) GetAccountId() string {
@@ -1355,7 +1511,7 @@ type GrantResponse struct {
 
 func (x *GrantResponse) Reset() {
 	*x = GrantResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1523,7 @@ func (x *GrantResponse) String() string {
 func (*GrantResponse) ProtoMessage() {}
 
 func (x *GrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1536,7 @@ func (x *GrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
 func (*GrantResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GrantResponse) GetAvailableMicros() int64 {
@@ -1419,7 +1575,7 @@ type Lot struct {
 
 func (x *Lot) Reset() {
 	*x = Lot{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1587,7 @@ func (x *Lot) String() string {
 func (*Lot) ProtoMessage() {}
 
 func (x *Lot) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1600,7 @@ func (x *Lot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lot.ProtoReflect.Descriptor instead.
 func (*Lot) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Lot) GetId() string {
@@ -1535,7 +1691,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1703,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1716,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListGrantsRequest) GetAccountId() string {
@@ -1594,7 +1750,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1762,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1775,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListGrantsResponse) GetLots() []*Lot {
@@ -1651,7 +1807,7 @@ type RefundRequest struct {
 
 func (x *RefundRequest) Reset() {
 	*x = RefundRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1819,7 @@ func (x *RefundRequest) String() string {
 func (*RefundRequest) ProtoMessage() {}
 
 func (x *RefundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1832,7 @@ func (x *RefundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
 func (*RefundRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RefundRequest) GetJobId() string {
@@ -1719,7 +1875,7 @@ type RefundResponse struct {
 
 func (x *RefundResponse) Reset() {
 	*x = RefundResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1887,7 @@ func (x *RefundResponse) String() string {
 func (*RefundResponse) ProtoMessage() {}
 
 func (x *RefundResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1900,7 @@ func (x *RefundResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundResponse.ProtoReflect.Descriptor instead.
 func (*RefundResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RefundResponse) GetAvailableMicros() int64 {
@@ -1782,7 +1938,7 @@ type AdjustRequest struct {
 
 func (x *AdjustRequest) Reset() {
 	*x = AdjustRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1950,7 @@ func (x *AdjustRequest) String() string {
 func (*AdjustRequest) ProtoMessage() {}
 
 func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1963,7 @@ func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustRequest.ProtoReflect.Descriptor instead.
 func (*AdjustRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdjustRequest) GetAccountId() string {
@@ -1847,7 +2003,7 @@ type AdjustResponse struct {
 
 func (x *AdjustResponse) Reset() {
 	*x = AdjustResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +2015,7 @@ func (x *AdjustResponse) String() string {
 func (*AdjustResponse) ProtoMessage() {}
 
 func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2028,7 @@ func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustResponse.ProtoReflect.Descriptor instead.
 func (*AdjustResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdjustResponse) GetAvailableMicros() int64 {
@@ -1896,7 +2052,7 @@ type WriteOffRequest struct {
 
 func (x *WriteOffRequest) Reset() {
 	*x = WriteOffRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +2064,7 @@ func (x *WriteOffRequest) String() string {
 func (*WriteOffRequest) ProtoMessage() {}
 
 func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2077,7 @@ func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffRequest.ProtoReflect.Descriptor instead.
 func (*WriteOffRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WriteOffRequest) GetJobId() string {
@@ -1963,7 +2119,7 @@ type WriteOffResponse struct {
 
 func (x *WriteOffResponse) Reset() {
 	*x = WriteOffResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2131,7 @@ func (x *WriteOffResponse) String() string {
 func (*WriteOffResponse) ProtoMessage() {}
 
 func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2144,7 @@ func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffResponse.ProtoReflect.Descriptor instead.
 func (*WriteOffResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WriteOffResponse) GetWrittenOffMicros() int64 {
@@ -2026,7 +2182,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2194,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2207,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Review) GetJobId() string {
@@ -2137,7 +2293,7 @@ type ListReviewsRequest struct {
 
 func (x *ListReviewsRequest) Reset() {
 	*x = ListReviewsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2305,7 @@ func (x *ListReviewsRequest) String() string {
 func (*ListReviewsRequest) ProtoMessage() {}
 
 func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2318,7 @@ func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsRequest.ProtoReflect.Descriptor instead.
 func (*ListReviewsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListReviewsRequest) GetAll() bool {
@@ -2196,7 +2352,7 @@ type ListReviewsResponse struct {
 
 func (x *ListReviewsResponse) Reset() {
 	*x = ListReviewsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2364,7 @@ func (x *ListReviewsResponse) String() string {
 func (*ListReviewsResponse) ProtoMessage() {}
 
 func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2377,7 @@ func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsResponse.ProtoReflect.Descriptor instead.
 func (*ListReviewsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListReviewsResponse) GetReviews() []*Review {
@@ -2251,7 +2407,7 @@ type SettleSuspenseRequest struct {
 
 func (x *SettleSuspenseRequest) Reset() {
 	*x = SettleSuspenseRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2419,7 @@ func (x *SettleSuspenseRequest) String() string {
 func (*SettleSuspenseRequest) ProtoMessage() {}
 
 func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2432,7 @@ func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseRequest.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SettleSuspenseRequest) GetJobId() string {
@@ -2309,7 +2465,7 @@ type SettleSuspenseResponse struct {
 
 func (x *SettleSuspenseResponse) Reset() {
 	*x = SettleSuspenseResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2477,7 @@ func (x *SettleSuspenseResponse) String() string {
 func (*SettleSuspenseResponse) ProtoMessage() {}
 
 func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2490,7 @@ func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseResponse.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SettleSuspenseResponse) GetReview() *Review {
@@ -2361,7 +2517,7 @@ type GetStatementRequest struct {
 
 func (x *GetStatementRequest) Reset() {
 	*x = GetStatementRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2529,7 @@ func (x *GetStatementRequest) String() string {
 func (*GetStatementRequest) ProtoMessage() {}
 
 func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2542,7 @@ func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementRequest.ProtoReflect.Descriptor instead.
 func (*GetStatementRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetStatementRequest) GetAccountId() string {
@@ -2440,7 +2596,7 @@ type Movement struct {
 
 func (x *Movement) Reset() {
 	*x = Movement{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2608,7 @@ func (x *Movement) String() string {
 func (*Movement) ProtoMessage() {}
 
 func (x *Movement) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2621,7 @@ func (x *Movement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Movement.ProtoReflect.Descriptor instead.
 func (*Movement) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Movement) GetId() int64 {
@@ -2560,7 +2716,7 @@ type GetStatementResponse struct {
 
 func (x *GetStatementResponse) Reset() {
 	*x = GetStatementResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2728,7 @@ func (x *GetStatementResponse) String() string {
 func (*GetStatementResponse) ProtoMessage() {}
 
 func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2741,7 @@ func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementResponse.ProtoReflect.Descriptor instead.
 func (*GetStatementResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetStatementResponse) GetAccountId() string {
@@ -2681,7 +2837,7 @@ type MarginRequest struct {
 
 func (x *MarginRequest) Reset() {
 	*x = MarginRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2849,7 @@ func (x *MarginRequest) String() string {
 func (*MarginRequest) ProtoMessage() {}
 
 func (x *MarginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2862,7 @@ func (x *MarginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRequest.ProtoReflect.Descriptor instead.
 func (*MarginRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MarginRequest) GetFromDay() string {
@@ -2752,7 +2908,7 @@ type ProviderCost struct {
 
 func (x *ProviderCost) Reset() {
 	*x = ProviderCost{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2920,7 @@ func (x *ProviderCost) String() string {
 func (*ProviderCost) ProtoMessage() {}
 
 func (x *ProviderCost) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2933,7 @@ func (x *ProviderCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderCost.ProtoReflect.Descriptor instead.
 func (*ProviderCost) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ProviderCost) GetCurrency() string {
@@ -2824,7 +2980,7 @@ type MarginRow struct {
 
 func (x *MarginRow) Reset() {
 	*x = MarginRow{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +2992,7 @@ func (x *MarginRow) String() string {
 func (*MarginRow) ProtoMessage() {}
 
 func (x *MarginRow) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3005,7 @@ func (x *MarginRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRow.ProtoReflect.Descriptor instead.
 func (*MarginRow) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MarginRow) GetDay() string {
@@ -2931,7 +3087,7 @@ type MarginResponse struct {
 
 func (x *MarginResponse) Reset() {
 	*x = MarginResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3099,7 @@ func (x *MarginResponse) String() string {
 func (*MarginResponse) ProtoMessage() {}
 
 func (x *MarginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3112,7 @@ func (x *MarginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginResponse.ProtoReflect.Descriptor instead.
 func (*MarginResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MarginResponse) GetRows() []*MarginRow {
@@ -2974,7 +3130,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3142,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3155,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
 }
 
 type VerifyResponse struct {
@@ -3015,7 +3171,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3183,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3196,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *VerifyResponse) GetViolations() []string {
@@ -3110,10 +3266,27 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\"\x13\n" +
-	"\x11DeleteJobResponse\"Z\n" +
+	"\x11DeleteJobResponse\"\x9a\x03\n" +
 	"\x13BeginAttemptRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12#\n" +
-	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\"\xa6\x02\n" +
+	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x129\n" +
+	"\x04keys\x18\x17 \x03(\v2\x1b.reelway.ledger.v1.KeyOfferB\b\xbaH\x05\x92\x01\x02\x10dR\x04keys\x12(\n" +
+	"\vmax_running\x18\x18 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\n" +
+	"maxRunning\x12n\n" +
+	"\x14max_running_by_model\x18\x19 \x03(\v2=.reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntryR\x11maxRunningByModel\x12#\n" +
+	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x1aD\n" +
+	"\x16MaxRunningByModelEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x02\n" +
+	"\bKeyOffer\x12 \n" +
+	"\x06key_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\x05keyId\x12(\n" +
+	"\vmax_running\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\n" +
+	"maxRunning\x12c\n" +
+	"\x14max_running_by_model\x18\x03 \x03(\v22.reelway.ledger.v1.KeyOffer.MaxRunningByModelEntryR\x11maxRunningByModel\x127\n" +
+	"\x13daily_budget_micros\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x11dailyBudgetMicros\x1aD\n" +
+	"\x16MaxRunningByModelEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x98\x03\n" +
 	"\x14BeginAttemptResponse\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x12\x1d\n" +
 	"\n" +
@@ -3124,10 +3297,15 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"account_id\x18\x05 \x01(\tR\taccountId\x12&\n" +
 	"\x0fopen_attempt_id\x18\x06 \x01(\tR\ropenAttemptId\x12(\n" +
 	"\x10provider_task_id\x18\a \x01(\tR\x0eproviderTaskId\x12\x15\n" +
-	"\x06job_id\x18\b \x01(\tR\x05jobId\";\n" +
+	"\x06job_id\x18\b \x01(\tR\x05jobId\x12\x15\n" +
+	"\x06key_id\x18\x1d \x01(\tR\x05keyId\x12\x12\n" +
+	"\x04full\x18\x1e \x01(\bR\x04full\x12$\n" +
+	"\x0eretry_after_ms\x18\x1f \x01(\x03R\fretryAfterMs\x12\x1f\n" +
+	"\vfull_reason\x18  \x01(\tR\n" +
+	"fullReason\";\n" +
 	"\x11GetAttemptRequest\x12&\n" +
 	"\n" +
-	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xb6\x03\n" +
+	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xcd\x03\n" +
 	"\x12GetAttemptResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -3145,7 +3323,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\tin_review\x18\v \x01(\bR\binReview\x12\x1d\n" +
 	"\n" +
 	"typical_ms\x18\f \x01(\x03R\ttypicalMs\x12\x17\n" +
-	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\";\n" +
+	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\x12\x15\n" +
+	"\x06key_id\x18\" \x01(\tR\x05keyId\";\n" +
 	"\x11GetBalanceRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\"\xf7\x01\n" +
@@ -3373,7 +3552,7 @@ func file_reelway_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(Outcome)(0),                   // 0: reelway.ledger.v1.Outcome
 	(*OpenJobRequest)(nil),         // 1: reelway.ledger.v1.OpenJobRequest
@@ -3387,115 +3566,121 @@ var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(*DeleteJobRequest)(nil),       // 9: reelway.ledger.v1.DeleteJobRequest
 	(*DeleteJobResponse)(nil),      // 10: reelway.ledger.v1.DeleteJobResponse
 	(*BeginAttemptRequest)(nil),    // 11: reelway.ledger.v1.BeginAttemptRequest
-	(*BeginAttemptResponse)(nil),   // 12: reelway.ledger.v1.BeginAttemptResponse
-	(*GetAttemptRequest)(nil),      // 13: reelway.ledger.v1.GetAttemptRequest
-	(*GetAttemptResponse)(nil),     // 14: reelway.ledger.v1.GetAttemptResponse
-	(*GetBalanceRequest)(nil),      // 15: reelway.ledger.v1.GetBalanceRequest
-	(*GetBalanceResponse)(nil),     // 16: reelway.ledger.v1.GetBalanceResponse
-	(*TopUpRequest)(nil),           // 17: reelway.ledger.v1.TopUpRequest
-	(*TopUpResponse)(nil),          // 18: reelway.ledger.v1.TopUpResponse
-	(*GrantRequest)(nil),           // 19: reelway.ledger.v1.GrantRequest
-	(*GrantResponse)(nil),          // 20: reelway.ledger.v1.GrantResponse
-	(*Lot)(nil),                    // 21: reelway.ledger.v1.Lot
-	(*ListGrantsRequest)(nil),      // 22: reelway.ledger.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),     // 23: reelway.ledger.v1.ListGrantsResponse
-	(*RefundRequest)(nil),          // 24: reelway.ledger.v1.RefundRequest
-	(*RefundResponse)(nil),         // 25: reelway.ledger.v1.RefundResponse
-	(*AdjustRequest)(nil),          // 26: reelway.ledger.v1.AdjustRequest
-	(*AdjustResponse)(nil),         // 27: reelway.ledger.v1.AdjustResponse
-	(*WriteOffRequest)(nil),        // 28: reelway.ledger.v1.WriteOffRequest
-	(*WriteOffResponse)(nil),       // 29: reelway.ledger.v1.WriteOffResponse
-	(*Review)(nil),                 // 30: reelway.ledger.v1.Review
-	(*ListReviewsRequest)(nil),     // 31: reelway.ledger.v1.ListReviewsRequest
-	(*ListReviewsResponse)(nil),    // 32: reelway.ledger.v1.ListReviewsResponse
-	(*SettleSuspenseRequest)(nil),  // 33: reelway.ledger.v1.SettleSuspenseRequest
-	(*SettleSuspenseResponse)(nil), // 34: reelway.ledger.v1.SettleSuspenseResponse
-	(*GetStatementRequest)(nil),    // 35: reelway.ledger.v1.GetStatementRequest
-	(*Movement)(nil),               // 36: reelway.ledger.v1.Movement
-	(*GetStatementResponse)(nil),   // 37: reelway.ledger.v1.GetStatementResponse
-	(*MarginRequest)(nil),          // 38: reelway.ledger.v1.MarginRequest
-	(*ProviderCost)(nil),           // 39: reelway.ledger.v1.ProviderCost
-	(*MarginRow)(nil),              // 40: reelway.ledger.v1.MarginRow
-	(*MarginResponse)(nil),         // 41: reelway.ledger.v1.MarginResponse
-	(*VerifyRequest)(nil),          // 42: reelway.ledger.v1.VerifyRequest
-	(*VerifyResponse)(nil),         // 43: reelway.ledger.v1.VerifyResponse
-	nil,                            // 44: reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	(*v1.VideoParams)(nil),         // 45: reelway.video.v1.VideoParams
-	(*v1.Video)(nil),               // 46: reelway.video.v1.Video
-	(v1.VideoState)(0),             // 47: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),  // 48: google.protobuf.Timestamp
+	(*KeyOffer)(nil),               // 12: reelway.ledger.v1.KeyOffer
+	(*BeginAttemptResponse)(nil),   // 13: reelway.ledger.v1.BeginAttemptResponse
+	(*GetAttemptRequest)(nil),      // 14: reelway.ledger.v1.GetAttemptRequest
+	(*GetAttemptResponse)(nil),     // 15: reelway.ledger.v1.GetAttemptResponse
+	(*GetBalanceRequest)(nil),      // 16: reelway.ledger.v1.GetBalanceRequest
+	(*GetBalanceResponse)(nil),     // 17: reelway.ledger.v1.GetBalanceResponse
+	(*TopUpRequest)(nil),           // 18: reelway.ledger.v1.TopUpRequest
+	(*TopUpResponse)(nil),          // 19: reelway.ledger.v1.TopUpResponse
+	(*GrantRequest)(nil),           // 20: reelway.ledger.v1.GrantRequest
+	(*GrantResponse)(nil),          // 21: reelway.ledger.v1.GrantResponse
+	(*Lot)(nil),                    // 22: reelway.ledger.v1.Lot
+	(*ListGrantsRequest)(nil),      // 23: reelway.ledger.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),     // 24: reelway.ledger.v1.ListGrantsResponse
+	(*RefundRequest)(nil),          // 25: reelway.ledger.v1.RefundRequest
+	(*RefundResponse)(nil),         // 26: reelway.ledger.v1.RefundResponse
+	(*AdjustRequest)(nil),          // 27: reelway.ledger.v1.AdjustRequest
+	(*AdjustResponse)(nil),         // 28: reelway.ledger.v1.AdjustResponse
+	(*WriteOffRequest)(nil),        // 29: reelway.ledger.v1.WriteOffRequest
+	(*WriteOffResponse)(nil),       // 30: reelway.ledger.v1.WriteOffResponse
+	(*Review)(nil),                 // 31: reelway.ledger.v1.Review
+	(*ListReviewsRequest)(nil),     // 32: reelway.ledger.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),    // 33: reelway.ledger.v1.ListReviewsResponse
+	(*SettleSuspenseRequest)(nil),  // 34: reelway.ledger.v1.SettleSuspenseRequest
+	(*SettleSuspenseResponse)(nil), // 35: reelway.ledger.v1.SettleSuspenseResponse
+	(*GetStatementRequest)(nil),    // 36: reelway.ledger.v1.GetStatementRequest
+	(*Movement)(nil),               // 37: reelway.ledger.v1.Movement
+	(*GetStatementResponse)(nil),   // 38: reelway.ledger.v1.GetStatementResponse
+	(*MarginRequest)(nil),          // 39: reelway.ledger.v1.MarginRequest
+	(*ProviderCost)(nil),           // 40: reelway.ledger.v1.ProviderCost
+	(*MarginRow)(nil),              // 41: reelway.ledger.v1.MarginRow
+	(*MarginResponse)(nil),         // 42: reelway.ledger.v1.MarginResponse
+	(*VerifyRequest)(nil),          // 43: reelway.ledger.v1.VerifyRequest
+	(*VerifyResponse)(nil),         // 44: reelway.ledger.v1.VerifyResponse
+	nil,                            // 45: reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	nil,                            // 46: reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	nil,                            // 47: reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	(*v1.VideoParams)(nil),         // 48: reelway.video.v1.VideoParams
+	(*v1.Video)(nil),               // 49: reelway.video.v1.Video
+	(v1.VideoState)(0),             // 50: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),  // 51: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
-	45, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
-	44, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	46, // 2: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	46, // 3: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	47, // 4: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	46, // 5: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	46, // 6: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	45, // 7: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	45, // 8: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	48, // 9: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	48, // 10: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	48, // 11: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 12: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 13: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
-	21, // 14: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	48, // 15: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
-	0,  // 16: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	48, // 17: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
-	30, // 18: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
-	0,  // 19: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
-	30, // 20: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	48, // 21: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	48, // 22: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	48, // 23: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
-	36, // 24: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	39, // 25: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
-	40, // 26: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	1,  // 27: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	3,  // 28: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	5,  // 29: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	7,  // 30: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	9,  // 31: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	11, // 32: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	13, // 33: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	15, // 34: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	17, // 35: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	19, // 36: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	22, // 37: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	24, // 38: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	26, // 39: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	28, // 40: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	31, // 41: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	33, // 42: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	35, // 43: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	38, // 44: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	42, // 45: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	2,  // 46: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	4,  // 47: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	6,  // 48: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	8,  // 49: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	10, // 50: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	12, // 51: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	14, // 52: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	16, // 53: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	18, // 54: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	20, // 55: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	23, // 56: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	25, // 57: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	27, // 58: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	29, // 59: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	32, // 60: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	34, // 61: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	37, // 62: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	41, // 63: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	43, // 64: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	46, // [46:65] is the sub-list for method output_type
-	27, // [27:46] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	48, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
+	45, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	49, // 2: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	49, // 3: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	50, // 4: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	49, // 5: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	49, // 6: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	12, // 7: reelway.ledger.v1.BeginAttemptRequest.keys:type_name -> reelway.ledger.v1.KeyOffer
+	46, // 8: reelway.ledger.v1.BeginAttemptRequest.max_running_by_model:type_name -> reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	47, // 9: reelway.ledger.v1.KeyOffer.max_running_by_model:type_name -> reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	48, // 10: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	48, // 11: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	51, // 12: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	51, // 13: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	51, // 14: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	51, // 15: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	51, // 16: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	22, // 17: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	51, // 18: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 19: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	51, // 20: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	31, // 21: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 22: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	31, // 23: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	51, // 24: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	51, // 25: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	51, // 26: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	37, // 27: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	40, // 28: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	41, // 29: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	1,  // 30: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	3,  // 31: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	5,  // 32: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	7,  // 33: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	9,  // 34: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	11, // 35: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	14, // 36: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	16, // 37: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	18, // 38: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	20, // 39: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	23, // 40: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	25, // 41: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	27, // 42: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	29, // 43: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	32, // 44: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	34, // 45: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	36, // 46: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	39, // 47: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	43, // 48: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	2,  // 49: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	4,  // 50: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	6,  // 51: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	8,  // 52: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	10, // 53: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	13, // 54: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	15, // 55: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	17, // 56: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	19, // 57: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	21, // 58: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	24, // 59: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	26, // 60: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	28, // 61: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	30, // 62: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	33, // 63: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	35, // 64: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	38, // 65: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	42, // 66: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	44, // 67: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	49, // [49:68] is the sub-list for method output_type
+	30, // [30:49] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
@@ -3509,7 +3694,7 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_ledger_proto_rawDesc), len(file_reelway_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
