@@ -95,6 +95,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		"owners of tasks":          {"attempt_by_task", taskOwnersSQL, []any{[]string{"kling", "atlascloud"}, some("task_")}, false},
 		"due messages":             {"outbox_pkey", dueSQL, []any{relayBatch}, false},
 		"sent messages":            {"outbox_pkey", sentSQL, []any{[]time.Time{time.Now(), time.Now()}, []int64{1, 2}}, false},
+		"tasks at a provider":      {"attempt_running", runningSQL, []any{"kling"}, true},
 		"sweep":                    {"job_live", sweepSQL, []any{time.Minute, time.Hour, sweepBatch}, true},
 		"list of an account":       {"job_by_account", listSQL(false, false), []any{"acct_7", job, "", "", 21}, false},
 		"list of a user":           {"job_by_user", listSQL(true, false), []any{"acct_7", "", "user_9", "", 21}, false},

@@ -66,7 +66,7 @@ func (d *dialect) deny(w http.ResponseWriter, k refusal, detail string) {
 func submits(status int, read func(r *http.Request) (*Task, *refused), show view) func(*Service, *dialect) http.HandlerFunc {
 	return func(s *Service, d *dialect) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			if !d.authorized(s, r) {
+			if !d.authorized(s, r) || s.off(r) {
 				d.deny(w, unauthorized, "the key is not valid")
 				return
 			}
@@ -76,7 +76,7 @@ func submits(status int, read func(r *http.Request) (*Task, *refused), show view
 				d.deny(w, no.kind, no.detail)
 				return
 			}
-			t.ID, t.Provider, t.d = taskID(d.name), d.name, d
+			t.ID, t.Provider, t.Key, t.d = taskID(d.name), d.name, credential(r), d
 			t.faults = words(t.Prompt)
 			if u, err := url.Parse(t.callback); err == nil && t.callback != "" {
 				t.JobID, t.Attempt = path.Base(u.Path), u.Query().Get("attempt")
@@ -142,7 +142,7 @@ func cancels(status int, show view, late func(s *Service, d *dialect, w http.Res
 // asked finds the task that a read is about and plays the faults of reads; ok
 // is false when it has answered already.
 func (s *Service) asked(d *dialect, w http.ResponseWriter, r *http.Request, find func(r *http.Request) string) (Task, bool) {
-	if !d.authorized(s, r) {
+	if !d.authorized(s, r) || s.off(r) {
 		d.deny(w, unauthorized, "the key is not valid")
 		return Task{}, false
 	}
@@ -151,7 +151,7 @@ func (s *Service) asked(d *dialect, w http.ResponseWriter, r *http.Request, find
 		key = find(r)
 	}
 	t, ok := s.find(key)
-	if !ok || t.Provider != d.name {
+	if !ok || t.Provider != d.name || t.Key != credential(r) {
 		d.deny(w, notFound, "no such task")
 		return Task{}, false
 	}
@@ -172,10 +172,7 @@ func (s *Service) asked(d *dialect, w http.ResponseWriter, r *http.Request, find
 
 // bearer is the check of a plain key in the Authorization header.
 func bearer(key func(Config) string) func(*Service, *http.Request) bool {
-	return func(s *Service, r *http.Request) bool {
-		k := key(s.cfg)
-		return k != "" && r.Header.Get("Authorization") == "Bearer "+k
-	}
+	return func(s *Service, r *http.Request) bool { return takes(key(s.cfg), r, "Bearer ") }
 }
 
 func anyKey(c Config) string { return c.Key }

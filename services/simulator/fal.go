@@ -23,7 +23,7 @@ func fal() *dialect {
 	return &dialect{
 		name: "fal", calls: []string{"succeeded", "failed", "canceled"}, policyLate: true,
 		authorized: func(s *Service, r *http.Request) bool {
-			return s.cfg.Key != "" && r.Header.Get("Authorization") == "Key "+s.cfg.Key
+			return takes(s.cfg.Key, r, "Key ")
 		},
 		refuse: func(k refusal, detail string) (int, any) {
 			status := map[refusal]int{unauthorized: 401, invalid: 422, notFound: 404, rateLimited: 429, broken: 503}[k]

@@ -57,15 +57,15 @@ func klingAnswer(code int, message string, data any) map[string]any {
 // generation takes.
 func klingAuth(s *Service, r *http.Request) bool {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if token == s.cfg.KlingAccess && token != "" {
+	if isKey(s.cfg.KlingAccess, token) {
 		return true
 	}
 	if !strings.HasPrefix(r.URL.Path, "/kling/v1/") {
 		return false
 	}
 	_, err := jwt.Parse(token, func(*jwt.Token) (any, error) { return []byte(s.cfg.KlingSecret), nil },
-		jwt.WithValidMethods([]string{"HS256"}), jwt.WithIssuer(s.cfg.KlingAccess), jwt.WithExpirationRequired())
-	return err == nil
+		jwt.WithValidMethods([]string{"HS256"}), jwt.WithIssuer(credential(r)), jwt.WithExpirationRequired())
+	return err == nil && isKey(s.cfg.KlingAccess, credential(r))
 }
 
 func klingRead(r *http.Request) (*Task, *refused) {

@@ -29,12 +29,12 @@ type Config struct {
 	Addr          string        `env:"REELWAY_SIMULATOR_ADDR" envDefault:"127.0.0.1:8090" desc:"address of the simulated providers"`
 	TimeScale     float64       `env:"REELWAY_SIMULATOR_TIME_SCALE" min:"0.001" envDefault:"1" desc:"how many times faster than life a render is"`
 	Render        time.Duration `env:"REELWAY_SIMULATOR_RENDER" min:"1ms" envDefault:"3s" desc:"time of a render at scale 1"`
-	AtlasKey      string        `env:"REELWAY_SIMULATOR_ATLASCLOUD_KEY" envDefault:"simulated-atlas-key" desc:"API key that the simulated Atlas Cloud takes"`
-	KlingAccess   string        `env:"REELWAY_SIMULATOR_KLING_ACCESS_KEY" envDefault:"simulated-kling-access" desc:"access key that the simulated Kling takes"`
+	AtlasKey      string        `env:"REELWAY_SIMULATOR_ATLASCLOUD_KEY" envDefault:"simulated-atlas-key" desc:"API key that the simulated Atlas Cloud takes; several, each an account of its own, are separated by commas"`
+	KlingAccess   string        `env:"REELWAY_SIMULATOR_KLING_ACCESS_KEY" envDefault:"simulated-kling-access" desc:"access key that the simulated Kling takes; several, each an account of its own, are separated by commas"`
 	KlingSecret   string        `env:"REELWAY_SIMULATOR_KLING_SECRET_KEY" envDefault:"simulated-kling-secret-of-32-bytes" desc:"secret key that the simulated Kling takes"`
 	WebhookSecret string        `env:"REELWAY_SIMULATOR_KLING_WEBHOOK_SECRET" envDefault:"whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5" desc:"secret with which the simulated Kling, Replicate and OpenAI sign their callbacks; empty for none"`
 	Dir           string        `env:"REELWAY_SIMULATOR_DIR" desc:"where accepted tasks are kept over a restart; in memory alone when empty, in the data directory in the all-in-one"`
-	Key           string        `env:"REELWAY_SIMULATOR_KEY" envDefault:"simulated-key" desc:"API key that every other simulated provider takes"`
+	Key           string        `env:"REELWAY_SIMULATOR_KEY" envDefault:"simulated-key" desc:"API key that every other simulated provider takes; several, each an account of its own, are separated by commas"`
 }
 
 // Deps are the simulator's neighbours.
@@ -47,6 +47,7 @@ type Deps struct {
 type Task struct {
 	ID         string    `json:"id"`
 	Provider   string    `json:"provider"`
+	Key        string    `json:"key"` // that submitted it
 	ExternalID string    `json:"external_id"`
 	JobID      string    `json:"job_id"`
 	Attempt    string    `json:"attempt"`
@@ -78,12 +79,13 @@ type Service struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 
-	mu     sync.Mutex
-	tasks  map[string]*Task
-	order  []*Task
-	byExt  map[string]*Task
-	faults map[string]map[string]int // provider → fault → calls left
-	media  map[string][]byte         // by size and length
+	mu      sync.Mutex
+	tasks   map[string]*Task
+	order   []*Task
+	byExt   map[string]*Task
+	faults  map[string]map[string]int // provider → fault → calls left
+	refused map[string]bool           // keys that were switched off
+	media   map[string][]byte         // by size and length
 
 	journal *journal // nil: in memory alone
 }
@@ -99,7 +101,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	// Derived, not random: webhooks outlive a restart of the simulator.
 	seed := sha256.Sum256([]byte("reelway simulator " + cfg.AtlasKey))
 	s := &Service{cfg: cfg, client: d.Client, log: d.Logger, key: ed25519.NewKeyFromSeed(seed[:]), tasks: map[string]*Task{},
-		byExt: map[string]*Task{}, faults: map[string]map[string]int{}, media: map[string][]byte{}, rsaKey: sync.OnceValue(makeRSAKey)}
+		byExt: map[string]*Task{}, faults: map[string]map[string]int{}, refused: map[string]bool{}, media: map[string][]byte{}, rsaKey: sync.OnceValue(makeRSAKey)}
 	if cfg.WebhookSecret != "" {
 		var err error
 		if s.hookKey, err = webhooksig.StandardKey(cfg.WebhookSecret); err != nil {
@@ -150,6 +152,7 @@ func (s *Service) Handler() http.Handler {
 	mux.HandleFunc("GET /admin/tasks", s.adminTasks)
 	mux.HandleFunc("POST /admin/tasks/{id}", s.adminMove)
 	mux.HandleFunc("POST /admin/faults", s.adminFaults)
+	mux.HandleFunc("POST /admin/keys", s.adminKeys)
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	return mux
 }

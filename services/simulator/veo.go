@@ -41,7 +41,7 @@ func veo() *dialect {
 }
 
 func googleKey(s *Service, r *http.Request) bool {
-	return s.cfg.Key != "" && r.Header.Get("X-Goog-Api-Key") == s.cfg.Key
+	return isKey(s.cfg.Key, r.Header.Get("X-Goog-Api-Key"))
 }
 
 func veoRead(r *http.Request) (*Task, *refused) {
