@@ -219,6 +219,19 @@ func (b *Bus) PublishObservation(ctx context.Context, o *eventv1.Observation) er
 	return b.Publish(ctx, m)
 }
 
+// Backlog is how many submit commands no dispatcher is done with, by subject.
+func (b *Bus) Backlog(ctx context.Context) (map[string]uint64, error) {
+	s, err := b.js.Stream(ctx, StreamJobs)
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", StreamJobs, err)
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter("jobs.submit.*"))
+	if err != nil {
+		return nil, fmt.Errorf("count messages of %s: %w", StreamJobs, err)
+	}
+	return info.State.Subjects, nil
+}
+
 func scheduleSubject(provider, attemptID string) string {
 	return "watchdog.schedule." + token(provider) + "." + token(attemptID)
 }

@@ -92,7 +92,7 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 	case b.GetOpenAttemptId() == "":
 		return nil, nil // canceled, done by another, or not due: the ledger will say
 	}
-	return nil, s.lookFor(ctx, s.d.Providers[d.name], b.GetOpenAttemptId())
+	return nil, s.lookFor(ctx, b.GetOpenAttemptId())
 }
 
 // send submits a granted attempt, once, within call's time.

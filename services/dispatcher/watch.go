@@ -27,7 +27,7 @@ const absenceMargin = 5 * time.Second
 // lookFor settles an attempt whose submission has no known outcome. It never
 // submits: only a provider's proof that the task does not exist frees the job
 // for another attempt.
-func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt string) error {
+func (s *Service) lookFor(ctx context.Context, attempt string) error {
 	a, err := s.d.Jobs.GetAttempt(ctx, &ledgerv1.GetAttemptRequest{AttemptId: attempt})
 	if err != nil {
 		return fmt.Errorf("read attempt: %w", err)
@@ -41,7 +41,8 @@ func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt
 	if a.GetState() == "intended" && wait > 0 {
 		return bus.After(min(wait, s.cfg.PollInterval), errors.New("an attempt is under way"))
 	}
-	if adapter, err = s.account(a.GetProvider(), a.GetKeyId()); err != nil {
+	adapter, err := s.account(a.GetProvider(), a.GetKeyId())
+	if err != nil {
 		return s.withoutKey(ctx, a, err)
 	}
 	seen := provider.Seen{JobID: a.GetJobId(), AttemptID: attempt, Provider: a.GetProvider(), Source: "lookup", At: s.d.Now()}
@@ -87,7 +88,7 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return nil
 	}
 	if a.GetProviderTaskId() == "" {
-		return s.lookFor(ctx, adapter, a.GetAttemptId())
+		return s.lookFor(ctx, a.GetAttemptId())
 	}
 	if adapter, err = s.account(a.GetProvider(), a.GetKeyId()); err != nil {
 		return s.withoutKey(ctx, a, err)

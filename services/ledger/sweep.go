@@ -3,8 +3,11 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -62,7 +65,15 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 		if err := loadAttempts(ctx, u.tx, silent); err != nil {
 			return err
 		}
+		commanded, err := s.commanded(ctx, u, jobs)
+		if err != nil {
+			return err
+		}
 		for _, j := range jobs {
+			if j.State == job.Queued && commanded[j.Provider] && !s.waitedTooLong(u, j) && !s.again(u.now.Sub(j.CreatedAt)) {
+				u.change(j)
+				continue
+			}
 			if err := s.revive(ctx, u, j); err != nil {
 				return err
 			}
@@ -71,6 +82,41 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// commanded are the providers for whose waiting jobs the bus holds as many
+// commands already: their dispatchers are busy, and nothing was lost. One more
+// for each job and sweep would pile up without end.
+func (s *Service) commanded(ctx context.Context, u *unit, jobs []*record) (map[string]bool, error) {
+	out := map[string]bool{}
+	if !slices.ContainsFunc(jobs, func(j *record) bool { return j.State == job.Queued }) {
+		return out, nil
+	}
+	backlog, err := s.bus.Backlog(ctx)
+	if err != nil {
+		s.log.WarnContext(ctx, "backlog not read", "error", err.Error())
+		return out, nil
+	}
+	rows, err := u.tx.Query(ctx, "select provider, count(*) from job where completed_at is null and state in ('queued', 'submitting') group by provider")
+	if err != nil {
+		return nil, fmt.Errorf("count waiting jobs: %w", err)
+	}
+	var provider string
+	var waiting uint64
+	if _, err := pgx.ForEachRow(rows, []any{&provider, &waiting}, func() error {
+		out[provider] = backlog[bus.SubmitSubject(provider)] >= waiting
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("count waiting jobs: %w", err)
+	}
+	return out, nil
+}
+
+// again reports whether a waiting job is commanded once more though the bus
+// holds enough: they may be of other jobs. The longer it has waited the rarer it
+// is, so that even a day of waiting makes few.
+func (s *Service) again(age time.Duration) bool {
+	return rand.Float64()*float64(age) < 4*float64(s.cfg.SweepAfter)
 }
 
 func (s *Service) waitedTooLong(u *unit, j *record) bool {

@@ -183,14 +183,14 @@ func (s *sending) dispatcher(environ ...string) {
 	s.run([]run.Component{providers.Component(log)})
 }
 
-// open opens n jobs of a model.
-func (s *sending) open(n int, model string) {
+// open opens n jobs.
+func (s *sending) open(n int) {
 	s.t.Helper()
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
 			_, err := s.jobs.OpenJob(s.live, &ledgerv1.OpenJobRequest{AccountId: s.acct, Provider: "kling", QuoteMicros: 1000, CostMicros: 1_000_000, CostCurrency: "USD",
-				RequestHash: make([]byte, 32), Params: &videov1.VideoParams{Model: model, Prompt: "a lighthouse", DurationSeconds: 5, Resolution: "720p", AspectRatio: "16:9", Width: 1280, Height: 720}})
+				RequestHash: make([]byte, 32), Params: &videov1.VideoParams{Model: sendingModel, Prompt: "a lighthouse", DurationSeconds: 5, Resolution: "720p", AspectRatio: "16:9", Width: 1280, Height: 720}})
 			if err != nil {
 				s.t.Error(err)
 			}
@@ -302,7 +302,7 @@ func TestReplicasShareTheRoomOfAProvider(t *testing.T) {
 			}
 		}
 	})
-	s.open(12, sendingModel)
+	s.open(12)
 	s.until("all rendered", func() bool { return s.number(rendered) == 12 })
 	close(watch)
 	watching.Wait()
@@ -320,7 +320,7 @@ func TestReplicasShareARate(t *testing.T) {
 	s := newSending(t, time.Minute, "rate: 10\nkeys: [{name: a, key: one}]\n")
 	s.dispatcher()
 	s.dispatcher()
-	s.open(40, sendingModel)
+	s.open(40)
 	s.until("all accepted", func() bool { return len(s.tasks()) == 40 })
 	ts := s.tasks()
 	// A second's worth may come at once, and the rest by tens: never faster,
@@ -337,7 +337,7 @@ func TestAProviderThatIsTooBusyIsSentLess(t *testing.T) {
 	s.admin(http.MethodPost, "/admin/faults", map[string]any{"provider": "kling", "fault": "rate_limit", "count": 3}, nil)
 	s.dispatcher()
 	s.dispatcher()
-	s.open(10, sendingModel)
+	s.open(10)
 	var slowest float64
 	s.until("all accepted", func() bool {
 		for _, m := range s.kling().GetModels() {
@@ -368,7 +368,7 @@ func TestACircuitOpensAndCloses(t *testing.T) {
 	s.admin(http.MethodPost, "/admin/faults", map[string]any{"provider": "kling", "fault": "error500", "count": 1 << 20}, nil)
 	s.dispatcher("REELWAY_BREAKER_FAILURES=3", "REELWAY_BREAKER_COOLDOWN=1s", "REELWAY_PROVIDER_CONCURRENCY=4")
 	s.dispatcher("REELWAY_BREAKER_FAILURES=3", "REELWAY_BREAKER_COOLDOWN=1s", "REELWAY_PROVIDER_CONCURRENCY=4")
-	s.open(30, sendingModel)
+	s.open(30)
 	state := func(words ...string) func() bool {
 		return func() bool {
 			return slices.ContainsFunc(s.kling().GetModels(), func(m *ledgerv1.ProviderModel) bool {
@@ -395,12 +395,12 @@ func TestKeysAreRotatedUnderLoad(t *testing.T) {
 	s := newSending(t, 2*time.Second, "keys: [{name: main, version: 1, key: one}]\n")
 	s.dispatcher()
 	s.dispatcher()
-	s.open(10, sendingModel)
+	s.open(10)
 	s.until("the old key took some", func() bool { return len(s.tasks()) >= 5 })
 	s.writeKeys("keys: [{name: main, version: 1, key: one, retiring: true}, {name: main, version: 2, key: two}]\n")
 	s.until("both replicas read the new keys", func() bool { return s.logs.count("keys read anew") == 2 })
 	s.until("the old key has the first", func() bool { return len(s.tasks()) == 10 })
-	s.open(10, sendingModel)
+	s.open(10)
 	s.until("all rendered", func() bool { return s.number(rendered) == 20 })
 	byKey := map[string]int{}
 	for i, x := range s.tasks() {
@@ -415,7 +415,7 @@ func TestKeysAreRotatedUnderLoad(t *testing.T) {
 	// A file with a fault changes nothing.
 	s.writeKeys("keys: [{name: main, version: 2, key: two, colour: red}]\n")
 	s.until("the fault is told", func() bool { return s.logs.count("keys file has a fault") == 2 })
-	s.open(1, sendingModel)
+	s.open(1)
 	s.until("the last keys still work", func() bool { return len(s.tasks()) == 21 })
 }
 
@@ -427,7 +427,7 @@ func TestARefusedKeyIsBenched(t *testing.T) {
 	s.admin(http.MethodPost, "/admin/keys", map[string]any{"key": "one", "off": true}, nil)
 	s.dispatcher("REELWAY_PROVIDER_CONCURRENCY=4")
 	s.dispatcher("REELWAY_PROVIDER_CONCURRENCY=4")
-	s.open(20, sendingModel)
+	s.open(20)
 	s.until("all accepted", func() bool { return len(s.tasks()) == 20 })
 	for _, x := range s.tasks() {
 		if x.Key != "two" {
@@ -454,7 +454,7 @@ func TestANewKeyEndsTheWait(t *testing.T) {
 	s := newSending(t, time.Minute, "keys: [{name: a, key: one}]\n")
 	s.admin(http.MethodPost, "/admin/keys", map[string]any{"key": "one", "off": true}, nil)
 	s.dispatcher("REELWAY_PROVIDER_CONCURRENCY=2", "REELWAY_BREAKER_COOLDOWN=500ms")
-	s.open(6, sendingModel)
+	s.open(6)
 	s.until("the circuit opened", func() bool { return s.logs.count("circuit opened") > 0 })
 	before := s.number(attempts)
 	s.writeKeys("keys: [{name: a, version: 2, key: three}]\n")
@@ -469,7 +469,7 @@ func TestABudgetOfAKey(t *testing.T) {
 	t.Parallel()
 	s := newSending(t, time.Minute, "keys: [{name: a, key: one, weight: 1000, daily_budget: 2.5}, {name: b, key: two}]\n")
 	s.dispatcher()
-	s.open(12, sendingModel)
+	s.open(12)
 	s.until("all accepted", func() bool { return len(s.tasks()) == 12 })
 	byKey := map[string]int{}
 	for _, x := range s.tasks() {

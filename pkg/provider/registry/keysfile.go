@@ -104,7 +104,7 @@ func readKeys(name string) (keysFile, error) {
 	if err := d.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
 		return f, errors.New("is not a YAML file of keys; see docs/dispatcher.md") // yaml's own words may quote a secret
 	}
-	errs := []error{f.Limits.check(""), checkModels(f.Models)}
+	errs := []error{f.check(""), checkModels(f.Models)}
 	seen := map[string]bool{}
 	for i := range f.Keys {
 		s := &f.Keys[i]
