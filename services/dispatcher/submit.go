@@ -138,8 +138,8 @@ func (s *Service) send(ctx, call context.Context, d *desk, p *pass, m *eventv1.S
 	case errors.As(err, &refusal):
 		f := refusal.Fault
 		s.m.submitted(ctx, d.name, string(f.Code), took)
-		s.d.Logger.WarnContext(ctx, "submit refused", "job_id", job, "provider", d.name, "key_id", key.ID, "code", f.Code, "provider_code", f.ProviderCode, "retry", f.Retryable)
-		return s.publish(ctx, s.refusal(ctx, d, key.ID, model, probe, took, seen, f))
+		s.d.Logger.WarnContext(ctx, "submit refused", "job_id", job, "provider", d.name, "key_id", key.ID, "code", f.Code, "provider_code", f.ProviderCode, "cause", refusal.Cause, "retry", f.Retryable)
+		return s.publish(ctx, s.refusal(ctx, d, key.ID, model, probe, took, seen, refusal))
 	}
 	s.m.submitted(ctx, d.name, "unknown", took)
 	d.traffic.Outcome(ctx, d.name, model, probe, took, "no answer")
@@ -156,14 +156,15 @@ func (s *Service) send(ctx, call context.Context, d *desk, p *pass, m *eventv1.S
 
 // refusal draws the conclusions from a refused submit: for the rate, the key and
 // the circuit, and for the job.
-func (s *Service) refusal(ctx context.Context, d *desk, key, model string, probe bool, took time.Duration, seen provider.Seen, f *fault.Error) *eventv1.Observation {
+func (s *Service) refusal(ctx context.Context, d *desk, key, model string, probe bool, took time.Duration, seen provider.Seen, r *provider.RefusedError) *eventv1.Observation {
+	f := r.Fault
 	o := refused(seen, f)
 	switch {
 	case f.Code == fault.RateLimited:
 		d.slow(ctx, key, model, f.RetryAfter)
 		s.gates[d.name].pause(s.d.Now().Add(max(f.RetryAfter, time.Second))) // polls wait as well
 		d.traffic.Outcome(ctx, d.name, model, probe, took, "")
-	case f.Code == fault.ProviderUnavailable && !f.Retryable:
+	case r.Cause != "" && f.Code == fault.ProviderUnavailable && !f.Retryable:
 		// Our account there is refused, not the job: it may go with another key,
 		// or when an operator has seen to it.
 		d.traffic.Bench(ctx, d.name, key, f.Message)

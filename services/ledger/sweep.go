@@ -3,11 +3,8 @@ package ledger
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -42,12 +39,14 @@ const (
 	sweepBatch = 500
 	sweepSQL   = "select now(), " + columns + ` from job where completed_at is null and submit_after < now() - $1::interval
 			and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
+			and (state <> 'queued' or turn is null or created_at < now() - $4::interval or not exists (
+				select from queue q where q.provider = job.provider and q.turn = job.turn and q.job_id = job.id)) -- it waits for its turn
 		order by swept_at limit $3 for update skip locked`
 )
 
 func (s *Service) sweepOnce(ctx context.Context) error {
 	return s.write(ctx, func(ctx context.Context, u *unit) error {
-		rows, err := u.tx.Query(ctx, sweepSQL, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch)
+		rows, err := u.tx.Query(ctx, sweepSQL, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch, s.cfg.QueueLife)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}
@@ -65,16 +64,12 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 		if err := loadAttempts(ctx, u.tx, silent); err != nil {
 			return err
 		}
-		commanded, err := s.commanded(ctx, u, jobs)
+		lying, err := s.bus.Commands(ctx)
 		if err != nil {
 			return err
 		}
 		for _, j := range jobs {
-			if j.State == job.Queued && commanded[j.Provider] && !s.waitedTooLong(u, j) && !s.again(u.now.Sub(j.CreatedAt)) {
-				u.change(j)
-				continue
-			}
-			if err := s.revive(ctx, u, j); err != nil {
+			if err := s.revive(ctx, u, j, lying[j.Provider] < window); err != nil {
 				return err
 			}
 			u.change(j) // which marks it swept
@@ -84,47 +79,14 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 	})
 }
 
-// commanded are the providers for whose waiting jobs the bus holds as many
-// commands already: their dispatchers are busy, and nothing was lost. One more
-// for each job and sweep would pile up without end.
-func (s *Service) commanded(ctx context.Context, u *unit, jobs []*record) (map[string]bool, error) {
-	out := map[string]bool{}
-	if !slices.ContainsFunc(jobs, func(j *record) bool { return j.State == job.Queued }) {
-		return out, nil
-	}
-	backlog, err := s.bus.Backlog(ctx)
-	if err != nil {
-		s.log.WarnContext(ctx, "backlog not read", "error", err.Error())
-		return out, nil
-	}
-	rows, err := u.tx.Query(ctx, "select provider, count(*) from job where completed_at is null and state in ('queued', 'submitting') group by provider")
-	if err != nil {
-		return nil, fmt.Errorf("count waiting jobs: %w", err)
-	}
-	var provider string
-	var waiting uint64
-	if _, err := pgx.ForEachRow(rows, []any{&provider, &waiting}, func() error {
-		out[provider] = backlog[bus.SubmitSubject(provider)] >= waiting
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("count waiting jobs: %w", err)
-	}
-	return out, nil
-}
-
-// again reports whether a waiting job is commanded once more though the bus
-// holds enough: they may be of other jobs. The longer it has waited the rarer it
-// is, so that even a day of waiting makes few.
-func (s *Service) again(age time.Duration) bool {
-	return rand.Float64()*float64(age) < 4*float64(s.cfg.SweepAfter)
-}
-
 func (s *Service) waitedTooLong(u *unit, j *record) bool {
 	return j.State == job.Queued && u.now.Sub(j.CreatedAt) > s.cfg.QueueLife
 }
 
-// revive publishes again what a silent job waits for.
-func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
+// revive publishes again what a silent job waits for; a command only where there
+// is room: a full row of commands is not lost, and more of them would only be in
+// its way.
+func (s *Service) revive(ctx context.Context, u *unit, j *record, room bool) error {
 	// What follows belongs to the job's own trace.
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": j.Traceparent})
 	unique := fmt.Sprintf("%s-sweep-%d", j.ID, u.now.UnixMilli())
@@ -154,6 +116,7 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
 			return err
 		}
 		u.tell(ctx, m, 0)
+	case (j.State == job.Queued || j.State == job.Submitting) && !room:
 	case j.State == job.Queued, j.State == job.Submitting:
 		return u.command(ctx, j, unique, 0)
 	case j.State == job.Running:

@@ -197,7 +197,7 @@ func TestBudgetsAndCeilingsByTheFrontDoors(t *testing.T) {
 		_ = resp.Body.Close()
 		return resp.StatusCode, resp.Header
 	}
-	withinASecond(t, "the ceiling holds", func() bool {
+	soon(t, "the ceiling holds", func() bool {
 		_, h := get()
 		return h.Get("X-Ratelimit-Limit-Requests") == "5"
 	})

@@ -289,7 +289,7 @@ func TestReplicasShareTheRoomOfAProvider(t *testing.T) {
 			for _, x := range s.tasks() {
 				if x.State == "queued" || x.State == "running" {
 					running++
-					if x.Key == "one" {
+					if x.Key == simulator.Fingerprint("one") {
 						ofA++
 					}
 				}
@@ -405,11 +405,11 @@ func TestKeysAreRotatedUnderLoad(t *testing.T) {
 	byKey := map[string]int{}
 	for i, x := range s.tasks() {
 		byKey[x.Key]++
-		if i >= 10 && x.Key != "two" {
+		if i >= 10 && x.Key != simulator.Fingerprint("two") {
 			t.Errorf("task %d went with key %q", i, x.Key)
 		}
 	}
-	if n := s.number(attempts); n != 20 || byKey["one"] < 5 || byKey["one"]+byKey["two"] != 20 {
+	if n := s.number(attempts); n != 20 || byKey[simulator.Fingerprint("one")] < 5 || byKey[simulator.Fingerprint("one")]+byKey[simulator.Fingerprint("two")] != 20 {
 		t.Errorf("%d attempts, tasks by key %v", n, byKey)
 	}
 	// A file with a fault changes nothing.
@@ -424,13 +424,13 @@ func TestKeysAreRotatedUnderLoad(t *testing.T) {
 func TestARefusedKeyIsBenched(t *testing.T) {
 	t.Parallel()
 	s := newSending(t, time.Minute, "keys: [{name: a, key: one, weight: 1000}, {name: b, key: two}]\n")
-	s.admin(http.MethodPost, "/admin/keys", map[string]any{"key": "one", "off": true}, nil)
+	s.admin(http.MethodPost, "/admin/keys", map[string]any{"provider": "kling", "accept": []string{simulator.Fingerprint("two"), simulator.Fingerprint("three")}}, nil)
 	s.dispatcher("REELWAY_PROVIDER_CONCURRENCY=4")
 	s.dispatcher("REELWAY_PROVIDER_CONCURRENCY=4")
 	s.open(20)
 	s.until("all accepted", func() bool { return len(s.tasks()) == 20 })
 	for _, x := range s.tasks() {
-		if x.Key != "two" {
+		if x.Key != simulator.Fingerprint("two") {
 			t.Errorf("a task went with key %q", x.Key)
 		}
 	}
@@ -452,7 +452,7 @@ func TestARefusedKeyIsBenched(t *testing.T) {
 func TestANewKeyEndsTheWait(t *testing.T) {
 	t.Parallel()
 	s := newSending(t, time.Minute, "keys: [{name: a, key: one}]\n")
-	s.admin(http.MethodPost, "/admin/keys", map[string]any{"key": "one", "off": true}, nil)
+	s.admin(http.MethodPost, "/admin/keys", map[string]any{"provider": "kling", "accept": []string{simulator.Fingerprint("two"), simulator.Fingerprint("three")}}, nil)
 	s.dispatcher("REELWAY_PROVIDER_CONCURRENCY=2", "REELWAY_BREAKER_COOLDOWN=500ms")
 	s.open(6)
 	s.until("the circuit opened", func() bool { return s.logs.count("circuit opened") > 0 })
@@ -475,7 +475,7 @@ func TestABudgetOfAKey(t *testing.T) {
 	for _, x := range s.tasks() {
 		byKey[x.Key]++
 	}
-	if byKey["one"] > 2 || byKey["one"]+byKey["two"] != 12 {
+	if byKey[simulator.Fingerprint("one")] > 2 || byKey[simulator.Fingerprint("one")]+byKey[simulator.Fingerprint("two")] != 12 {
 		t.Errorf("tasks by key %v, want at most 2 of 1.00 in 2.50", byKey)
 	}
 	if text := fmt.Sprint(s.kling().GetKeys()); !strings.Contains(text, "daily_budget_micros:2500000") {

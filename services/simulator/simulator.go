@@ -47,7 +47,6 @@ type Deps struct {
 type Task struct {
 	ID         string    `json:"id"`
 	Provider   string    `json:"provider"`
-	Key        string    `json:"key"` // that submitted it
 	ExternalID string    `json:"external_id"`
 	JobID      string    `json:"job_id"`
 	Attempt    string    `json:"attempt"`
@@ -55,6 +54,7 @@ type Task struct {
 	Created    time.Time `json:"created"`
 	State      string    `json:"state"` // queued, running, succeeded, failed, canceled
 	Charged    bool      `json:"charged"`
+	Key        string    `json:"key"` // fingerprint of the key that submitted it
 
 	d             *dialect
 	kind          string // which of a provider's APIs it was submitted to
@@ -64,7 +64,9 @@ type Task struct {
 	size          int64
 	faults        map[string]int
 	callback      string
+	events        []string // that the callback is wanted for; all when empty
 	policy        bool
+	metadata      map[string]any // travels back in the callback
 }
 
 // Service is the simulator. It is safe for concurrent use.
@@ -79,13 +81,14 @@ type Service struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 
-	mu      sync.Mutex
-	tasks   map[string]*Task
-	order   []*Task
-	byExt   map[string]*Task
-	faults  map[string]map[string]int // provider → fault → calls left
-	refused map[string]bool           // keys that were switched off
-	media   map[string][]byte         // by size and length
+	mu     sync.Mutex
+	tasks  map[string]*Task
+	order  []*Task
+	byExt  map[string]*Task
+	faults map[string]map[string]fault // by provider and name
+	left   map[string]int              // calls left of a prompt's fault, by job
+	keys   map[string]keyring          // by provider; one without takes its own key
+	media  map[string][]byte           // by size and length
 
 	journal *journal // nil: in memory alone
 }
@@ -101,7 +104,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	// Derived, not random: webhooks outlive a restart of the simulator.
 	seed := sha256.Sum256([]byte("reelway simulator " + cfg.AtlasKey))
 	s := &Service{cfg: cfg, client: d.Client, log: d.Logger, key: ed25519.NewKeyFromSeed(seed[:]), tasks: map[string]*Task{},
-		byExt: map[string]*Task{}, faults: map[string]map[string]int{}, refused: map[string]bool{}, media: map[string][]byte{}, rsaKey: sync.OnceValue(makeRSAKey)}
+		byExt: map[string]*Task{}, faults: map[string]map[string]fault{}, left: map[string]int{}, keys: map[string]keyring{}, media: map[string][]byte{}, rsaKey: sync.OnceValue(makeRSAKey)}
 	if cfg.WebhookSecret != "" {
 		var err error
 		if s.hookKey, err = webhooksig.StandardKey(cfg.WebhookSecret); err != nil {
@@ -163,6 +166,15 @@ func answer(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-func taskID(prefix string) string { return prefix + strings.ReplaceAll(id.New("t"), "_", "-") }
+// taskID is of lower-case letters and digits alone: Google's SDKs read no other
+// names of files.
+func taskID(prefix string) string {
+	return prefix + strings.NewReplacer("_", "", "-", "").Replace(id.New("t"))
+}
 
-func host(r *http.Request) string { return "http://" + r.Host }
+func host(r *http.Request) string {
+	if r.TLS != nil {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}

@@ -41,7 +41,7 @@ type builtin struct {
 func (c Config) builtins() []builtin {
 	return []builtin{
 		{atlascloud.Name, "REELWAY_ATLASCLOUD", c.AtlasKeys, secrets{key: c.AtlasKey}, func(s secrets, _ [][]byte) provider.Adapter {
-			return atlascloud.New(atlascloud.Config{BaseURL: c.AtlasURL, APIKey: s.key, Client: client(), Now: time.Now, HMACSecret: []byte(c.AtlasHMAC)})
+			return atlascloud.New(atlascloud.Config{BaseURL: c.AtlasURL, APIKey: s.key, Client: client(), Now: time.Now, HMACSecret: []byte(c.AtlasHMAC), ServerErrorUnknown: c.AtlasUnknown})
 		}},
 		{kling.Name, "REELWAY_KLING", c.KlingKeys, secrets{key: c.KlingKey, access: c.KlingAccessKey, secret: c.KlingSecretKey, webhook: c.KlingWebhook}, func(s secrets, hooks [][]byte) provider.Adapter {
 			return kling.New(kling.Config{BaseURL: c.KlingURL, AccessKey: s.access, SecretKey: s.secret, APIKey: s.key, WebhookKeys: hooks, Client: client(), Now: time.Now})

@@ -18,6 +18,7 @@ type Config struct {
 	AtlasURL       string `env:"REELWAY_ATLASCLOUD_URL" url:"true" envDefault:"https://api.atlascloud.ai" desc:"Atlas Cloud's API"`
 	AtlasKey       string `env:"REELWAY_ATLASCLOUD_KEY" desc:"API key at Atlas Cloud; the provider is off without one, and simulated in the all-in-one"`
 	AtlasHMAC      string `env:"REELWAY_ATLASCLOUD_HMAC_SECRET" desc:"secret of the generic x-ai-signature, where one is agreed"`
+	AtlasUnknown   bool   `env:"REELWAY_ATLASCLOUD_SERVER_ERROR_UNKNOWN" desc:"hold a 5xx of Atlas Cloud for an unknown outcome, not for the refusal that it documents"`
 	KlingURL       string `env:"REELWAY_KLING_URL" url:"true" envDefault:"https://api-singapore.klingai.com" desc:"Kling's API"`
 	KlingAccessKey string `env:"REELWAY_KLING_ACCESS_KEY" desc:"access key at Kling; the provider is off without one, and simulated in the all-in-one"`
 	KlingSecretKey string `env:"REELWAY_KLING_SECRET_KEY" desc:"secret key at Kling"`

@@ -95,8 +95,11 @@ type OpenJobRequest struct {
 	// What the provider is expected to ask for the video, in millionths of
 	// cost_currency (ISO 4217); no currency: unknown. Its own word, once it has
 	// rendered, stands above this.
-	CostMicros    int64  `protobuf:"varint,20,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
-	CostCurrency  string `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	CostMicros   int64       `protobuf:"varint,20,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
+	CostCurrency string      `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	Priority     v1.Priority `protobuf:"varint,22,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
+	// As Account.queue_weight; 0 counts as 1.
+	QueueWeight   int32 `protobuf:"varint,23,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +209,20 @@ func (x *OpenJobRequest) GetCostCurrency() string {
 		return x.CostCurrency
 	}
 	return ""
+}
+
+func (x *OpenJobRequest) GetPriority() v1.Priority {
+	if x != nil {
+		return x.Priority
+	}
+	return v1.Priority(0)
+}
+
+func (x *OpenJobRequest) GetQueueWeight() int32 {
+	if x != nil {
+		return x.QueueWeight
+	}
+	return 0
 }
 
 type OpenJobResponse struct {
@@ -3217,7 +3234,7 @@ var File_reelway_ledger_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xbf\x04\n" +
+	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xaf\x05\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -3232,7 +3249,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\bmetadata\x18\t \x03(\v2/.reelway.ledger.v1.OpenJobRequest.MetadataEntryR\bmetadata\x12(\n" +
 	"\vcost_micros\x18\x14 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
 	"costMicros\x129\n" +
-	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x1a;\n" +
+	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12@\n" +
+	"\bpriority\x18\x16 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12,\n" +
+	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
@@ -3603,84 +3622,86 @@ var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	nil,                            // 46: reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
 	nil,                            // 47: reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
 	(*v1.VideoParams)(nil),         // 48: reelway.video.v1.VideoParams
-	(*v1.Video)(nil),               // 49: reelway.video.v1.Video
-	(v1.VideoState)(0),             // 50: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),  // 51: google.protobuf.Timestamp
+	(v1.Priority)(0),               // 49: reelway.video.v1.Priority
+	(*v1.Video)(nil),               // 50: reelway.video.v1.Video
+	(v1.VideoState)(0),             // 51: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
 	48, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
 	45, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	49, // 2: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	49, // 3: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	50, // 4: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	49, // 5: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	49, // 6: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	12, // 7: reelway.ledger.v1.BeginAttemptRequest.keys:type_name -> reelway.ledger.v1.KeyOffer
-	46, // 8: reelway.ledger.v1.BeginAttemptRequest.max_running_by_model:type_name -> reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
-	47, // 9: reelway.ledger.v1.KeyOffer.max_running_by_model:type_name -> reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
-	48, // 10: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	48, // 11: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	51, // 12: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	51, // 13: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	51, // 14: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	51, // 15: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	51, // 16: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
-	22, // 17: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	51, // 18: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
-	0,  // 19: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	51, // 20: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
-	31, // 21: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
-	0,  // 22: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
-	31, // 23: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	51, // 24: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	51, // 25: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	51, // 26: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
-	37, // 27: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	40, // 28: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
-	41, // 29: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	1,  // 30: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	3,  // 31: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	5,  // 32: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	7,  // 33: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	9,  // 34: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	11, // 35: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	14, // 36: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	16, // 37: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	18, // 38: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	20, // 39: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	23, // 40: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	25, // 41: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	27, // 42: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	29, // 43: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	32, // 44: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	34, // 45: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	36, // 46: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	39, // 47: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	43, // 48: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	2,  // 49: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	4,  // 50: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	6,  // 51: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	8,  // 52: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	10, // 53: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	13, // 54: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	15, // 55: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	17, // 56: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	19, // 57: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	21, // 58: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	24, // 59: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	26, // 60: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	28, // 61: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	30, // 62: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	33, // 63: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	35, // 64: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	38, // 65: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	42, // 66: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	44, // 67: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	49, // [49:68] is the sub-list for method output_type
-	30, // [30:49] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	49, // 2: reelway.ledger.v1.OpenJobRequest.priority:type_name -> reelway.video.v1.Priority
+	50, // 3: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	50, // 4: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	51, // 5: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	50, // 6: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	50, // 7: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	12, // 8: reelway.ledger.v1.BeginAttemptRequest.keys:type_name -> reelway.ledger.v1.KeyOffer
+	46, // 9: reelway.ledger.v1.BeginAttemptRequest.max_running_by_model:type_name -> reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	47, // 10: reelway.ledger.v1.KeyOffer.max_running_by_model:type_name -> reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	48, // 11: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	48, // 12: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	52, // 13: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	52, // 14: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	52, // 15: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	52, // 16: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	52, // 17: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	22, // 18: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	52, // 19: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 20: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	52, // 21: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	31, // 22: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 23: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	31, // 24: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	52, // 25: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	52, // 26: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	52, // 27: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	37, // 28: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	40, // 29: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	41, // 30: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	1,  // 31: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	3,  // 32: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	5,  // 33: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	7,  // 34: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	9,  // 35: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	11, // 36: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	14, // 37: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	16, // 38: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	18, // 39: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	20, // 40: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	23, // 41: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	25, // 42: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	27, // 43: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	29, // 44: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	32, // 45: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	34, // 46: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	36, // 47: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	39, // 48: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	43, // 49: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	2,  // 50: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	4,  // 51: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	6,  // 52: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	8,  // 53: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	10, // 54: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	13, // 55: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	15, // 56: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	17, // 57: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	19, // 58: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	21, // 59: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	24, // 60: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	26, // 61: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	28, // 62: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	30, // 63: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	33, // 64: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	35, // 65: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	38, // 66: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	42, // 67: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	44, // 68: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	50, // [50:69] is the sub-list for method output_type
+	31, // [31:50] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
