@@ -24,7 +24,7 @@ import (
 func main() {
 	jobs := flag.Int("jobs", 10_000, "jobs that one measurement submits")
 	rest := flag.Duration("rest", 10*time.Second, "how long a replica is watched at rest")
-	workers := flag.Int("workers", 64, "submissions under way in one replica")
+	workers := flag.Int("workers", 200, "submissions under way in one replica")
 	flag.Parse()
 	err := replica(context.Background())
 	if errors.Is(err, errNoReplica) {
