@@ -70,8 +70,8 @@ breaking: tools ## Fail when the contracts break callers of the last commit but 
 tidy: ## Tidy every module alone
 	@for m in $(MODULES); do (cd $$m && $(ALONE) go mod tidy) || exit 1; done
 
-bench: setup ## Measure the ledger beside River and bare SQL; takes minutes
-	cd bench && go run ./ledger
+bench: setup ## Measure the ledger beside River and bare SQL, and the dispatcher; takes minutes
+	cd bench && go run ./ledger && go run ./dispatcher
 
 fuzz: ## Fuzz each target for 30 seconds
 	cd services/intake && go test -fuzz=FuzzDecode -fuzztime=30s .

@@ -57,14 +57,16 @@ type Deps struct {
 	Privacy  ledgerv1.PrivacyServiceClient
 	Accounts ledgerv1.AccountServiceClient
 	Budgets  ledgerv1.BudgetServiceClient
-	Auth     *auth.Authenticator
-	Limits   Limiter
-	Status   StatusReader
-	Files    Files
-	Catalog  *catalog.Catalog
-	CheckURL func(raw string) error // judges image URLs
-	Health   func(context.Context) error
-	Logger   *slog.Logger
+	// Providers tells operators how the providers stand.
+	Providers ledgerv1.ProviderServiceClient
+	Auth      *auth.Authenticator
+	Limits    Limiter
+	Status    StatusReader
+	Files     Files
+	Catalog   *catalog.Catalog
+	CheckURL  func(raw string) error // judges image URLs
+	Health    func(context.Context) error
+	Logger    *slog.Logger
 }
 
 // Service is intake. It is stateless and safe for concurrent use.
@@ -75,7 +77,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil

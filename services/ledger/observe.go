@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -94,9 +95,12 @@ func (s *Service) observeGroup(ctxs []context.Context, os []*eventv1.Observation
 		return
 	}
 	s.wake()
+	// Side by side: each may wait for the bus to take a schedule.
+	var wg sync.WaitGroup
 	for n, i := range group {
-		errs[i] = s.observed(seen[n])
+		wg.Go(func() { errs[i] = s.observed(seen[n]) })
 	}
+	wg.Wait()
 }
 
 // observed reports one committed observation and arms the watchdog.

@@ -107,7 +107,7 @@ const (
 			union all
 			select (select q.provider from queue q where q.provider > p.provider order by q.provider limit 1) from p where p.provider is not null)
 		select provider from p where provider is not null`
-	nextTurnsSQL = `select q.turn, q.job_id, coalesce(j.account_id, ''), coalesce(j.traceparent, ''), coalesce(j.state = 'queued', false), coalesce(j.attempt_count, 0)
+	nextTurnsSQL = `select q.turn, q.job_id, coalesce(j.account_id, ''), coalesce(j.traceparent, ''), coalesce(j.model, ''), coalesce(j.state = 'queued', false), coalesce(j.attempt_count, 0)
 		from queue q left join job j on j.id = q.job_id where q.provider = $1 order by q.turn, q.job_id limit $2`
 	// aheadSQL counts to a limit: who is further back need not know exactly.
 	aheadSQL = "select count(*) from (select from queue where provider = $1 and (turn, job_id) < ($2, $3) limit 10000) x"
@@ -212,17 +212,17 @@ func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, room i
 	var due []bus.Message
 	var live []*record
 	var turn int64
-	var id, account, trace string
+	var id, account, trace, model string
 	var queued bool
 	var attempts int
-	if _, err := pgx.ForEachRow(rows, []any{&turn, &id, &account, &trace, &queued, &attempts}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&turn, &id, &account, &trace, &model, &queued, &attempts}, func() error {
 		at := turn
 		j := &record{ID: id, Provider: provider, Account: account, Turn: &at}
 		next = append(next, j)
 		if !queued {
 			return nil // canceled, or begun by another command
 		}
-		m, err := bus.NewMessage(bus.SubmitSubject(provider), fmt.Sprintf("%s-submit-%d", id, attempts+1), &eventv1.SubmitJob{JobId: id, AccountId: account, Provider: provider})
+		m, err := bus.NewMessage(bus.SubmitSubject(provider), fmt.Sprintf("%s-submit-%d", id, attempts+1), &eventv1.SubmitJob{JobId: id, AccountId: account, Provider: provider, Model: model})
 		m.TraceParent = trace
 		live, due = append(live, j), append(due, m)
 		return err

@@ -144,6 +144,9 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 	if j.AttemptID != nil {
 		ev.AttemptId = *j.AttemptID
 	}
+	if a := j.current(); a != nil {
+		ev.KeyId = a.KeyID
+	}
 	if j.State == job.Storing && j.ResultURL != nil {
 		ev.ResultUrl = *j.ResultURL
 	}
@@ -157,7 +160,7 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 
 // command puts a submit command for a queued job into the outbox.
 func (u *unit) command(ctx context.Context, j *record, id string, delay time.Duration) error {
-	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider})
+	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider, Model: j.Model})
 	if err != nil {
 		return err
 	}

@@ -129,6 +129,9 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record, room bool) err
 			return err
 		}
 		ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now), AttemptId: *j.AttemptID, ResultUrl: *j.ResultURL, Transient: true}
+		if a := j.current(); a != nil {
+			ev.KeyId = a.KeyID
+		}
 		m, err := bus.NewMessage(bus.EventSubject(j.Account, j.ID, string(j.State)), unique, ev)
 		if err != nil {
 			return err
