@@ -2,7 +2,6 @@ package intake
 
 import (
 	"context"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -45,13 +44,7 @@ func (s *Service) Components() []run.Component {
 // measure keeps what was known when the ledger does not answer: a route that was
 // fast enough is still the best guess.
 func (s *Service) measure(ctx context.Context) {
-	var providers []string
-	for _, m := range s.d.Catalog.Models() {
-		if !slices.Contains(providers, m.Provider) {
-			providers = append(providers, m.Provider)
-		}
-	}
-	r, err := s.d.Jobs.ListLatencies(ctx, &ledgerv1.ListLatenciesRequest{Providers: providers})
+	r, err := s.d.Jobs.ListLatencies(ctx, &ledgerv1.ListLatenciesRequest{})
 	if err != nil {
 		if ctx.Err() == nil {
 			s.d.Logger.WarnContext(ctx, "latencies not read", "error", err.Error())

@@ -29,11 +29,11 @@ type subject struct {
 // itself.
 const each = "*"
 
-// subjects are those that a job counts for; models are all that may make it.
-func (j *record) subjects(models []string) []subject {
+// subjects are those that a job counts for.
+func (j *record) subjects() []subject {
 	all := []subject{{j.Account, "account", ""}}
 	own := []subject{{j.Account, "api_key", j.Key}, {j.Account, "end_user", j.User}}
-	for _, m := range models {
+	for _, m := range j.models() {
 		own = append(own, subject{j.Account, "model", m})
 	}
 	for _, s := range own {
@@ -79,8 +79,8 @@ func (u *unit) queueBudgets(b *pgx.Batch, group []*openCall) {
 		if !u.isGuarded(r.GetAccountId()) {
 			continue
 		}
-		j := record{Account: r.GetAccountId(), Key: r.GetApiKeyId(), User: r.GetUser()}
-		for _, s := range j.subjects(models(r.OpenJobRequest)) {
+		j := record{Account: r.GetAccountId(), Key: r.GetApiKeyId(), User: r.GetUser(), Model: r.GetParams().GetModel(), Plan: routePlan{r.GetPlan()}}
+		for _, s := range j.subjects() {
 			if !known[s] {
 				known[s] = true
 				wanted = append(wanted, s)
@@ -153,10 +153,10 @@ func (x *budgetUse) resets() string {
 
 // overBudget is the refusal of a job that does not fit a hard budget. When there
 // are several it is that of the one which resets last, and names them all.
-func (u *unit) overBudget(j *record, models []string) *fault.Error {
+func (u *unit) overBudget(j *record) *fault.Error {
 	var last *budgetUse
 	var fields []fault.Field
-	for _, s := range j.subjects(models) {
+	for _, s := range j.subjects() {
 		for _, x := range u.spending.budgets[s] {
 			if !x.hard || j.Quote <= x.left() {
 				continue
@@ -182,8 +182,8 @@ func (u *unit) overBudget(j *record, models []string) *fault.Error {
 
 // countInBudgets counts an opened job in every budget that it concerns, and
 // tells when one is used so far.
-func (u *unit) countInBudgets(ctx context.Context, j *record, models []string) error {
-	for _, s := range j.subjects(models) {
+func (u *unit) countInBudgets(ctx context.Context, j *record) error {
+	for _, s := range j.subjects() {
 		for _, x := range u.spending.budgets[s] {
 			x.held = add(x.held, j.Quote)
 			x.changed = true

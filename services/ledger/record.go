@@ -41,7 +41,8 @@ type record struct {
 	Traceparent                      string
 	Budgets                          []counted // where its money is counted
 	Plan                             routePlan
-	Route                            int // of Plan: the one that Provider, Model, Params and the cost are of
+	Route                            int    // of Plan: the one that Provider, Model, Params and the cost are of
+	Turn                             *int64 // in the queue; nil when an older version opened the job
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
@@ -51,7 +52,7 @@ type record struct {
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
 	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted,
-	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, plan, route`
+	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn, plan, route`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -63,7 +64,7 @@ func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
 		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted,
-		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Plan, &j.Route}
+		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn, &j.Plan, &j.Route}
 }
 
 type querier interface {
@@ -93,7 +94,7 @@ func one(ctx context.Context, q querier, where string, args ...any) (*record, er
 func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 	v := &videov1.Video{
 		Id: j.ID, AccountId: j.Account, State: j.State.Proto(), Provider: j.Provider, User: j.User,
-		QuoteMicros: j.Quote, CapturedMicros: j.Captured, Version: j.Version, LateResult: j.Late,
+		QuoteMicros: j.Quote, CapturedMicros: j.Captured, RefundedMicros: j.Refunded, Version: j.Version, LateResult: j.Late,
 		CreatedAt: timestamppb.New(j.CreatedAt), Params: &videov1.VideoParams{},
 		Route: j.Plan.GetAlias(), Dropped: j.routeAt(j.Route).GetDropped(),
 	}
@@ -142,9 +143,13 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 	if err != nil {
 		return err
 	}
+	u.times.expect(v, j, u.now, 0)
 	ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now)}
 	if j.AttemptID != nil {
 		ev.AttemptId = *j.AttemptID
+	}
+	if a := j.current(); a != nil {
+		ev.KeyId = a.KeyID
 	}
 	if j.State == job.Storing && j.ResultURL != nil {
 		ev.ResultUrl = *j.ResultURL
@@ -159,7 +164,7 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 
 // command puts a submit command for a queued job into the outbox.
 func (u *unit) command(ctx context.Context, j *record, id string, delay time.Duration) error {
-	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider})
+	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider, Model: j.Model})
 	if err != nil {
 		return err
 	}
@@ -195,6 +200,9 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 			u.settles = append(u.settles, j.ID)
 		}
 		j.CompletedAt = &u.now
+		if j.State == job.Queued && j.Turn != nil {
+			u.unqueued = append(u.unqueued, j)
+		}
 	}
 	j.State = to
 	if to.Terminal() {
@@ -208,8 +216,8 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 }
 
 // price is what a stored result costs: the price of the route that made it, or
-// its share when the provider made fewer seconds than were asked for and paid. It is rounded up once and
-// never above the hold.
+// its share when the provider made fewer seconds than were asked for and paid. It
+// is rounded up once and never above the hold.
 func (j *record) price() (int64, error) {
 	made, asked, err := j.length()
 	if err != nil {
@@ -250,13 +258,15 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
 	column(&t, u.opened, func(j *record) []byte { return j.planned })
 	t.columns = append(t.columns, u.now)
+	column(&t, u.opened, func(j *record) int64 { return *j.Turn })
+	column(&t, u.opened, func(j *record) int { return len(j.Plan.GetRoutes()) })
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
-			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, plan, created_at, updated_at, swept_at, submit_after)
+			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, plan, created_at, updated_at, swept_at, submit_after, turn, routes)
 		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace,
-			model, granted, cost, currency, cost_source, counted::jsonb, plan, $18, $18, $18, $18
+			model, granted, cost, currency, cost_source, counted::jsonb, plan, $18, $18, $18, $18, turn, routes
 		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
-			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $17::bytea[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted, plan)`, t.columns...)
+			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $17::bytea[], $19::bigint[], $20::int[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted, plan, turn, routes)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {

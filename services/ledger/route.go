@@ -71,10 +71,10 @@ func dearest(r *ledgerv1.OpenJobRequest) int64 {
 	return most
 }
 
-// models are those that may make a request's video, each once.
-func models(r *ledgerv1.OpenJobRequest) []string {
-	all := []string{r.GetParams().GetModel()}
-	for _, x := range r.GetPlan().GetRoutes() {
+// models are those that may make the video, each once.
+func (j *record) models() []string {
+	all := []string{j.Model}
+	for _, x := range j.Plan.GetRoutes() {
 		if m := x.GetParams().GetModel(); !slices.Contains(all, m) {
 			all = append(all, m)
 		}
@@ -109,13 +109,17 @@ func (j *record) fallsBack(e *videov1.VideoError) bool {
 }
 
 // reroute turns what a refusal or a failure means into what follows from it,
-// once the present route's own attempts are used up. A provider that is away
-// gets fewer of them while there is another route.
+// once the present route's own attempts are used up. While there is another route
+// a provider that is away gets fewer of them, and one that refuses our account,
+// which time does not heal, a single one.
 func (s *Service) reroute(j *record, in job.Input, e *videov1.VideoError) job.Input {
 	if in == job.RefuseRetry {
 		most := s.cfg.MaxAttempts
 		if fault.Code(e.GetCode()) == fault.ProviderUnavailable && j.fallsBack(e) {
 			most = min(most, s.cfg.RouteAttempts)
+			if !e.GetRetryable() {
+				most = 1
+			}
 		}
 		if j.tries() >= most {
 			in = job.Refuse
@@ -144,6 +148,12 @@ func (u *unit) follow(j *record, n int) error {
 	if err != nil {
 		return fmt.Errorf("encode params: %w", err)
 	}
+	if j.Turn != nil {
+		// It leaves the queue where it stood. Should its command be lost, its place
+		// at the new provider is the first: it has had its turn.
+		u.unqueued = append(u.unqueued, &record{ID: j.ID, Provider: j.Provider, Turn: j.Turn})
+		j.Turn = new(int64)
+	}
 	j.Route, j.Provider, j.Model, j.Params = n, r.GetProvider(), r.GetParams().GetModel(), params
 	j.Cost, j.CostCurrency, j.CostSource = 0, "", ""
 	j.expect(r.GetCostMicros(), r.GetCostCurrency())
@@ -164,8 +174,9 @@ func (u *unit) writeRerouted(b *pgx.Batch) {
 	column(&t, u.rerouted, func(j *record) string { return j.Provider })
 	column(&t, u.rerouted, func(j *record) string { return j.Model })
 	column(&t, u.rerouted, func(j *record) []byte { return j.Params })
-	b.Queue(`update job set route = x.route, provider = x.provider, model = x.model, params = x.params
-		from unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::bytea[]) as x (id, route, provider, model, params)
+	column(&t, u.rerouted, func(j *record) *int64 { return j.Turn })
+	b.Queue(`update job set route = x.route, provider = x.provider, model = x.model, params = x.params, turn = x.turn
+		from unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::bytea[], $6::bigint[]) as x (id, route, provider, model, params, turn)
 		where job.id = x.id`, t.columns...)
 }
 

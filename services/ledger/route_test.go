@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"math/rand/v2"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -87,7 +88,7 @@ func (x *bundle) say(t *testing.T, jobID, attempt, provider, id string, fact *ev
 }
 
 func refusal(code fault.Code, retry bool) *eventv1.Observation {
-	return &eventv1.Observation{Fact: &eventv1.Observation_Refused{Refused: &eventv1.Refused{Retry: retry, Error: &videov1.VideoError{Code: string(code)}}}}
+	return &eventv1.Observation{Fact: &eventv1.Observation_Refused{Refused: &eventv1.Refused{Retry: retry, Error: &videov1.VideoError{Code: string(code), Retryable: retry}}}}
 }
 
 func failure(code fault.Code, providerCode string) *eventv1.Observation {
@@ -177,6 +178,9 @@ func TestWhatFallsBackAndWhatDoesNot(t *testing.T) {
 	unknown := func() *eventv1.Observation {
 		return &eventv1.Observation{Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{}}}
 	}
+	// The dispatcher has the job tried again when the provider refuses our account.
+	account := refusal(fault.ProviderUnavailable, false)
+	account.GetRefused().Retry = true
 	timeOut := func() *eventv1.Observation {
 		return &eventv1.Observation{Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{}}}
 	}
@@ -187,7 +191,7 @@ func TestWhatFallsBackAndWhatDoesNot(t *testing.T) {
 		state    videov1.VideoState
 		provider string
 	}{
-		"a key that is refused":                 {nil, []*eventv1.Observation{refusal(fault.ProviderUnavailable, false)}, queued, "two"},
+		"a key that is refused":                 {nil, []*eventv1.Observation{account}, queued, "two"},
 		"a final refusal":                       {nil, []*eventv1.Observation{refusal(fault.ProviderRejected, false)}, queued, "two"},
 		"one refusal that time heals":           {nil, []*eventv1.Observation{refusal(fault.RateLimited, true)}, queued, "one"},
 		"a policy refusal":                      {nil, []*eventv1.Observation{refusal(fault.ContentPolicy, false)}, failed, "one"},
@@ -391,10 +395,113 @@ func TestLatenciesAreOfTheModelThatMadeTheVideo(t *testing.T) {
 	if _, err := x.pool.Exec(context.Background(), "update attempt set ended_at = created_at + number * interval '1 minute' where state = 'succeeded'"); err != nil {
 		t.Fatal(err)
 	}
-	r, err := x.jobs.ListLatencies(context.Background(), &ledgerv1.ListLatenciesRequest{Providers: []string{"one", "two", "three"}})
-	if ls := r.GetLatencies(); err != nil || len(ls) != 1 || ls[0].GetModel() != "m-two" || ls[0].GetProvider() != "two" || ls[0].GetTypicalMs() != 120_000 || ls[0].GetSlowMs() != 120_000 {
-		t.Errorf("latencies are %v, %v", r, err)
+	latencies := func() []*ledgerv1.Latency {
+		r, err := x.jobs.ListLatencies(context.Background(), &ledgerv1.ListLatenciesRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.GetLatencies()
 	}
+	eventually(t, "the videos are measured", func() bool {
+		ls := latencies()
+		if len(ls) > 0 && (len(ls) != 1 || ls[0].GetModel() != "m-two" || ls[0].GetProvider() != "two") {
+			t.Fatalf("latencies are %v", ls)
+		}
+		return len(ls) == 1 && ls[0].GetTypicalMs() == 120_000 && ls[0].GetSlowMs() == 120_000
+	})
+	if _, err := x.pool.Exec(context.Background(), "update attempt set ended_at = ended_at - interval '25 hours', created_at = created_at - interval '25 hours' where state = 'succeeded'"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what is old is not told", func() bool { return len(latencies()) == 0 })
+}
+
+// Both providers' commands fill the bus. A job that waits in the first one's
+// queue for too long leaves it, and is sent to the next provider, in whose queue
+// it would be the first; one that has no other route waits for its turn.
+func TestRouteIsLeftInTheQueue(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 0, twoTries, func(c *ledgerConfig) { c.RouteWait = time.Millisecond })
+	x.acct = x.account(t)
+	var wg sync.WaitGroup
+	for _, provider := range []string{"one", "two"} {
+		for range 256 {
+			wg.Go(func() {
+				if _, err := x.jobs.OpenJob(t.Context(), &ledgerv1.OpenJobRequest{AccountId: x.acct, Provider: provider, QuoteMicros: 1, Params: &videov1.VideoParams{Model: "m", Prompt: "p"}}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	eventually(t, "the bus has what it takes", func() bool {
+		n, err := x.bus.Commands(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n["one"] >= 256 && n["two"] >= 256
+	})
+	only := x.openRoutes(t, func(r *ledgerv1.OpenJobRequest) { r.Plan.Routes = r.GetPlan().GetRoutes()[:1] })
+	v := x.openRoutes(t, func(r *ledgerv1.OpenJobRequest) { r.Plan.Routes = r.GetPlan().GetRoutes()[:2] })
+	stands := func(id string) (provider string, turn int64) {
+		if err := x.pool.QueryRow(t.Context(), "select coalesce(min(provider), ''), coalesce(min(turn), 0) from queue where job_id = $1", id).Scan(&provider, &turn); err != nil {
+			t.Fatal(err)
+		}
+		return provider, turn
+	}
+	if p, _ := stands(only.GetId()); p != "one" {
+		t.Fatalf("the job of one route waits at %q", p)
+	}
+	eventually(t, "the job stands first at the second provider", func() bool {
+		p, turn := stands(v.GetId())
+		return p == "two" && turn == 0
+	})
+	r, err := x.jobs.GetJob(t.Context(), &ledgerv1.GetJobRequest{JobId: v.GetId()})
+	if got := r.GetVideo(); err != nil || got.GetProvider() != "two" || got.GetParams().GetModel() != "m-two" || got.QueuePosition == nil || got.GetQueuePosition() != 0 {
+		t.Errorf("waits as %v, %v", r, err)
+	}
+	if r, err = x.jobs.GetJob(t.Context(), &ledgerv1.GetJobRequest{JobId: only.GetId()}); err != nil || r.GetVideo().QueuePosition == nil || r.GetVideo().GetProvider() != "one" {
+		t.Errorf("the job of one route waits as %v, %v", r, err)
+	}
+	var swept bool
+	if err := x.pool.QueryRow(t.Context(), "select swept_at > created_at from job where id = $1", only.GetId()).Scan(&swept); err != nil || swept {
+		t.Errorf("the job of one route was swept from its turn: %v, %v", swept, err)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	granted := false
+	if err := bus.Consume(ctx, x.bus, bus.SubmitConsumer("two"), 1, func(ctx context.Context, m *eventv1.SubmitJob) error {
+		if m.GetJobId() != v.GetId() {
+			return nil
+		}
+		defer stop()
+		b, err := x.jobs.BeginAttempt(ctx, &ledgerv1.BeginAttemptRequest{JobId: m.GetJobId(), Provider: m.GetProvider()})
+		granted = granted || b.GetGranted() && m.GetProvider() == "two" && m.GetModel() == "m-two"
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !granted {
+		t.Error("no command of the next route began the job")
+	}
+}
+
+// Jobs that are opened together, of an account that has plenty, hold the dearest
+// price as well.
+func TestRoutesOpenedTogetherHoldTheDearest(t *testing.T) {
+	t.Parallel()
+	const jobs = 128
+	x := setup(t, 1000*jobs*price, twoTries)
+	x.openRoutes(t)
+	var wg sync.WaitGroup
+	for range jobs - 1 {
+		wg.Go(func() {
+			if v := x.openRoutes(t); v.GetQuoteMicros() != dear || v.GetRoute() != "best" {
+				t.Errorf("opened as %v", v)
+			}
+		})
+	}
+	wg.Wait()
+	x.balance(t, 1000*jobs*price-jobs*dear, jobs*dear)
 }
 
 // Whatever is seen in whatever order, of whichever attempt: one video is paid for

@@ -247,8 +247,11 @@ type OpenJobRequest struct {
 	// What the provider is expected to ask for the video, in millionths of
 	// cost_currency (ISO 4217); no currency: unknown. Its own word, once it has
 	// rendered, stands above this.
-	CostMicros   int64  `protobuf:"varint,20,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
-	CostCurrency string `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	CostMicros   int64       `protobuf:"varint,20,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
+	CostCurrency string      `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	Priority     v1.Priority `protobuf:"varint,22,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
+	// As Account.queue_weight; 0 counts as 1.
+	QueueWeight int32 `protobuf:"varint,23,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
 	// When it has routes, params, provider, quote and cost repeat the first one's,
 	// and the hold is the dearest one's price.
 	Plan          *Plan `protobuf:"bytes,32,opt,name=plan,proto3" json:"plan,omitempty"`
@@ -361,6 +364,20 @@ func (x *OpenJobRequest) GetCostCurrency() string {
 		return x.CostCurrency
 	}
 	return ""
+}
+
+func (x *OpenJobRequest) GetPriority() v1.Priority {
+	if x != nil {
+		return x.Priority
+	}
+	return v1.Priority(0)
+}
+
+func (x *OpenJobRequest) GetQueueWeight() int32 {
+	if x != nil {
+		return x.QueueWeight
+	}
+	return 0
 }
 
 func (x *OpenJobRequest) GetPlan() *Plan {
@@ -842,9 +859,19 @@ func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
 
 // BeginAttemptRequest asks for the right to submit a job once.
 type BeginAttemptRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	Provider      string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	JobId    string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Provider string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The provider's keys that may take the task, the best first: the first with
+	// room gets it. None: no key is noted, and nothing is counted.
+	Keys []*KeyOffer `protobuf:"bytes,23,rep,name=keys,proto3" json:"keys,omitempty"`
+	// The most tasks at the provider at one time, uncertain ones included; 0: any
+	// number.
+	MaxRunning int32 `protobuf:"varint,24,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
+	// The same for single models, over all keys.
+	MaxRunningByModel map[string]int32 `protobuf:"bytes,25,rep,name=max_running_by_model,json=maxRunningByModel,proto3" json:"max_running_by_model,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Models whose jobs have to wait: their circuit is open.
+	ClosedModels  []string `protobuf:"bytes,26,rep,name=closed_models,json=closedModels,proto3" json:"closed_models,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -893,6 +920,106 @@ func (x *BeginAttemptRequest) GetProvider() string {
 	return ""
 }
 
+func (x *BeginAttemptRequest) GetKeys() []*KeyOffer {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *BeginAttemptRequest) GetMaxRunning() int32 {
+	if x != nil {
+		return x.MaxRunning
+	}
+	return 0
+}
+
+func (x *BeginAttemptRequest) GetMaxRunningByModel() map[string]int32 {
+	if x != nil {
+		return x.MaxRunningByModel
+	}
+	return nil
+}
+
+func (x *BeginAttemptRequest) GetClosedModels() []string {
+	if x != nil {
+		return x.ClosedModels
+	}
+	return nil
+}
+
+// KeyOffer is one key of a provider that may take a task, and what it allows.
+type KeyOffer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	KeyId string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// The most tasks of this key at one time; 0: any number.
+	MaxRunning        int32            `protobuf:"varint,2,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
+	MaxRunningByModel map[string]int32 `protobuf:"bytes,3,rep,name=max_running_by_model,json=maxRunningByModel,proto3" json:"max_running_by_model,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// What its tasks may cost in a UTC day, in millionths of the provider's
+	// currency; 0: anything. What was refused costs nothing.
+	DailyBudgetMicros int64 `protobuf:"varint,4,opt,name=daily_budget_micros,json=dailyBudgetMicros,proto3" json:"daily_budget_micros,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *KeyOffer) Reset() {
+	*x = KeyOffer{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyOffer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyOffer) ProtoMessage() {}
+
+func (x *KeyOffer) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyOffer.ProtoReflect.Descriptor instead.
+func (*KeyOffer) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *KeyOffer) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *KeyOffer) GetMaxRunning() int32 {
+	if x != nil {
+		return x.MaxRunning
+	}
+	return 0
+}
+
+func (x *KeyOffer) GetMaxRunningByModel() map[string]int32 {
+	if x != nil {
+		return x.MaxRunningByModel
+	}
+	return nil
+}
+
+func (x *KeyOffer) GetDailyBudgetMicros() int64 {
+	if x != nil {
+		return x.DailyBudgetMicros
+	}
+	return 0
+}
+
 // BeginAttemptResponse says what to do with the submit command.
 type BeginAttemptResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -909,14 +1036,22 @@ type BeginAttemptResponse struct {
 	ProviderTaskId string `protobuf:"bytes,7,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
 	// The job that was granted or whose attempt is open. It may be another than
 	// the one asked for: the ledger grants in a fair order.
-	JobId         string `protobuf:"bytes,8,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	JobId string `protobuf:"bytes,8,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// The key that the attempt was granted for.
+	KeyId string `protobuf:"bytes,29,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// When not granted and no attempt is open: there is no room, or no key may
+	// take the job. It stays queued; ask again in retry_after_ms.
+	Full         bool  `protobuf:"varint,30,opt,name=full,proto3" json:"full,omitempty"`
+	RetryAfterMs int64 `protobuf:"varint,31,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	// What was full: provider, model, key, budget or closed.
+	FullReason    string `protobuf:"bytes,32,opt,name=full_reason,json=fullReason,proto3" json:"full_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BeginAttemptResponse) Reset() {
 	*x = BeginAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1063,7 @@ func (x *BeginAttemptResponse) String() string {
 func (*BeginAttemptResponse) ProtoMessage() {}
 
 func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1076,7 @@ func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginAttemptResponse.ProtoReflect.Descriptor instead.
 func (*BeginAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BeginAttemptResponse) GetGranted() bool {
@@ -1000,6 +1135,34 @@ func (x *BeginAttemptResponse) GetJobId() string {
 	return ""
 }
 
+func (x *BeginAttemptResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *BeginAttemptResponse) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *BeginAttemptResponse) GetRetryAfterMs() int64 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
+}
+
+func (x *BeginAttemptResponse) GetFullReason() string {
+	if x != nil {
+		return x.FullReason
+	}
+	return ""
+}
+
 // GetAttemptRequest reads what is needed to poll an attempt.
 type GetAttemptRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1010,7 +1173,7 @@ type GetAttemptRequest struct {
 
 func (x *GetAttemptRequest) Reset() {
 	*x = GetAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1185,7 @@ func (x *GetAttemptRequest) String() string {
 func (*GetAttemptRequest) ProtoMessage() {}
 
 func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1198,7 @@ func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptRequest.ProtoReflect.Descriptor instead.
 func (*GetAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetAttemptRequest) GetAttemptId() string {
@@ -1066,15 +1229,18 @@ type GetAttemptResponse struct {
 	// How long the provider takes for this model, in milliseconds from the
 	// submission to its verdict: the half and 95 of 100 take no longer. 0 while
 	// too few have ended.
-	TypicalMs     int64 `protobuf:"varint,12,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
-	SlowMs        int64 `protobuf:"varint,13,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	TypicalMs int64 `protobuf:"varint,12,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
+	SlowMs    int64 `protobuf:"varint,13,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	// The key of the provider's account that has the task: whatever is asked of
+	// the provider is asked with it. Empty when none was noted.
+	KeyId         string `protobuf:"bytes,34,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetAttemptResponse) Reset() {
 	*x = GetAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +1252,7 @@ func (x *GetAttemptResponse) String() string {
 func (*GetAttemptResponse) ProtoMessage() {}
 
 func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1265,7 @@ func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptResponse.ProtoReflect.Descriptor instead.
 func (*GetAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetAttemptResponse) GetJobId() string {
@@ -1193,18 +1359,23 @@ func (x *GetAttemptResponse) GetSlowMs() int64 {
 	return 0
 }
 
+func (x *GetAttemptResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
 // ListLatenciesRequest asks how long models take at present.
 type ListLatenciesRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of these providers.
-	Providers     []string `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListLatenciesRequest) Reset() {
 	*x = ListLatenciesRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1387,7 @@ func (x *ListLatenciesRequest) String() string {
 func (*ListLatenciesRequest) ProtoMessage() {}
 
 func (x *ListLatenciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,18 +1400,10 @@ func (x *ListLatenciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLatenciesRequest.ProtoReflect.Descriptor instead.
 func (*ListLatenciesRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
 }
 
-func (x *ListLatenciesRequest) GetProviders() []string {
-	if x != nil {
-		return x.Providers
-	}
-	return nil
-}
-
-// Latency is how long a model's last videos of a day took from submission to
-// verdict.
+// Latency is how long a model's last videos took from submission to verdict.
 type Latency struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Provider string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
@@ -1254,7 +1417,7 @@ type Latency struct {
 
 func (x *Latency) Reset() {
 	*x = Latency{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1429,7 @@ func (x *Latency) String() string {
 func (*Latency) ProtoMessage() {}
 
 func (x *Latency) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1442,7 @@ func (x *Latency) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Latency.ProtoReflect.Descriptor instead.
 func (*Latency) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Latency) GetProvider() string {
@@ -1310,7 +1473,8 @@ func (x *Latency) GetSlowMs() int64 {
 	return 0
 }
 
-// ListLatenciesResponse leaves out models with too few videos to tell.
+// ListLatenciesResponse leaves out models with too few videos to tell, or none
+// of the last day.
 type ListLatenciesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Latencies     []*Latency             `protobuf:"bytes,1,rep,name=latencies,proto3" json:"latencies,omitempty"`
@@ -1320,7 +1484,7 @@ type ListLatenciesResponse struct {
 
 func (x *ListLatenciesResponse) Reset() {
 	*x = ListLatenciesResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1332,7 +1496,7 @@ func (x *ListLatenciesResponse) String() string {
 func (*ListLatenciesResponse) ProtoMessage() {}
 
 func (x *ListLatenciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1345,7 +1509,7 @@ func (x *ListLatenciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLatenciesResponse.ProtoReflect.Descriptor instead.
 func (*ListLatenciesResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListLatenciesResponse) GetLatencies() []*Latency {
@@ -1364,7 +1528,7 @@ type GetBalanceRequest struct {
 
 func (x *GetBalanceRequest) Reset() {
 	*x = GetBalanceRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1540,7 @@ func (x *GetBalanceRequest) String() string {
 func (*GetBalanceRequest) ProtoMessage() {}
 
 func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1553,7 @@ func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceRequest.ProtoReflect.Descriptor instead.
 func (*GetBalanceRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetBalanceRequest) GetAccountId() string {
@@ -1414,7 +1578,7 @@ type GetBalanceResponse struct {
 
 func (x *GetBalanceResponse) Reset() {
 	*x = GetBalanceResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1590,7 @@ func (x *GetBalanceResponse) String() string {
 func (*GetBalanceResponse) ProtoMessage() {}
 
 func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1603,7 @@ func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceResponse.ProtoReflect.Descriptor instead.
 func (*GetBalanceResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetBalanceResponse) GetAvailableMicros() int64 {
@@ -1490,7 +1654,7 @@ type TopUpRequest struct {
 
 func (x *TopUpRequest) Reset() {
 	*x = TopUpRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1666,7 @@ func (x *TopUpRequest) String() string {
 func (*TopUpRequest) ProtoMessage() {}
 
 func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1679,7 @@ func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpRequest.ProtoReflect.Descriptor instead.
 func (*TopUpRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TopUpRequest) GetAccountId() string {
@@ -1555,7 +1719,7 @@ type TopUpResponse struct {
 
 func (x *TopUpResponse) Reset() {
 	*x = TopUpResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1731,7 @@ func (x *TopUpResponse) String() string {
 func (*TopUpResponse) ProtoMessage() {}
 
 func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1744,7 @@ func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpResponse.ProtoReflect.Descriptor instead.
 func (*TopUpResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TopUpResponse) GetAvailableMicros() int64 {
@@ -1606,7 +1770,7 @@ type GrantRequest struct {
 
 func (x *GrantRequest) Reset() {
 	*x = GrantRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1782,7 @@ func (x *GrantRequest) String() string {
 func (*GrantRequest) ProtoMessage() {}
 
 func (x *GrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1795,7 @@ func (x *GrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
 func (*GrantRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GrantRequest) GetAccountId() string {
@@ -1679,7 +1843,7 @@ type GrantResponse struct {
 
 func (x *GrantResponse) Reset() {
 	*x = GrantResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1855,7 @@ func (x *GrantResponse) String() string {
 func (*GrantResponse) ProtoMessage() {}
 
 func (x *GrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1868,7 @@ func (x *GrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
 func (*GrantResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GrantResponse) GetAvailableMicros() int64 {
@@ -1743,7 +1907,7 @@ type Lot struct {
 
 func (x *Lot) Reset() {
 	*x = Lot{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1919,7 @@ func (x *Lot) String() string {
 func (*Lot) ProtoMessage() {}
 
 func (x *Lot) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1932,7 @@ func (x *Lot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lot.ProtoReflect.Descriptor instead.
 func (*Lot) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Lot) GetId() string {
@@ -1859,7 +2023,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2035,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2048,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListGrantsRequest) GetAccountId() string {
@@ -1918,7 +2082,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2094,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2107,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListGrantsResponse) GetLots() []*Lot {
@@ -1975,7 +2139,7 @@ type RefundRequest struct {
 
 func (x *RefundRequest) Reset() {
 	*x = RefundRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2151,7 @@ func (x *RefundRequest) String() string {
 func (*RefundRequest) ProtoMessage() {}
 
 func (x *RefundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2164,7 @@ func (x *RefundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
 func (*RefundRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RefundRequest) GetJobId() string {
@@ -2043,7 +2207,7 @@ type RefundResponse struct {
 
 func (x *RefundResponse) Reset() {
 	*x = RefundResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2219,7 @@ func (x *RefundResponse) String() string {
 func (*RefundResponse) ProtoMessage() {}
 
 func (x *RefundResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2232,7 @@ func (x *RefundResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundResponse.ProtoReflect.Descriptor instead.
 func (*RefundResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RefundResponse) GetAvailableMicros() int64 {
@@ -2106,7 +2270,7 @@ type AdjustRequest struct {
 
 func (x *AdjustRequest) Reset() {
 	*x = AdjustRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2282,7 @@ func (x *AdjustRequest) String() string {
 func (*AdjustRequest) ProtoMessage() {}
 
 func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2295,7 @@ func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustRequest.ProtoReflect.Descriptor instead.
 func (*AdjustRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AdjustRequest) GetAccountId() string {
@@ -2171,7 +2335,7 @@ type AdjustResponse struct {
 
 func (x *AdjustResponse) Reset() {
 	*x = AdjustResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2347,7 @@ func (x *AdjustResponse) String() string {
 func (*AdjustResponse) ProtoMessage() {}
 
 func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2360,7 @@ func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustResponse.ProtoReflect.Descriptor instead.
 func (*AdjustResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AdjustResponse) GetAvailableMicros() int64 {
@@ -2220,7 +2384,7 @@ type WriteOffRequest struct {
 
 func (x *WriteOffRequest) Reset() {
 	*x = WriteOffRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2396,7 @@ func (x *WriteOffRequest) String() string {
 func (*WriteOffRequest) ProtoMessage() {}
 
 func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2409,7 @@ func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffRequest.ProtoReflect.Descriptor instead.
 func (*WriteOffRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WriteOffRequest) GetJobId() string {
@@ -2287,7 +2451,7 @@ type WriteOffResponse struct {
 
 func (x *WriteOffResponse) Reset() {
 	*x = WriteOffResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2463,7 @@ func (x *WriteOffResponse) String() string {
 func (*WriteOffResponse) ProtoMessage() {}
 
 func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2476,7 @@ func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffResponse.ProtoReflect.Descriptor instead.
 func (*WriteOffResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WriteOffResponse) GetWrittenOffMicros() int64 {
@@ -2350,7 +2514,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2526,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2539,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Review) GetJobId() string {
@@ -2461,7 +2625,7 @@ type ListReviewsRequest struct {
 
 func (x *ListReviewsRequest) Reset() {
 	*x = ListReviewsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2637,7 @@ func (x *ListReviewsRequest) String() string {
 func (*ListReviewsRequest) ProtoMessage() {}
 
 func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2650,7 @@ func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsRequest.ProtoReflect.Descriptor instead.
 func (*ListReviewsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListReviewsRequest) GetAll() bool {
@@ -2520,7 +2684,7 @@ type ListReviewsResponse struct {
 
 func (x *ListReviewsResponse) Reset() {
 	*x = ListReviewsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +2696,7 @@ func (x *ListReviewsResponse) String() string {
 func (*ListReviewsResponse) ProtoMessage() {}
 
 func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +2709,7 @@ func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsResponse.ProtoReflect.Descriptor instead.
 func (*ListReviewsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListReviewsResponse) GetReviews() []*Review {
@@ -2575,7 +2739,7 @@ type SettleSuspenseRequest struct {
 
 func (x *SettleSuspenseRequest) Reset() {
 	*x = SettleSuspenseRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2751,7 @@ func (x *SettleSuspenseRequest) String() string {
 func (*SettleSuspenseRequest) ProtoMessage() {}
 
 func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2764,7 @@ func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseRequest.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SettleSuspenseRequest) GetJobId() string {
@@ -2633,7 +2797,7 @@ type SettleSuspenseResponse struct {
 
 func (x *SettleSuspenseResponse) Reset() {
 	*x = SettleSuspenseResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2809,7 @@ func (x *SettleSuspenseResponse) String() string {
 func (*SettleSuspenseResponse) ProtoMessage() {}
 
 func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2822,7 @@ func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseResponse.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SettleSuspenseResponse) GetReview() *Review {
@@ -2685,7 +2849,7 @@ type GetStatementRequest struct {
 
 func (x *GetStatementRequest) Reset() {
 	*x = GetStatementRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +2861,7 @@ func (x *GetStatementRequest) String() string {
 func (*GetStatementRequest) ProtoMessage() {}
 
 func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +2874,7 @@ func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementRequest.ProtoReflect.Descriptor instead.
 func (*GetStatementRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetStatementRequest) GetAccountId() string {
@@ -2764,7 +2928,7 @@ type Movement struct {
 
 func (x *Movement) Reset() {
 	*x = Movement{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2940,7 @@ func (x *Movement) String() string {
 func (*Movement) ProtoMessage() {}
 
 func (x *Movement) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2953,7 @@ func (x *Movement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Movement.ProtoReflect.Descriptor instead.
 func (*Movement) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Movement) GetId() int64 {
@@ -2884,7 +3048,7 @@ type GetStatementResponse struct {
 
 func (x *GetStatementResponse) Reset() {
 	*x = GetStatementResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3060,7 @@ func (x *GetStatementResponse) String() string {
 func (*GetStatementResponse) ProtoMessage() {}
 
 func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3073,7 @@ func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementResponse.ProtoReflect.Descriptor instead.
 func (*GetStatementResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetStatementResponse) GetAccountId() string {
@@ -3005,7 +3169,7 @@ type MarginRequest struct {
 
 func (x *MarginRequest) Reset() {
 	*x = MarginRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3181,7 @@ func (x *MarginRequest) String() string {
 func (*MarginRequest) ProtoMessage() {}
 
 func (x *MarginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3194,7 @@ func (x *MarginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRequest.ProtoReflect.Descriptor instead.
 func (*MarginRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MarginRequest) GetFromDay() string {
@@ -3076,7 +3240,7 @@ type ProviderCost struct {
 
 func (x *ProviderCost) Reset() {
 	*x = ProviderCost{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3088,7 +3252,7 @@ func (x *ProviderCost) String() string {
 func (*ProviderCost) ProtoMessage() {}
 
 func (x *ProviderCost) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3101,7 +3265,7 @@ func (x *ProviderCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderCost.ProtoReflect.Descriptor instead.
 func (*ProviderCost) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ProviderCost) GetCurrency() string {
@@ -3148,7 +3312,7 @@ type MarginRow struct {
 
 func (x *MarginRow) Reset() {
 	*x = MarginRow{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +3324,7 @@ func (x *MarginRow) String() string {
 func (*MarginRow) ProtoMessage() {}
 
 func (x *MarginRow) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3337,7 @@ func (x *MarginRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRow.ProtoReflect.Descriptor instead.
 func (*MarginRow) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{44}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MarginRow) GetDay() string {
@@ -3255,7 +3419,7 @@ type MarginResponse struct {
 
 func (x *MarginResponse) Reset() {
 	*x = MarginResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3431,7 @@ func (x *MarginResponse) String() string {
 func (*MarginResponse) ProtoMessage() {}
 
 func (x *MarginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3444,7 @@ func (x *MarginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginResponse.ProtoReflect.Descriptor instead.
 func (*MarginResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{45}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MarginResponse) GetRows() []*MarginRow {
@@ -3298,7 +3462,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3310,7 +3474,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3323,7 +3487,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{46}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{47}
 }
 
 type VerifyResponse struct {
@@ -3339,7 +3503,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3515,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3528,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{47}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *VerifyResponse) GetViolations() []string {
@@ -3397,7 +3561,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04Plan\x12:\n" +
 	"\x06routes\x18\x01 \x03(\v2\x18.reelway.ledger.v1.RouteB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06routes\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12,\n" +
-	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\xec\x04\n" +
+	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\xdc\x05\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -3412,7 +3576,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\bmetadata\x18\t \x03(\v2/.reelway.ledger.v1.OpenJobRequest.MetadataEntryR\bmetadata\x12(\n" +
 	"\vcost_micros\x18\x14 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
 	"costMicros\x129\n" +
-	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12+\n" +
+	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12@\n" +
+	"\bpriority\x18\x16 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12,\n" +
+	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x12+\n" +
 	"\x04plan\x18  \x01(\v2\x17.reelway.ledger.v1.PlanR\x04plan\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3447,10 +3613,27 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\"\x13\n" +
-	"\x11DeleteJobResponse\"Z\n" +
+	"\x11DeleteJobResponse\"\x9a\x03\n" +
 	"\x13BeginAttemptRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12#\n" +
-	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\"\xa6\x02\n" +
+	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x129\n" +
+	"\x04keys\x18\x17 \x03(\v2\x1b.reelway.ledger.v1.KeyOfferB\b\xbaH\x05\x92\x01\x02\x10dR\x04keys\x12(\n" +
+	"\vmax_running\x18\x18 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\n" +
+	"maxRunning\x12n\n" +
+	"\x14max_running_by_model\x18\x19 \x03(\v2=.reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntryR\x11maxRunningByModel\x12#\n" +
+	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x1aD\n" +
+	"\x16MaxRunningByModelEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x02\n" +
+	"\bKeyOffer\x12 \n" +
+	"\x06key_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\x05keyId\x12(\n" +
+	"\vmax_running\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\n" +
+	"maxRunning\x12c\n" +
+	"\x14max_running_by_model\x18\x03 \x03(\v22.reelway.ledger.v1.KeyOffer.MaxRunningByModelEntryR\x11maxRunningByModel\x127\n" +
+	"\x13daily_budget_micros\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x11dailyBudgetMicros\x1aD\n" +
+	"\x16MaxRunningByModelEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x98\x03\n" +
 	"\x14BeginAttemptResponse\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x12\x1d\n" +
 	"\n" +
@@ -3461,10 +3644,15 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"account_id\x18\x05 \x01(\tR\taccountId\x12&\n" +
 	"\x0fopen_attempt_id\x18\x06 \x01(\tR\ropenAttemptId\x12(\n" +
 	"\x10provider_task_id\x18\a \x01(\tR\x0eproviderTaskId\x12\x15\n" +
-	"\x06job_id\x18\b \x01(\tR\x05jobId\";\n" +
+	"\x06job_id\x18\b \x01(\tR\x05jobId\x12\x15\n" +
+	"\x06key_id\x18\x1d \x01(\tR\x05keyId\x12\x12\n" +
+	"\x04full\x18\x1e \x01(\bR\x04full\x12$\n" +
+	"\x0eretry_after_ms\x18\x1f \x01(\x03R\fretryAfterMs\x12\x1f\n" +
+	"\vfull_reason\x18  \x01(\tR\n" +
+	"fullReason\";\n" +
 	"\x11GetAttemptRequest\x12&\n" +
 	"\n" +
-	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xb6\x03\n" +
+	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xcd\x03\n" +
 	"\x12GetAttemptResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -3482,9 +3670,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\tin_review\x18\v \x01(\bR\binReview\x12\x1d\n" +
 	"\n" +
 	"typical_ms\x18\f \x01(\x03R\ttypicalMs\x12\x17\n" +
-	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\"?\n" +
-	"\x14ListLatenciesRequest\x12'\n" +
-	"\tproviders\x18\x01 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\tproviders\"s\n" +
+	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\x12\x15\n" +
+	"\x06key_id\x18\" \x01(\tR\x05keyId\"\x16\n" +
+	"\x14ListLatenciesRequest\"s\n" +
 	"\aLatency\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n" +
@@ -3721,7 +3909,7 @@ func file_reelway_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(Outcome)(0),                   // 0: reelway.ledger.v1.Outcome
 	(*Route)(nil),                  // 1: reelway.ledger.v1.Route
@@ -3737,124 +3925,132 @@ var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(*DeleteJobRequest)(nil),       // 11: reelway.ledger.v1.DeleteJobRequest
 	(*DeleteJobResponse)(nil),      // 12: reelway.ledger.v1.DeleteJobResponse
 	(*BeginAttemptRequest)(nil),    // 13: reelway.ledger.v1.BeginAttemptRequest
-	(*BeginAttemptResponse)(nil),   // 14: reelway.ledger.v1.BeginAttemptResponse
-	(*GetAttemptRequest)(nil),      // 15: reelway.ledger.v1.GetAttemptRequest
-	(*GetAttemptResponse)(nil),     // 16: reelway.ledger.v1.GetAttemptResponse
-	(*ListLatenciesRequest)(nil),   // 17: reelway.ledger.v1.ListLatenciesRequest
-	(*Latency)(nil),                // 18: reelway.ledger.v1.Latency
-	(*ListLatenciesResponse)(nil),  // 19: reelway.ledger.v1.ListLatenciesResponse
-	(*GetBalanceRequest)(nil),      // 20: reelway.ledger.v1.GetBalanceRequest
-	(*GetBalanceResponse)(nil),     // 21: reelway.ledger.v1.GetBalanceResponse
-	(*TopUpRequest)(nil),           // 22: reelway.ledger.v1.TopUpRequest
-	(*TopUpResponse)(nil),          // 23: reelway.ledger.v1.TopUpResponse
-	(*GrantRequest)(nil),           // 24: reelway.ledger.v1.GrantRequest
-	(*GrantResponse)(nil),          // 25: reelway.ledger.v1.GrantResponse
-	(*Lot)(nil),                    // 26: reelway.ledger.v1.Lot
-	(*ListGrantsRequest)(nil),      // 27: reelway.ledger.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),     // 28: reelway.ledger.v1.ListGrantsResponse
-	(*RefundRequest)(nil),          // 29: reelway.ledger.v1.RefundRequest
-	(*RefundResponse)(nil),         // 30: reelway.ledger.v1.RefundResponse
-	(*AdjustRequest)(nil),          // 31: reelway.ledger.v1.AdjustRequest
-	(*AdjustResponse)(nil),         // 32: reelway.ledger.v1.AdjustResponse
-	(*WriteOffRequest)(nil),        // 33: reelway.ledger.v1.WriteOffRequest
-	(*WriteOffResponse)(nil),       // 34: reelway.ledger.v1.WriteOffResponse
-	(*Review)(nil),                 // 35: reelway.ledger.v1.Review
-	(*ListReviewsRequest)(nil),     // 36: reelway.ledger.v1.ListReviewsRequest
-	(*ListReviewsResponse)(nil),    // 37: reelway.ledger.v1.ListReviewsResponse
-	(*SettleSuspenseRequest)(nil),  // 38: reelway.ledger.v1.SettleSuspenseRequest
-	(*SettleSuspenseResponse)(nil), // 39: reelway.ledger.v1.SettleSuspenseResponse
-	(*GetStatementRequest)(nil),    // 40: reelway.ledger.v1.GetStatementRequest
-	(*Movement)(nil),               // 41: reelway.ledger.v1.Movement
-	(*GetStatementResponse)(nil),   // 42: reelway.ledger.v1.GetStatementResponse
-	(*MarginRequest)(nil),          // 43: reelway.ledger.v1.MarginRequest
-	(*ProviderCost)(nil),           // 44: reelway.ledger.v1.ProviderCost
-	(*MarginRow)(nil),              // 45: reelway.ledger.v1.MarginRow
-	(*MarginResponse)(nil),         // 46: reelway.ledger.v1.MarginResponse
-	(*VerifyRequest)(nil),          // 47: reelway.ledger.v1.VerifyRequest
-	(*VerifyResponse)(nil),         // 48: reelway.ledger.v1.VerifyResponse
-	nil,                            // 49: reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	(*v1.VideoParams)(nil),         // 50: reelway.video.v1.VideoParams
-	(*v1.Video)(nil),               // 51: reelway.video.v1.Video
-	(v1.VideoState)(0),             // 52: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),  // 53: google.protobuf.Timestamp
+	(*KeyOffer)(nil),               // 14: reelway.ledger.v1.KeyOffer
+	(*BeginAttemptResponse)(nil),   // 15: reelway.ledger.v1.BeginAttemptResponse
+	(*GetAttemptRequest)(nil),      // 16: reelway.ledger.v1.GetAttemptRequest
+	(*GetAttemptResponse)(nil),     // 17: reelway.ledger.v1.GetAttemptResponse
+	(*ListLatenciesRequest)(nil),   // 18: reelway.ledger.v1.ListLatenciesRequest
+	(*Latency)(nil),                // 19: reelway.ledger.v1.Latency
+	(*ListLatenciesResponse)(nil),  // 20: reelway.ledger.v1.ListLatenciesResponse
+	(*GetBalanceRequest)(nil),      // 21: reelway.ledger.v1.GetBalanceRequest
+	(*GetBalanceResponse)(nil),     // 22: reelway.ledger.v1.GetBalanceResponse
+	(*TopUpRequest)(nil),           // 23: reelway.ledger.v1.TopUpRequest
+	(*TopUpResponse)(nil),          // 24: reelway.ledger.v1.TopUpResponse
+	(*GrantRequest)(nil),           // 25: reelway.ledger.v1.GrantRequest
+	(*GrantResponse)(nil),          // 26: reelway.ledger.v1.GrantResponse
+	(*Lot)(nil),                    // 27: reelway.ledger.v1.Lot
+	(*ListGrantsRequest)(nil),      // 28: reelway.ledger.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),     // 29: reelway.ledger.v1.ListGrantsResponse
+	(*RefundRequest)(nil),          // 30: reelway.ledger.v1.RefundRequest
+	(*RefundResponse)(nil),         // 31: reelway.ledger.v1.RefundResponse
+	(*AdjustRequest)(nil),          // 32: reelway.ledger.v1.AdjustRequest
+	(*AdjustResponse)(nil),         // 33: reelway.ledger.v1.AdjustResponse
+	(*WriteOffRequest)(nil),        // 34: reelway.ledger.v1.WriteOffRequest
+	(*WriteOffResponse)(nil),       // 35: reelway.ledger.v1.WriteOffResponse
+	(*Review)(nil),                 // 36: reelway.ledger.v1.Review
+	(*ListReviewsRequest)(nil),     // 37: reelway.ledger.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),    // 38: reelway.ledger.v1.ListReviewsResponse
+	(*SettleSuspenseRequest)(nil),  // 39: reelway.ledger.v1.SettleSuspenseRequest
+	(*SettleSuspenseResponse)(nil), // 40: reelway.ledger.v1.SettleSuspenseResponse
+	(*GetStatementRequest)(nil),    // 41: reelway.ledger.v1.GetStatementRequest
+	(*Movement)(nil),               // 42: reelway.ledger.v1.Movement
+	(*GetStatementResponse)(nil),   // 43: reelway.ledger.v1.GetStatementResponse
+	(*MarginRequest)(nil),          // 44: reelway.ledger.v1.MarginRequest
+	(*ProviderCost)(nil),           // 45: reelway.ledger.v1.ProviderCost
+	(*MarginRow)(nil),              // 46: reelway.ledger.v1.MarginRow
+	(*MarginResponse)(nil),         // 47: reelway.ledger.v1.MarginResponse
+	(*VerifyRequest)(nil),          // 48: reelway.ledger.v1.VerifyRequest
+	(*VerifyResponse)(nil),         // 49: reelway.ledger.v1.VerifyResponse
+	nil,                            // 50: reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	nil,                            // 51: reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	nil,                            // 52: reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	(*v1.VideoParams)(nil),         // 53: reelway.video.v1.VideoParams
+	(v1.Priority)(0),               // 54: reelway.video.v1.Priority
+	(*v1.Video)(nil),               // 55: reelway.video.v1.Video
+	(v1.VideoState)(0),             // 56: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),  // 57: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
-	50, // 0: reelway.ledger.v1.Route.params:type_name -> reelway.video.v1.VideoParams
+	53, // 0: reelway.ledger.v1.Route.params:type_name -> reelway.video.v1.VideoParams
 	1,  // 1: reelway.ledger.v1.Plan.routes:type_name -> reelway.ledger.v1.Route
-	50, // 2: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
-	49, // 3: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	2,  // 4: reelway.ledger.v1.OpenJobRequest.plan:type_name -> reelway.ledger.v1.Plan
-	51, // 5: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	51, // 6: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	52, // 7: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	51, // 8: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	51, // 9: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	50, // 10: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	50, // 11: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	53, // 12: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	18, // 13: reelway.ledger.v1.ListLatenciesResponse.latencies:type_name -> reelway.ledger.v1.Latency
-	53, // 14: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	53, // 15: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	53, // 16: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	53, // 17: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
-	26, // 18: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	53, // 19: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
-	0,  // 20: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	53, // 21: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
-	35, // 22: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
-	0,  // 23: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
-	35, // 24: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	53, // 25: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	53, // 26: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	53, // 27: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
-	41, // 28: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	44, // 29: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
-	45, // 30: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	3,  // 31: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	5,  // 32: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	7,  // 33: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	9,  // 34: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	11, // 35: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	13, // 36: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	15, // 37: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	17, // 38: reelway.ledger.v1.JobService.ListLatencies:input_type -> reelway.ledger.v1.ListLatenciesRequest
-	20, // 39: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	22, // 40: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	24, // 41: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	27, // 42: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	29, // 43: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	31, // 44: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	33, // 45: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	36, // 46: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	38, // 47: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	40, // 48: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	43, // 49: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	47, // 50: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	4,  // 51: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	6,  // 52: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	8,  // 53: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	10, // 54: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	12, // 55: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	14, // 56: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	16, // 57: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	19, // 58: reelway.ledger.v1.JobService.ListLatencies:output_type -> reelway.ledger.v1.ListLatenciesResponse
-	21, // 59: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	23, // 60: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	25, // 61: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	28, // 62: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	30, // 63: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	32, // 64: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	34, // 65: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	37, // 66: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	39, // 67: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	42, // 68: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	46, // 69: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	48, // 70: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	51, // [51:71] is the sub-list for method output_type
-	31, // [31:51] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	53, // 2: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
+	50, // 3: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	54, // 4: reelway.ledger.v1.OpenJobRequest.priority:type_name -> reelway.video.v1.Priority
+	2,  // 5: reelway.ledger.v1.OpenJobRequest.plan:type_name -> reelway.ledger.v1.Plan
+	55, // 6: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	55, // 7: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	56, // 8: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	55, // 9: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	55, // 10: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	14, // 11: reelway.ledger.v1.BeginAttemptRequest.keys:type_name -> reelway.ledger.v1.KeyOffer
+	51, // 12: reelway.ledger.v1.BeginAttemptRequest.max_running_by_model:type_name -> reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	52, // 13: reelway.ledger.v1.KeyOffer.max_running_by_model:type_name -> reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	53, // 14: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	53, // 15: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	57, // 16: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	19, // 17: reelway.ledger.v1.ListLatenciesResponse.latencies:type_name -> reelway.ledger.v1.Latency
+	57, // 18: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	57, // 19: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	57, // 20: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	57, // 21: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	27, // 22: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	57, // 23: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 24: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	57, // 25: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	36, // 26: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 27: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	36, // 28: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	57, // 29: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	57, // 30: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	57, // 31: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	42, // 32: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	45, // 33: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	46, // 34: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	3,  // 35: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	5,  // 36: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	7,  // 37: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	9,  // 38: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	11, // 39: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	13, // 40: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	16, // 41: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	18, // 42: reelway.ledger.v1.JobService.ListLatencies:input_type -> reelway.ledger.v1.ListLatenciesRequest
+	21, // 43: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	23, // 44: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	25, // 45: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	28, // 46: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	30, // 47: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	32, // 48: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	34, // 49: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	37, // 50: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	39, // 51: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	41, // 52: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	44, // 53: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	48, // 54: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	4,  // 55: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	6,  // 56: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	8,  // 57: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	10, // 58: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	12, // 59: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	15, // 60: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	17, // 61: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	20, // 62: reelway.ledger.v1.JobService.ListLatencies:output_type -> reelway.ledger.v1.ListLatenciesResponse
+	22, // 63: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	24, // 64: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	26, // 65: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	29, // 66: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	31, // 67: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	33, // 68: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	35, // 69: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	38, // 70: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	40, // 71: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	43, // 72: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	47, // 73: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	49, // 74: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	55, // [55:75] is the sub-list for method output_type
+	35, // [35:55] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
@@ -3868,7 +4064,7 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_ledger_proto_rawDesc), len(file_reelway_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   49,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
