@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -48,16 +49,10 @@ type Plan struct {
 
 // Dearest is the way that costs most: its price is what has to be held.
 func (p *Plan) Dearest() Candidate {
-	return slices.MaxFunc(p.Routes, func(a, b Candidate) int {
-		switch {
-		case a.Price < b.Price:
-			return -1
-		case a.Price > b.Price:
-			return 1
-		}
-		return 0
-	})
+	return slices.MaxFunc(p.Routes, comparePrices)
 }
+
+func comparePrices(a, b Candidate) int { return cmp.Compare(a.Price, b.Price) }
 
 // can is what a condition may need of a model.
 var can = map[string]func(catalog.Model) bool{
@@ -169,15 +164,7 @@ func (a Ask) plan(alias Alias, field string) (*Plan, []fault.Field) {
 	}
 	switch alias.Pick {
 	case byPrice:
-		slices.SortStableFunc(p.Routes, func(a, b Candidate) int {
-			switch {
-			case a.Price < b.Price:
-				return -1
-			case a.Price > b.Price:
-				return 1
-			}
-			return 0
-		})
+		slices.SortStableFunc(p.Routes, comparePrices)
 	case byWeight:
 		draw(p.Routes, rand.IntN)
 	}
