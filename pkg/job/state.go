@@ -74,7 +74,7 @@ var Table = []Transition{
 	{Queued, Cancel, Canceled, "nothing was asked of a provider"},
 	{Queued, Expire, Expired, "no provider could be called in time"},
 	{Queued, Refuse, Failed, "no provider can take it"},
-	{Queued, FallBack, Queued, "nobody took it in time, the next route follows"},
+	{Queued, FallBack, Queued, "nobody takes it now or took it in time, the next route follows"},
 	{Queued, Accept, Running, "an attempt thought refused turned out to exist: it is adopted, not repeated"},
 	{Queued, Progress, Running, "the same, told by a webhook"},
 	{Queued, Render, Storing, "the same, finished already"},

@@ -80,6 +80,13 @@ func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room) error {
 	if j.State != job.Queued || j.Provider != r.GetProvider() || j.SubmitAfter.After(u.now) {
 		return nil
 	}
+	if away := r.GetUnavailableModel(); away != "" {
+		if j.Model == away && j.routeAt(j.Route+1) != nil {
+			return s.leave(c.ctx, u, j)
+		}
+		resp.Full, resp.FullReason, resp.RetryAfterMs = true, fullClosed, askAgainAfter(fullClosed).Milliseconds()
+		return nil
+	}
 	key, full := m.choose(r, j)
 	if full != "" {
 		resp.Full, resp.FullReason, resp.RetryAfterMs = true, full, askAgainAfter(full).Milliseconds()

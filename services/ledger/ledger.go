@@ -107,7 +107,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
 	s.fell, err3 = meter.Int64Counter("reelway.ledger.fallbacks", metric.WithUnit("{job}"),
-		metric.WithDescription("jobs that went on to their next route after a refusal or a failure, by the provider left and the next one"))
+		metric.WithDescription("jobs that went on to their next route, by the provider left and the next one"))
 	return s, errors.Join(err1, err2, err3, s.watchOutbox(meter), s.measureBooks(meter))
 }
 

@@ -109,7 +109,7 @@ func (s *Service) observed(x sighting) error {
 	o := x.o
 	s.seen.Add(x.ctx, 1, metric.WithAttributes(attribute.String("fact", factName(o)), attribute.String("source", o.GetSource()), attribute.String("verdict", x.verdict)))
 	if x.left != "" {
-		s.fell.Add(x.ctx, 1, metric.WithAttributes(attribute.String("provider", x.left), attribute.String("next", x.job.Provider)))
+		s.fell.Add(x.ctx, 1, fellFrom(x.left, x.job.Provider))
 	}
 	if x.job == nil {
 		return bus.Terminate(fmt.Errorf("observation of an unknown job"))

@@ -1,10 +1,13 @@
 package ledger
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/protobuf/proto"
 
 	"reelway.dev/pkg/fault"
@@ -135,6 +138,24 @@ func (s *Service) reroute(j *record, in job.Input, e *videov1.VideoError) job.In
 // attempt of it is open, so nothing is under way on the present one.
 func (s *Service) routeWaitedTooLong(u *unit, j *record) bool {
 	return j.State == job.Queued && s.cfg.RouteWait > 0 && u.now.Sub(j.SubmitAfter) > s.cfg.RouteWait && j.routeAt(j.Route+1) != nil
+}
+
+// leave has a queued job go on to its next route at once.
+func (s *Service) leave(ctx context.Context, u *unit, j *record) error {
+	left := j.Provider
+	if err := u.follow(j, j.Route+1); err != nil {
+		return err
+	}
+	j.SubmitAfter = u.now
+	if _, err := u.advance(ctx, j, job.FallBack); err != nil {
+		return err
+	}
+	s.fell.Add(ctx, 1, fellFrom(left, j.Provider))
+	return u.command(ctx, j, fmt.Sprintf("%s-submit-v%d", j.ID, j.Version), 0)
+}
+
+func fellFrom(left, next string) metric.MeasurementOption {
+	return metric.WithAttributes(attribute.String("provider", left), attribute.String("next", next))
 }
 
 // follow puts a locked job on one of its routes: its provider, model, params and

@@ -332,6 +332,40 @@ func TestRouteThatNobodyServesIsLeft(t *testing.T) {
 	x.balance(t, 5*price-third, 0)
 }
 
+// A dispatcher finds the provider's circuit open: the job goes on at once, and
+// waits where it has no other route. A command of an older route moves nothing.
+func TestRouteWhoseProviderIsAwayIsLeft(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 5*price, twoTries, unhurried)
+	v := x.openRoutes(t, func(r *ledgerv1.OpenJobRequest) { r.Plan.Routes = r.GetPlan().GetRoutes()[:2] })
+	away := func(provider, model string) *ledgerv1.BeginAttemptResponse {
+		b, err := x.jobs.BeginAttempt(context.Background(), &ledgerv1.BeginAttemptRequest{JobId: v.GetId(), Provider: provider, UnavailableModel: model})
+		if err != nil || b.GetGranted() || b.GetOpenAttemptId() != "" {
+			t.Fatalf("%s is granted %v and shown %q, %v", provider, b.GetGranted(), b.GetOpenAttemptId(), err)
+		}
+		return b
+	}
+	if b := away("one", "m-other"); !b.GetFull() || b.GetRetryAfterMs() <= 0 {
+		t.Errorf("a command of another model: %v", b)
+	}
+	if b := away("one", "m-one"); b.GetFull() {
+		t.Errorf("the job has another route, and waits: %v", b)
+	}
+	if b := away("one", "m-one"); b.GetFull() {
+		t.Errorf("a command that is over waits: %v", b)
+	}
+	if b := away("two", "m-two"); !b.GetFull() || b.GetFullReason() != "closed" {
+		t.Errorf("the last route is left: %v", b)
+	}
+	a := x.beginAt(t, v.GetId(), "two", "m-two")
+	x.say(t, v.GetId(), a, "two", "rendered", render("t2"))
+	x.say(t, v.GetId(), a, "two", "archived", storage())
+	if got := x.await(t, v.GetId(), videov1.VideoState_VIDEO_STATE_SUCCEEDED); got.GetCapturedMicros() != dear || len(got.GetAttempts()) != 1 {
+		t.Errorf("ended as %v", got)
+	}
+	x.balance(t, 5*price-dear, 0)
+}
+
 // A budget of a model counts what that model made, though it was reserved in
 // those of every route.
 func TestModelBudgetsCountTheRouteThatMadeIt(t *testing.T) {

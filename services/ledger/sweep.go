@@ -96,14 +96,7 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record, room bool) err
 		_, err := u.advance(ctx, j, job.Expire)
 		return err
 	case s.routeWaitedTooLong(u, j):
-		if err := u.follow(j, j.Route+1); err != nil {
-			return err
-		}
-		j.SubmitAfter = u.now
-		if _, err := u.advance(ctx, j, job.FallBack); err != nil {
-			return err
-		}
-		return u.command(ctx, j, unique, 0)
+		return s.leave(ctx, u, j)
 	case (j.State == job.Submitting || j.State == job.Running) && overdue:
 		// The watchdog should have said so; the ledger does not depend on it.
 		o := &eventv1.Observation{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider, Id: *j.AttemptID + "-timed-out",

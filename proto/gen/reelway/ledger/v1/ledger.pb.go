@@ -871,9 +871,13 @@ type BeginAttemptRequest struct {
 	// The same for single models, over all keys.
 	MaxRunningByModel map[string]int32 `protobuf:"bytes,25,rep,name=max_running_by_model,json=maxRunningByModel,proto3" json:"max_running_by_model,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Models whose jobs have to wait: their circuit is open.
-	ClosedModels  []string `protobuf:"bytes,26,rep,name=closed_models,json=closedModels,proto3" json:"closed_models,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ClosedModels []string `protobuf:"bytes,26,rep,name=closed_models,json=closedModels,proto3" json:"closed_models,omitempty"`
+	// Set when nothing of this model can be submitted to the provider now: its
+	// circuit is open, or no key may be used. Then nothing is granted; a job of the
+	// model goes on to its next route where it has one, and waits where it has none.
+	UnavailableModel string `protobuf:"bytes,37,opt,name=unavailable_model,json=unavailableModel,proto3" json:"unavailable_model,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *BeginAttemptRequest) Reset() {
@@ -946,6 +950,13 @@ func (x *BeginAttemptRequest) GetClosedModels() []string {
 		return x.ClosedModels
 	}
 	return nil
+}
+
+func (x *BeginAttemptRequest) GetUnavailableModel() string {
+	if x != nil {
+		return x.UnavailableModel
+	}
+	return ""
 }
 
 // KeyOffer is one key of a provider that may take a task, and what it allows.
@@ -3613,7 +3624,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\"\x13\n" +
-	"\x11DeleteJobResponse\"\x9a\x03\n" +
+	"\x11DeleteJobResponse\"\xc7\x03\n" +
 	"\x13BeginAttemptRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12#\n" +
 	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x129\n" +
@@ -3621,7 +3632,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\vmax_running\x18\x18 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\n" +
 	"maxRunning\x12n\n" +
 	"\x14max_running_by_model\x18\x19 \x03(\v2=.reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntryR\x11maxRunningByModel\x12#\n" +
-	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x1aD\n" +
+	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x12+\n" +
+	"\x11unavailable_model\x18% \x01(\tR\x10unavailableModel\x1aD\n" +
 	"\x16MaxRunningByModelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x02\n" +
