@@ -104,8 +104,9 @@ func (s *Service) moved(ctx context.Context, d *desk, m *eventv1.SubmitJob) bool
 	if m.GetModel() == "" {
 		return false // a command of an older ledger, which has no routes
 	}
-	b, err := s.d.Jobs.BeginAttempt(ctx, &ledgerv1.BeginAttemptRequest{JobId: m.GetJobId(), Provider: d.name, UnavailableModel: m.GetModel()})
-	return err == nil && !b.GetFull() && b.GetOpenAttemptId() == ""
+	// An older ledger knows closed models alone, and grants nothing for them.
+	b, err := s.d.Jobs.BeginAttempt(ctx, &ledgerv1.BeginAttemptRequest{JobId: m.GetJobId(), Provider: d.name, UnavailableModel: m.GetModel(), ClosedModels: []string{m.GetModel()}})
+	return err == nil && !b.GetGranted() && !b.GetFull() && b.GetOpenAttemptId() == ""
 }
 
 // send submits a granted attempt, once, within call's time.
