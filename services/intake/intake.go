@@ -250,11 +250,3 @@ func (s *Service) list(ctx context.Context, p auth.Principal, r *videov1.ListVid
 	}
 	return &videov1.ListVideosResponse{Videos: resp.GetVideos(), HasMore: resp.GetHasMore()}, nil
 }
-
-func (s *Service) models() *videov1.ListModelsResponse {
-	resp := &videov1.ListModelsResponse{}
-	for _, m := range s.d.Catalog.Models() {
-		resp.Models = append(resp.Models, m.Proto())
-	}
-	return resp
-}

@@ -43,6 +43,7 @@ func (s *Service) Handler() http.Handler {
 	route("GET /v1/videos/{id}/content", auth.VideosRead, s.content)
 	route("POST /v1/videos:quote", auth.VideosRead, s.quoteVideo)
 	route("GET /v1/models", auth.VideosRead, s.listModels)
+	route("GET /v1/models/{id...}", auth.VideosRead, s.getModel)
 	route("GET /v1/balance", auth.BillingRead, s.getBalance)
 	route("GET /v1/usage", auth.BillingRead, s.getUsage)
 	route("GET /v1/statement", auth.BillingRead, s.getStatement)
@@ -241,17 +242,6 @@ func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Prin
 	videojson.Write(w, http.StatusOK, map[string]any{"object": "quote", "model": params.GetModel(), "duration": params.GetDurationSeconds(),
 		"resolution": params.GetResolution(), "aspect_ratio": params.GetAspectRatio(), "width": params.GetWidth(), "height": params.GetHeight(),
 		"total": money.Format(q.GetTotalMicros()), "total_micros": q.GetTotalMicros(), "lines": lines})
-	return nil
-}
-
-func (s *Service) listModels(w http.ResponseWriter, _ *http.Request, _ auth.Principal) error {
-	data := []map[string]any{}
-	for _, m := range s.models().GetModels() {
-		data = append(data, map[string]any{"id": m.GetId(), "object": "model", "created": 0, "owned_by": m.GetProvider(), "name": m.GetDisplayName(), "provider": m.GetProvider(), "tasks": m.GetTasks(),
-			"durations": m.GetDurationsSeconds(), "resolutions": m.GetResolutions(), "aspect_ratios": m.GetAspectRatios(), "audio": m.GetAudio(),
-			"seed": m.GetSeed(), "negative_prompt": m.GetNegativePrompt(), "price_per_second_from": money.Format(m.GetPricePerSecondMicros())})
-	}
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data})
 	return nil
 }
 

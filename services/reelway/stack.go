@@ -71,10 +71,11 @@ type Settings struct {
 	Intake     intake.Config
 	Simulator  simulator.Config
 	Bucket     bucket.Config
+	Models     catalog.Config
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket}
+	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Models}
 }
 
 // Load reads the settings from the environment.
@@ -184,7 +185,10 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	cat := catalog.Builtin().Only(func(name string) bool { return providers.Adapters[name] != nil })
+	cat, err := catalog.Open(set.Models, func(name string) bool { return providers.Adapters[name] != nil }, h.Log)
+	if err != nil {
+		return err
+	}
 	authn := auth.New(accounts, time.Now)
 	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
 	if err != nil {
@@ -228,6 +232,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, arch.Components()...)
 	h.Add(run.Consumers, note.Components()...)
 	h.Add(run.Consumers, authn.Components(b)...)
+	h.Add(run.Consumers, cat.Components()...)
 	h.Add(run.Relays, led.Components()...)
 	h.Add(run.Last, rpc.Component("ledger-grpc", inner, mem))
 	return s.account(ctx, led, set, dir)

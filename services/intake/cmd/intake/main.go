@@ -34,12 +34,17 @@ func (c *config) offers(provider string) bool {
 
 func main() {
 	door, cfg, nats, led, bkt, guard := &config{}, &intake.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &safehttp.Config{}
+	models := &catalog.Config{}
 	os.Exit(run.Main("intake", "takes requests: authenticates, validates, prices, submits", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_HTTP_ADDR", door.Addr)
 		if err != nil {
 			return err
 		}
 		gl, err := h.Listen("REELWAY_GRPC_ADDR", door.GRPCAddr)
+		if err != nil {
+			return err
+		}
+		cat, err := catalog.Open(*models, door.offers, h.Log)
 		if err != nil {
 			return err
 		}
@@ -67,7 +72,7 @@ func main() {
 		}
 		s, err := intake.New(*cfg, intake.Deps{Jobs: ledgerv1.NewJobServiceClient(conn), Ledger: ledgerv1.NewLedgerServiceClient(conn),
 			Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn),
-			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: catalog.Builtin().Only(door.offers),
+			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat,
 			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 		if err != nil {
 			return err
@@ -81,6 +86,7 @@ func main() {
 		s.Register(srv)
 		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, authn.Components(b)...)
+		h.Add(run.Consumers, cat.Components()...)
 		return nil
-	}, door, cfg, nats, led, bkt, guard))
+	}, door, cfg, nats, led, bkt, guard, models))
 }
