@@ -90,6 +90,9 @@ func shape(t *testing.T, m catalog.Model, task string, req *videov1.VideoRequest
 	if err != nil || total < 5_000 || total > 60_000_000 || len(lines) != 1 || lines[0].GetUnitMicros()*lines[0].GetQuantity() != total || lines[0].GetAmountMicros() != total {
 		t.Errorf("%s %v costs %d: %v, %v", m.ID, p, total, lines, err)
 	}
+	if got := told(m.Proto(), p); got != total {
+		t.Errorf("%s %v costs %d and is told to cost %d", m.ID, p, total, got)
+	}
 	if p.GetWidth() == 0 || p.GetWidth()%2+p.GetHeight()%2 != 0 || p.GetProviderModel() != m.ProviderModels[task] {
 		t.Errorf("%s is %v", m.ID, p)
 	}
@@ -126,6 +129,20 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}
+}
+
+// told is the price of a video by what callers are shown of its model.
+func told(m *videov1.Model, p *videov1.VideoParams) (total int64) {
+	for _, x := range m.GetPrices() {
+		switch {
+		case x.GetResolution() != p.GetResolution() || x.GetAudio() != p.GetAudio():
+		case x.GetClipSeconds() == p.GetDurationSeconds():
+			return x.GetAmountMicros()
+		case x.GetClipSeconds() == 0:
+			total = x.GetAmountMicros() * int64(p.GetDurationSeconds())
+		}
+	}
+	return total
 }
 
 // every is a model that can do little, to be refused a lot.

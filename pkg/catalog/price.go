@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -83,20 +84,26 @@ func (m Model) Cost(p *videov1.VideoParams, quoted int64) int64 {
 	return quoted
 }
 
-// prices are all of a model's, by resolution in its order.
+// prices are all of a model's, by resolution in its order. What always has
+// sound has prices with sound alone.
 func (m Model) prices() (out []*videov1.ModelPrice) {
 	for _, r := range m.Resolutions {
 		p := m.Prices[r]
-		add := func(amount int64, clip int32, audio bool) {
-			if amount > 0 {
-				out = append(out, &videov1.ModelPrice{Resolution: r, Audio: audio, ClipSeconds: clip, AmountMicros: amount})
+		add := func(silent, sound int64, clip int32) {
+			if silent > 0 && !m.AudioAlways {
+				out = append(out, &videov1.ModelPrice{Resolution: r, ClipSeconds: clip, AmountMicros: silent})
+			}
+			if sound > 0 && m.Audio {
+				out = append(out, &videov1.ModelPrice{Resolution: r, Audio: true, ClipSeconds: clip, AmountMicros: sound})
 			}
 		}
-		add(p.Second, 0, false)
-		add(p.SecondWithAudio, 0, true)
+		add(p.Second, cmp.Or(p.SecondWithAudio, p.Second), 0)
 		for _, d := range slices.Sorted(slices.Values(m.Durations)) {
-			add(p.Clip[d], d, false)
-			add(p.ClipWithAudio[d], d, true)
+			sound := p.ClipWithAudio[d]
+			if sound == 0 && p.SecondWithAudio == 0 {
+				sound = p.Clip[d]
+			}
+			add(p.Clip[d], sound, d)
 		}
 	}
 	return out

@@ -261,7 +261,7 @@ func (e *entry) checkShapes() {
 	}
 	for i, r := range e.Resolutions {
 		if shortSide[r] == 0 {
-			e.bad("resolutions", "%q is not known; use %s", r, strings.Join(resolutions(), ", "))
+			e.bad("resolutions", "%q is not known; use %s", r, strings.Join(Resolutions(), ", "))
 		}
 		if slices.Contains(e.Resolutions[:i], r) {
 			e.bad("resolutions", "%s is there twice", r)
@@ -395,8 +395,8 @@ func (e *entry) checkPrices(field string, prices map[string]Price) {
 	}
 }
 
-// resolutions are all that are known, the smallest first.
-func resolutions() []string {
+// Resolutions lists all that an entry may name, the smallest first.
+func Resolutions() []string {
 	return slices.SortedFunc(maps.Keys(shortSide), func(a, b string) int { return int(shortSide[a] - shortSide[b]) })
 }
 

@@ -52,6 +52,7 @@ type cli struct {
 	Users    usersCmd    `cmd:"" help:"End users of an account: create, list."`
 	Ledger   ledgerCmd   `cmd:"" help:"The books: balances, top-ups, grants, refunds, statements, margins, and their proof."`
 	Audit    auditCmd    `cmd:"" help:"What administrators did, the latest first."`
+	Models   modelsCmd   `cmd:"" help:"The catalogue: list what is offered, check files of models, import a provider's list."`
 }
 
 // Main runs the command line and returns the exit code: 0 done, 1 failed, 2
