@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -206,6 +207,26 @@ func subjectRoot(s string) string {
 		}
 	}
 	return s
+}
+
+// Commands is how many submit commands lie on the bus, by provider: those that
+// nobody has taken yet, and those that somebody works on.
+func (b *Bus) Commands(ctx context.Context) (map[string]int, error) {
+	st, err := b.js.Stream(ctx, StreamJobs)
+	if err != nil {
+		return nil, fmt.Errorf("open jobs: %w", err)
+	}
+	root := SubmitSubject("")
+	root = root[:len(root)-1]
+	info, err := st.Info(ctx, jetstream.WithSubjectFilter(root+">"))
+	if err != nil {
+		return nil, fmt.Errorf("count commands: %w", err)
+	}
+	out := map[string]int{}
+	for subject, n := range info.State.Subjects {
+		out[strings.TrimPrefix(subject, root)] = int(n)
+	}
+	return out, nil
 }
 
 // PublishObservation publishes what was seen of an attempt and returns after

@@ -171,11 +171,12 @@ func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptReques
 	var created time.Time
 	var state job.State
 	var current *string
+	var model string
 	err := g.s.pool.QueryRow(ctx, `select a.job_id, a.provider, a.state, coalesce(a.provider_task_id, ''), a.created_at, a.number,
-			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.state, j.attempt_id,
+			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.state, j.attempt_id, j.model,
 			exists (select from review v where v.job_id = j.id and v.attempt_id = a.id and v.outcome is null and v.opened_at > now() - $2::interval)
 		from attempt a join job j on j.id = a.job_id where a.id = $1`, r.GetAttemptId(), g.s.cfg.ReviewFor).
-		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &params, &state, &current, &resp.InReview)
+		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &params, &state, &current, &model, &resp.InReview)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fault.New(fault.NotFound, "no such attempt")
 	}
@@ -183,6 +184,8 @@ func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptReques
 		return nil, fmt.Errorf("read attempt: %w", err)
 	}
 	resp.CreatedAt = timestamppb.New(created)
+	x := g.s.times.render(resp.GetProvider(), model)
+	resp.TypicalMs, resp.SlowMs = x.typical.Milliseconds(), x.slow.Milliseconds()
 	resp.Settled = !resp.GetInReview() && (state != job.Submitting && state != job.Running || current == nil || *current != r.GetAttemptId())
 	return resp, proto.Unmarshal(params, resp.Params)
 }

@@ -73,14 +73,19 @@ type Deps struct {
 // Service is the ledger. It is safe for concurrent use, and any number of
 // replicas may run on one database.
 type Service struct {
-	cfg   Config
-	pool  *pgxpool.Pool
-	bus   *bus.Bus
-	log   *slog.Logger
-	kick  chan struct{} // wakes the relay after a commit of ours
-	opens *batcher[opening, opened]
-	used  usedKeys
-	seen  metric.Int64Counter
+	cfg  Config
+	pool *pgxpool.Pool
+	bus  *bus.Bus
+	log  *slog.Logger
+	kick chan struct{} // wakes the relay after a commit of ours
+	// arrived wakes the queue after a commit of ours.
+	arrived chan struct{}
+	opens   *batcher[opening, opened]
+	ample   ample
+	turns   turns
+	times   renderTimes
+	used    usedKeys
+	seen    metric.Int64Counter
 }
 
 // New returns a ledger on a migrated database.
@@ -88,7 +93,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if d.Pool == nil || d.Bus == nil || d.Logger == nil {
 		return nil, errors.New("ledger: Pool, Bus and Logger are required")
 	}
-	s := &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1), arrived: make(chan struct{}, 1)}
 	s.opens = newBatcher(cfg.Waiting, cfg.Group, s.open)
 	meter := otel.Meter("reelway.dev/services/ledger")
 	var err1, err2 error
@@ -113,6 +118,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 func (s *Service) Components() []run.Component {
 	out := []run.Component{
 		{Name: "ledger-outbox", Run: s.relay},
+		{Name: "ledger-queue", Run: s.admitTurns},
 		{Name: "ledger-projection", Run: func(ctx context.Context) error {
 			return bus.ConsumeBatch(ctx, s.bus, bus.ProjectionConsumer, s.cfg.Group, s.Project)
 		}},
@@ -147,6 +153,15 @@ func (s *Service) countJobs(ctx context.Context, o metric.Int64Observer) error {
 		return nil
 	})
 	return err
+}
+
+// wakeOpened wakes those who pass on what was opened.
+func (s *Service) wakeOpened() {
+	s.wake()
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
 }
 
 func (s *Service) wake() {

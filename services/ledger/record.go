@@ -40,6 +40,7 @@ type record struct {
 	ResultURL                        *string
 	Traceparent                      string
 	Budgets                          []counted // where its money is counted
+	Turn                             *int64    // in the queue; nil when an older version opened the job
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
@@ -48,7 +49,7 @@ type record struct {
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
 	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted,
-	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source`
+	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -60,7 +61,7 @@ func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
 		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted,
-		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource}
+		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn}
 }
 
 type querier interface {
@@ -138,6 +139,7 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 	if err != nil {
 		return err
 	}
+	u.times.expect(v, j, u.now, 0)
 	ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now)}
 	if j.AttemptID != nil {
 		ev.AttemptId = *j.AttemptID
@@ -191,6 +193,9 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 			u.settles = append(u.settles, j.ID)
 		}
 		j.CompletedAt = &u.now
+		if j.State == job.Queued && j.Turn != nil {
+			u.unqueued = append(u.unqueued, j)
+		}
 	}
 	j.State = to
 	if to.Terminal() {
@@ -244,13 +249,14 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) string { return j.CostSource })
 	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
 	t.columns = append(t.columns, u.now)
+	column(&t, u.opened, func(j *record) int64 { return *j.Turn })
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
-			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, created_at, updated_at, swept_at, submit_after)
+			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, turn, created_at, updated_at, swept_at, submit_after)
 		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace,
-			model, granted, cost, currency, cost_source, counted::jsonb, $17, $17, $17, $17
+			model, granted, cost, currency, cost_source, counted::jsonb, turn, $17, $17, $17, $17
 		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
-			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted)`, t.columns...)
+			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $18::bigint[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted, turn)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {

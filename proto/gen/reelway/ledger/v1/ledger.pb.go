@@ -95,8 +95,11 @@ type OpenJobRequest struct {
 	// What the provider is expected to ask for the video, in millionths of
 	// cost_currency (ISO 4217); no currency: unknown. Its own word, once it has
 	// rendered, stands above this.
-	CostMicros    int64  `protobuf:"varint,20,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
-	CostCurrency  string `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	CostMicros   int64       `protobuf:"varint,20,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
+	CostCurrency string      `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	Priority     v1.Priority `protobuf:"varint,22,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
+	// As Account.queue_weight; 0 counts as 1.
+	QueueWeight   int32 `protobuf:"varint,23,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +209,20 @@ func (x *OpenJobRequest) GetCostCurrency() string {
 		return x.CostCurrency
 	}
 	return ""
+}
+
+func (x *OpenJobRequest) GetPriority() v1.Priority {
+	if x != nil {
+		return x.Priority
+	}
+	return v1.Priority(0)
+}
+
+func (x *OpenJobRequest) GetQueueWeight() int32 {
+	if x != nil {
+		return x.QueueWeight
+	}
+	return 0
 }
 
 type OpenJobResponse struct {
@@ -3061,7 +3078,7 @@ var File_reelway_ledger_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xbf\x04\n" +
+	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xaf\x05\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -3076,7 +3093,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\bmetadata\x18\t \x03(\v2/.reelway.ledger.v1.OpenJobRequest.MetadataEntryR\bmetadata\x12(\n" +
 	"\vcost_micros\x18\x14 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
 	"costMicros\x129\n" +
-	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x1a;\n" +
+	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12@\n" +
+	"\bpriority\x18\x16 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12,\n" +
+	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
@@ -3421,81 +3440,83 @@ var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(*VerifyResponse)(nil),         // 43: reelway.ledger.v1.VerifyResponse
 	nil,                            // 44: reelway.ledger.v1.OpenJobRequest.MetadataEntry
 	(*v1.VideoParams)(nil),         // 45: reelway.video.v1.VideoParams
-	(*v1.Video)(nil),               // 46: reelway.video.v1.Video
-	(v1.VideoState)(0),             // 47: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),  // 48: google.protobuf.Timestamp
+	(v1.Priority)(0),               // 46: reelway.video.v1.Priority
+	(*v1.Video)(nil),               // 47: reelway.video.v1.Video
+	(v1.VideoState)(0),             // 48: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),  // 49: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
 	45, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
 	44, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	46, // 2: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	46, // 3: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	47, // 4: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	46, // 5: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	46, // 6: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	45, // 7: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	45, // 8: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	48, // 9: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	48, // 10: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	48, // 11: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 12: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	48, // 13: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
-	21, // 14: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	48, // 15: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
-	0,  // 16: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	48, // 17: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
-	30, // 18: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
-	0,  // 19: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
-	30, // 20: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	48, // 21: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	48, // 22: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	48, // 23: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
-	36, // 24: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	39, // 25: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
-	40, // 26: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	1,  // 27: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	3,  // 28: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	5,  // 29: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	7,  // 30: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	9,  // 31: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	11, // 32: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	13, // 33: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	15, // 34: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	17, // 35: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	19, // 36: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	22, // 37: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	24, // 38: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	26, // 39: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	28, // 40: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	31, // 41: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	33, // 42: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	35, // 43: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	38, // 44: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	42, // 45: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	2,  // 46: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	4,  // 47: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	6,  // 48: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	8,  // 49: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	10, // 50: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	12, // 51: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	14, // 52: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	16, // 53: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	18, // 54: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	20, // 55: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	23, // 56: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	25, // 57: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	27, // 58: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	29, // 59: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	32, // 60: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	34, // 61: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	37, // 62: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	41, // 63: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	43, // 64: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	46, // [46:65] is the sub-list for method output_type
-	27, // [27:46] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	46, // 2: reelway.ledger.v1.OpenJobRequest.priority:type_name -> reelway.video.v1.Priority
+	47, // 3: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	47, // 4: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	48, // 5: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	47, // 6: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	47, // 7: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	45, // 8: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	45, // 9: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	49, // 10: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	49, // 11: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	49, // 12: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	49, // 13: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	49, // 14: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	21, // 15: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	49, // 16: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 17: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	49, // 18: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	30, // 19: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 20: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	30, // 21: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	49, // 22: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	49, // 23: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	49, // 24: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	36, // 25: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	39, // 26: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	40, // 27: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	1,  // 28: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	3,  // 29: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	5,  // 30: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	7,  // 31: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	9,  // 32: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	11, // 33: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	13, // 34: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	15, // 35: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	17, // 36: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	19, // 37: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	22, // 38: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	24, // 39: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	26, // 40: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	28, // 41: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	31, // 42: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	33, // 43: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	35, // 44: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	38, // 45: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	42, // 46: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	2,  // 47: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	4,  // 48: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	6,  // 49: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	8,  // 50: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	10, // 51: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	12, // 52: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	14, // 53: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	16, // 54: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	18, // 55: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	20, // 56: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	23, // 57: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	25, // 58: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	27, // 59: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	29, // 60: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	32, // 61: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	34, // 62: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	37, // 63: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	41, // 64: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	43, // 65: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	47, // [47:66] is the sub-list for method output_type
+	28, // [28:47] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
