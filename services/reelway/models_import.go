@@ -43,7 +43,6 @@ func (c *modelsImportCmd) Run(ctx context.Context, out io.Writer) error {
 	defer cancel()
 	im := importer{base: strings.TrimRight(c.URL, "/"), key: c.Key, markup: c.Markup, today: time.Now().UTC().Format(time.DateOnly),
 		client: &http.Client{Timeout: 30 * time.Second}}
-	defer im.client.CloseIdleConnections()
 	data, err := im.file(ctx)
 	if err != nil {
 		return err

@@ -139,8 +139,9 @@ func TestImportedModels(t *testing.T) {
 // A running stack takes a changed file without a restart and keeps the last
 // good one over a faulty one, and says so in its metrics. A job outlives its
 // model.
+//
+//nolint:paralleltest // the meters are the process's
 func TestModelsFilesReload(t *testing.T) {
-	t.Parallel()
 	file := filepath.Join(t.TempDir(), "models.yaml")
 	put := func(text string) {
 		t.Helper()
