@@ -206,17 +206,22 @@ func (s *Service) get(ctx context.Context, p auth.Principal, videoID string) (*v
 	if !id.Safe(videoID) {
 		return nil, missing()
 	}
+	var known *videov1.Video
 	if v, ok, err := s.d.Status.Status(ctx, videoID); err == nil && ok && !job.FromProto(v.GetState()).Terminal() {
 		if v.GetAccountId() != p.AccountID {
 			return nil, missing()
 		}
+		known = v
 		if v.GetState() != videov1.VideoState_VIDEO_STATE_QUEUED || time.Since(v.GetCreatedAt().AsTime()) < queuedAfter {
 			return v, nil
 		}
 	}
 	r, err := s.d.Jobs.GetJob(ctx, &ledgerv1.GetJobRequest{JobId: videoID, AccountId: p.AccountID})
 	if err != nil {
-		return nil, fault.FromStatus(err)
+		if f := fault.FromStatus(err); f.Code != fault.Unavailable || known == nil {
+			return nil, f
+		}
+		return known, nil // without its place in the queue
 	}
 	return r.GetVideo(), nil
 }

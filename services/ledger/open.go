@@ -15,6 +15,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/postgres"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
@@ -47,6 +48,11 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 		}
 	}
 	res, err := g.s.opens.do(ctx, o)
+	if errors.Is(err, postgres.ErrUnknown) {
+		f := fault.Wrap(err, fault.Unavailable, "whether the video was accepted is unknown; retry with the same Idempotency-Key, or without one look for it first")
+		f.Retryable = r.GetIdempotencyKey() != ""
+		return nil, f
+	}
 	if err != nil {
 		return nil, err
 	}
