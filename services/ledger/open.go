@@ -137,8 +137,9 @@ func (u *unit) claimKeys(ctx context.Context, group []*openCall) (claimed, error
 		on conflict do nothing`, t.columns...); err != nil {
 		return nil, fmt.Errorf("claim idempotency keys: %w", err)
 	}
-	rows, err := u.tx.Query(ctx, `select i.account_id, i.key, i.job_id, i.request_hash from idempotency i
-		join unnest($1::text[], $2::text[], $3::text[]) as x (account, key, job) on i.account_id = x.account and i.key = x.key
+	// The fence has each looked up by its key, whatever the plan was made on.
+	rows, err := u.tx.Query(ctx, `select i.account_id, i.key, i.job_id, i.request_hash from unnest($1::text[], $2::text[], $3::text[]) as x (account, key, job)
+		cross join lateral (select * from idempotency i where i.account_id = x.account and i.key = x.key offset 0) i
 		where i.job_id <> x.job`, t.columns[:3]...)
 	if err != nil {
 		return nil, fmt.Errorf("read idempotency keys: %w", err)
