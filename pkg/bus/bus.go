@@ -32,8 +32,9 @@ type Bus struct {
 	js jetstream.JetStream
 
 	mu     sync.Mutex
-	kv     jetstream.KeyValue
-	mended time.Time // when the topology was last looked after
+	kv     jetstream.KeyValue // the read model's
+	shared jetstream.KeyValue // the providers'
+	mended time.Time          // when the topology was last looked after
 }
 
 // New returns a Bus on nc, which stays the caller's to drain and close.

@@ -60,6 +60,9 @@ func InTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) err
 	return again(func() error { return pgx.BeginFunc(ctx, pool, fn) })
 }
 
+// ErrUnknown says that a transaction may have been committed.
+var ErrUnknown = errors.New("the outcome of the commit is unknown")
+
 // InTxLast is InTx for a transaction that knows its last statements: those that
 // fn returns are sent with the commit, in one journey to the database. Whoever
 // waits for a row that is locked waits that much less.
@@ -84,6 +87,10 @@ func InTxLast(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) (last 
 			})
 			if err = tx.SendBatch(ctx, last).Close(); err == nil {
 				return nil
+			}
+			var pg *pgconn.PgError
+			if !errors.As(err, &pg) && !errors.Is(err, pgx.ErrTxCommitRollback) {
+				err = errors.Join(ErrUnknown, err)
 			}
 		}
 		return errors.Join(err, tx.Rollback(ctx))

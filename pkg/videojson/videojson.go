@@ -69,9 +69,11 @@ type Cost struct {
 	Quote          string `json:"quote"`
 	Held           string `json:"held"`
 	Captured       string `json:"captured"`
+	Refunded       string `json:"refunded,omitempty"`
 	QuoteMicros    int64  `json:"quote_micros"`
 	HeldMicros     int64  `json:"held_micros"`
 	CapturedMicros int64  `json:"captured_micros"`
+	RefundedMicros int64  `json:"refunded_micros,omitempty"`
 }
 
 // Attempt is one submission to a provider.
@@ -118,7 +120,11 @@ func Of(v *videov1.Video) Video {
 		EstimatedAt: unix(v.GetEstimatedCompletionAt()), Duration: p.GetDurationSeconds(),
 		AspectRatio: p.GetAspectRatio(), Resolution: p.GetResolution(), NegativePrompt: p.GetNegativePrompt(), Provider: v.GetProvider(),
 		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(),
-		Cost: Cost{money.Format(v.GetQuoteMicros()), money.Format(v.GetHeldMicros()), money.Format(v.GetCapturedMicros()), v.GetQuoteMicros(), v.GetHeldMicros(), v.GetCapturedMicros()},
+		Cost: Cost{Quote: money.Format(v.GetQuoteMicros()), Held: money.Format(v.GetHeldMicros()), Captured: money.Format(v.GetCapturedMicros()),
+			QuoteMicros: v.GetQuoteMicros(), HeldMicros: v.GetHeldMicros(), CapturedMicros: v.GetCapturedMicros(), RefundedMicros: v.GetRefundedMicros()},
+	}
+	if v.GetRefundedMicros() > 0 {
+		out.Cost.Refunded = money.Format(v.GetRefundedMicros())
 	}
 	if e := v.GetError(); e != nil {
 		out.Error = &Error{e.GetCode(), e.GetMessage(), e.GetRetryable(), e.GetProvider(), e.GetProviderCode()}

@@ -57,14 +57,16 @@ type Deps struct {
 	Privacy  ledgerv1.PrivacyServiceClient
 	Accounts ledgerv1.AccountServiceClient
 	Budgets  ledgerv1.BudgetServiceClient
-	Auth     *auth.Authenticator
-	Limits   Limiter
-	Status   StatusReader
-	Files    Files
-	Catalog  *catalog.Catalog
-	CheckURL func(raw string) error // judges image URLs
-	Health   func(context.Context) error
-	Logger   *slog.Logger
+	// Providers tells operators how the providers stand.
+	Providers ledgerv1.ProviderServiceClient
+	Auth      *auth.Authenticator
+	Limits    Limiter
+	Status    StatusReader
+	Files     Files
+	Catalog   *catalog.Catalog
+	CheckURL  func(raw string) error // judges image URLs
+	Health    func(context.Context) error
+	Logger    *slog.Logger
 }
 
 // Service is intake. It is stateless and safe for concurrent use.
@@ -75,7 +77,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil
@@ -204,17 +206,22 @@ func (s *Service) get(ctx context.Context, p auth.Principal, videoID string) (*v
 	if !id.Safe(videoID) {
 		return nil, missing()
 	}
+	var known *videov1.Video
 	if v, ok, err := s.d.Status.Status(ctx, videoID); err == nil && ok && !job.FromProto(v.GetState()).Terminal() {
 		if v.GetAccountId() != p.AccountID {
 			return nil, missing()
 		}
+		known = v
 		if v.GetState() != videov1.VideoState_VIDEO_STATE_QUEUED || time.Since(v.GetCreatedAt().AsTime()) < queuedAfter {
 			return v, nil
 		}
 	}
 	r, err := s.d.Jobs.GetJob(ctx, &ledgerv1.GetJobRequest{JobId: videoID, AccountId: p.AccountID})
 	if err != nil {
-		return nil, fault.FromStatus(err)
+		if f := fault.FromStatus(err); f.Code != fault.Unavailable || known == nil {
+			return nil, f
+		}
+		return known, nil // without its place in the queue
 	}
 	return r.GetVideo(), nil
 }

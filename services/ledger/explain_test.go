@@ -96,6 +96,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		"owners of tasks":          {"attempt_by_task", taskOwnersSQL, []any{[]string{"kling", "atlascloud"}, some("task_")}, false},
 		"due messages":             {"outbox_pkey", dueSQL, []any{relayBatch}, false},
 		"sent messages":            {"outbox_pkey", sentSQL, []any{[]time.Time{time.Now(), time.Now()}, []int64{1, 2}}, false},
+		"tasks at a provider":      {"attempt_running", runningSQL, []any{"kling"}, true},
 		"sweep":                    {"job_live", sweepSQL, []any{time.Minute, time.Hour, sweepBatch, time.Hour}, true},
 		"next turns":               {"queue_pkey", nextTurnsSQL, []any{"kling", window}, false},
 		"jobs ahead in the queue":  {"queue_pkey", aheadSQL, []any{"kling", 900, "video_900"}, false},

@@ -81,6 +81,7 @@ type Service struct {
 	// arrived wakes the queue after a commit of ours.
 	arrived chan struct{}
 	opens   *batcher[opening, opened]
+	begins  *batcher[*ledgerv1.BeginAttemptRequest, *ledgerv1.BeginAttemptResponse]
 	ample   ample
 	turns   turns
 	times   renderTimes
@@ -95,6 +96,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1), arrived: make(chan struct{}, 1)}
 	s.opens = newBatcher(cfg.Waiting, cfg.Group, s.open)
+	s.begins = newBatcher(cfg.Waiting, cfg.Group, s.begin)
 	meter := otel.Meter("reelway.dev/services/ledger")
 	var err1, err2 error
 	s.seen, err1 = meter.Int64Counter("reelway.ledger.observations", metric.WithUnit("{observation}"),
@@ -112,6 +114,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterBudgetServiceServer(r, &budgetServer{s: s})
 	ledgerv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	ledgerv1.RegisterPrivacyServiceServer(r, &privacyServer{s: s})
+	ledgerv1.RegisterProviderServiceServer(r, &providerServer{s: s})
 }
 
 // Components are the ledger's background parts.
@@ -130,7 +133,7 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-key-use", Run: s.noteUse},
 	}
 	for range s.cfg.Workers {
-		out = append(out, run.Component{Name: "ledger-opens", Run: s.opens.work},
+		out = append(out, run.Component{Name: "ledger-opens", Run: s.opens.work}, run.Component{Name: "ledger-begins", Run: s.begins.work},
 			run.Component{Name: "ledger-observations", Run: func(ctx context.Context) error {
 				return bus.ConsumeBatch(ctx, s.bus, bus.ObservationConsumer, s.cfg.Group, s.Observe)
 			}})

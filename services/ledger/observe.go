@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -94,9 +95,12 @@ func (s *Service) observeGroup(ctxs []context.Context, os []*eventv1.Observation
 		return
 	}
 	s.wake()
+	// Side by side: each may wait for the bus to take a schedule.
+	var wg sync.WaitGroup
 	for n, i := range group {
-		errs[i] = s.observed(seen[n])
+		wg.Go(func() { errs[i] = s.observed(seen[n]) })
 	}
+	wg.Wait()
 }
 
 // observed reports one committed observation and arms the watchdog.
@@ -128,8 +132,10 @@ func (s *Service) observed(x sighting) error {
 
 const (
 	// One that was ignored or contradicted the known may be true later.
+	// The fence has each looked up by its key, however few observations there
+	// were when the plan was made.
 	knownFactsSQL = `select o.job_id, o.id from unnest($1::text[], $2::text[]) as x (job, id)
-		join observation o on o.job_id = x.job and o.id = x.id where o.verdict in ('applied', 'late')`
+		cross join lateral (select o.job_id, o.id from observation o where o.job_id = x.job and o.id = x.id and o.verdict in ('applied', 'late') offset 0) o`
 	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider = any($1) and provider_task_id = any($2)"
 )
 

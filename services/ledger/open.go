@@ -15,6 +15,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/postgres"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
@@ -22,6 +23,7 @@ import (
 type opening struct {
 	*ledgerv1.OpenJobRequest
 	params, metadata []byte
+	turn             int64 // given with the first try, and kept
 }
 
 // opened is what became of it.
@@ -46,11 +48,17 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 		}
 	}
 	res, err := g.s.opens.do(ctx, o)
+	if errors.Is(err, postgres.ErrUnknown) {
+		f := fault.Wrap(err, fault.Unavailable, "whether the video was accepted is unknown; retry with the same Idempotency-Key, or without one look for it first")
+		f.Retryable = r.GetIdempotencyKey() != ""
+		return nil, f
+	}
 	if err != nil {
 		return nil, err
 	}
 	if res.replayed {
-		v, err := g.s.full(ctx, res.job)
+		own := *res.job // others with the same key read it too
+		v, err := g.s.full(ctx, &own)
 		return &ledgerv1.OpenJobResponse{Video: v, Replayed: true}, err
 	}
 	v, err := res.job.video(g.s.cfg.RetainVideos)
@@ -129,8 +137,9 @@ func (u *unit) claimKeys(ctx context.Context, group []*openCall) (claimed, error
 		on conflict do nothing`, t.columns...); err != nil {
 		return nil, fmt.Errorf("claim idempotency keys: %w", err)
 	}
-	rows, err := u.tx.Query(ctx, `select i.account_id, i.key, i.job_id, i.request_hash from idempotency i
-		join unnest($1::text[], $2::text[], $3::text[]) as x (account, key, job) on i.account_id = x.account and i.key = x.key
+	// The fence has each looked up by its key, whatever the plan was made on.
+	rows, err := u.tx.Query(ctx, `select i.account_id, i.key, i.job_id, i.request_hash from unnest($1::text[], $2::text[], $3::text[]) as x (account, key, job)
+		cross join lateral (select * from idempotency i where i.account_id = x.account and i.key = x.key offset 0) i
 		where i.job_id <> x.job`, t.columns[:3]...)
 	if err != nil {
 		return nil, fmt.Errorf("read idempotency keys: %w", err)
@@ -249,7 +258,10 @@ func (s *Service) accept(u *unit, c *openCall, j *record, cs claimed) error {
 	}
 	u.opened = append(u.opened, j)
 	c.resp = opened{job: j}
-	u.enqueue(j, s.turns.next(j.Provider, j.Account, c.req.GetPriority(), c.req.GetQueueWeight()))
+	if c.req.turn == 0 {
+		c.req.turn = s.turns.next(j.Provider, j.Account, c.req.GetPriority(), c.req.GetQueueWeight())
+	}
+	u.enqueue(j, c.req.turn)
 	return u.announce(c.ctx, j)
 }
 

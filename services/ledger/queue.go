@@ -46,21 +46,23 @@ type turns struct {
 	mu    sync.Mutex
 	last  map[flow]int64
 	clock map[string]int64 // by provider: the turn of the last job that left
+	limit int              // of flows, when those are forgotten that need no remembering
 }
 
-// maxFlows bounds what is remembered; whoever is not ahead of the clock needs no
-// remembering.
+// maxFlows is how many flows are remembered before the first are forgotten:
+// whoever is not ahead of the clock needs no remembering.
 const maxFlows = 20_000
 
 func (t *turns) next(provider, account string, p videov1.Priority, weight int32) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.last) > maxFlows {
+	if t.limit = max(t.limit, maxFlows); len(t.last) > t.limit {
 		for f, turn := range t.last {
 			if turn <= t.clock[f.provider] {
 				delete(t.last, f)
 			}
 		}
+		t.limit = 2 * len(t.last) // or each call would look at all of them
 	}
 	if t.last == nil {
 		t.last, t.clock = map[flow]int64{}, map[string]int64{}
@@ -90,7 +92,7 @@ func (u *unit) enqueue(j *record, turn int64) {
 func (u *unit) writeQueued(b *pgx.Batch) {
 	if len(u.queued) > 0 {
 		t := queueColumns(u.queued)
-		b.Queue("insert into queue (provider, turn, job_id) select * from unnest($1::text[], $2::bigint[], $3::text[])", t.columns...)
+		b.Queue("insert into queue (provider, turn, job_id) select * from unnest($1::text[], $2::bigint[], $3::text[]) on conflict do nothing", t.columns...)
 	}
 	if len(u.unqueued) > 0 {
 		t := queueColumns(u.unqueued)
@@ -107,7 +109,7 @@ const (
 			union all
 			select (select q.provider from queue q where q.provider > p.provider order by q.provider limit 1) from p where p.provider is not null)
 		select provider from p where provider is not null`
-	nextTurnsSQL = `select q.turn, q.job_id, coalesce(j.account_id, ''), coalesce(j.traceparent, ''), coalesce(j.state = 'queued', false)
+	nextTurnsSQL = `select q.turn, q.job_id, coalesce(j.account_id, ''), coalesce(j.traceparent, ''), coalesce(j.model, ''), coalesce(j.state = 'queued', false), coalesce(j.attempt_count, 0)
 		from queue q left join job j on j.id = q.job_id where q.provider = $1 order by q.turn, q.job_id limit $2`
 	// aheadSQL counts to a limit: who is further back need not know exactly.
 	aheadSQL = "select count(*) from (select from queue where provider = $1 and (turn, job_id) < ($2, $3) limit 10000) x"
@@ -153,7 +155,7 @@ func (s *Service) admitOnce(ctx context.Context) (left bool, _ error) {
 			return err
 		}
 		var mine bool
-		if err := tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(7233512)").Scan(&mine); err != nil || !mine {
+		if err := tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(7233513)").Scan(&mine); err != nil || !mine {
 			left = err == nil // another replica is at it, and may have looked before our job came
 			return err
 		}
@@ -212,16 +214,17 @@ func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, room i
 	var due []bus.Message
 	var live []*record
 	var turn int64
-	var id, account, trace string
+	var id, account, trace, model string
 	var queued bool
-	if _, err := pgx.ForEachRow(rows, []any{&turn, &id, &account, &trace, &queued}, func() error {
+	var attempts int
+	if _, err := pgx.ForEachRow(rows, []any{&turn, &id, &account, &trace, &model, &queued, &attempts}, func() error {
 		at := turn
 		j := &record{ID: id, Provider: provider, Account: account, Turn: &at}
 		next = append(next, j)
 		if !queued {
 			return nil // canceled, or begun by another command
 		}
-		m, err := bus.NewMessage(bus.SubmitSubject(provider), id+"-submit-1", &eventv1.SubmitJob{JobId: id, AccountId: account, Provider: provider})
+		m, err := bus.NewMessage(bus.SubmitSubject(provider), fmt.Sprintf("%s-submit-%d", id, attempts+1), &eventv1.SubmitJob{JobId: id, AccountId: account, Provider: provider, Model: model})
 		m.TraceParent = trace
 		live, due = append(live, j), append(due, m)
 		return err
@@ -239,6 +242,9 @@ func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, room i
 	t := queueColumns(next)
 	last := *next[len(next)-1].Turn
 	b := &pgx.Batch{}
+	// It is the command that is silent from now on. Whoever is locked is looked at by another.
+	b.Queue(`update job j set swept_at = now() from (select id from job where id = any($1) and state = 'queued' and swept_at < now() - $2::interval
+			order by id for update skip locked) x where j.id = x.id`, t.columns[2], s.cfg.SweepAfter/2)
 	b.Queue(unqueueSQL, t.columns...)
 	b.Queue(`insert into queue_clock as c (provider, turn) values ($1, $2) on conflict (provider) do update set turn = greatest(c.turn, excluded.turn)`, provider, last)
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {

@@ -91,7 +91,7 @@ func one(ctx context.Context, q querier, where string, args ...any) (*record, er
 func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 	v := &videov1.Video{
 		Id: j.ID, AccountId: j.Account, State: j.State.Proto(), Provider: j.Provider, User: j.User,
-		QuoteMicros: j.Quote, CapturedMicros: j.Captured, Version: j.Version, LateResult: j.Late,
+		QuoteMicros: j.Quote, CapturedMicros: j.Captured, RefundedMicros: j.Refunded, Version: j.Version, LateResult: j.Late,
 		CreatedAt: timestamppb.New(j.CreatedAt), Params: &videov1.VideoParams{},
 	}
 	if !j.State.Terminal() {
@@ -144,6 +144,9 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 	if j.AttemptID != nil {
 		ev.AttemptId = *j.AttemptID
 	}
+	if a := j.current(); a != nil {
+		ev.KeyId = a.KeyID
+	}
 	if j.State == job.Storing && j.ResultURL != nil {
 		ev.ResultUrl = *j.ResultURL
 	}
@@ -157,7 +160,7 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 
 // command puts a submit command for a queued job into the outbox.
 func (u *unit) command(ctx context.Context, j *record, id string, delay time.Duration) error {
-	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider})
+	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider, Model: j.Model})
 	if err != nil {
 		return err
 	}

@@ -45,6 +45,8 @@ const (
 )
 
 func (s *Service) sweepOnce(ctx context.Context) error {
+	// Before any job is locked; without the bus the rest goes on.
+	lying, counted := s.bus.Commands(ctx)
 	return s.write(ctx, func(ctx context.Context, u *unit) error {
 		rows, err := u.tx.Query(ctx, sweepSQL, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch, s.cfg.QueueLife)
 		if err != nil {
@@ -64,12 +66,8 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 		if err := loadAttempts(ctx, u.tx, silent); err != nil {
 			return err
 		}
-		lying, err := s.bus.Commands(ctx)
-		if err != nil {
-			return err
-		}
 		for _, j := range jobs {
-			if err := s.revive(ctx, u, j, lying[j.Provider] < window); err != nil {
+			if err := s.revive(ctx, u, j, counted == nil && lying[j.Provider] < window); err != nil {
 				return err
 			}
 			u.change(j) // which marks it swept
@@ -116,6 +114,10 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record, room bool) err
 			return err
 		}
 		u.tell(ctx, m, 0)
+	case j.State == job.Queued && j.Turn != nil && !room:
+		// Back to its old turn, which is the next. A command that lies on the bus all
+		// the same makes the new one a duplicate to JetStream.
+		u.queued = append(u.queued, j)
 	case (j.State == job.Queued || j.State == job.Submitting) && !room:
 	case j.State == job.Queued, j.State == job.Submitting:
 		return u.command(ctx, j, unique, 0)
@@ -127,6 +129,9 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record, room bool) err
 			return err
 		}
 		ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now), AttemptId: *j.AttemptID, ResultUrl: *j.ResultURL, Transient: true}
+		if a := j.current(); a != nil {
+			ev.KeyId = a.KeyID
+		}
 		m, err := bus.NewMessage(bus.EventSubject(j.Account, j.ID, string(j.State)), unique, ev)
 		if err != nil {
 			return err

@@ -43,11 +43,12 @@ func main() {
 			return err
 		}
 		h.OnClose(func() { _ = conn.Close() })
-		s, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters,
+		s, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters, Keys: providers.Keys,
 			Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
 		if err != nil {
 			return err
 		}
+		h.Add(run.Consumers, providers.Component(h.Log))
 		h.Add(run.Consumers, s.Components()...)
 		h.Add(run.Consumers, cat.Components()...)
 		return nil

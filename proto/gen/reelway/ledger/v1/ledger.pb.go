@@ -697,9 +697,19 @@ func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
 
 // BeginAttemptRequest asks for the right to submit a job once.
 type BeginAttemptRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	Provider      string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	JobId    string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Provider string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The provider's keys that may take the task, the best first: the first with
+	// room gets it. None: no key is noted, and nothing is counted.
+	Keys []*KeyOffer `protobuf:"bytes,23,rep,name=keys,proto3" json:"keys,omitempty"`
+	// The most tasks at the provider at one time, uncertain ones included; 0: any
+	// number.
+	MaxRunning int32 `protobuf:"varint,24,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
+	// The same for single models, over all keys.
+	MaxRunningByModel map[string]int32 `protobuf:"bytes,25,rep,name=max_running_by_model,json=maxRunningByModel,proto3" json:"max_running_by_model,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Models whose jobs have to wait: their circuit is open.
+	ClosedModels  []string `protobuf:"bytes,26,rep,name=closed_models,json=closedModels,proto3" json:"closed_models,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -748,6 +758,106 @@ func (x *BeginAttemptRequest) GetProvider() string {
 	return ""
 }
 
+func (x *BeginAttemptRequest) GetKeys() []*KeyOffer {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *BeginAttemptRequest) GetMaxRunning() int32 {
+	if x != nil {
+		return x.MaxRunning
+	}
+	return 0
+}
+
+func (x *BeginAttemptRequest) GetMaxRunningByModel() map[string]int32 {
+	if x != nil {
+		return x.MaxRunningByModel
+	}
+	return nil
+}
+
+func (x *BeginAttemptRequest) GetClosedModels() []string {
+	if x != nil {
+		return x.ClosedModels
+	}
+	return nil
+}
+
+// KeyOffer is one key of a provider that may take a task, and what it allows.
+type KeyOffer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	KeyId string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// The most tasks of this key at one time; 0: any number.
+	MaxRunning        int32            `protobuf:"varint,2,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
+	MaxRunningByModel map[string]int32 `protobuf:"bytes,3,rep,name=max_running_by_model,json=maxRunningByModel,proto3" json:"max_running_by_model,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// What its tasks may cost in a UTC day, in millionths of the provider's
+	// currency; 0: anything. What was refused costs nothing.
+	DailyBudgetMicros int64 `protobuf:"varint,4,opt,name=daily_budget_micros,json=dailyBudgetMicros,proto3" json:"daily_budget_micros,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *KeyOffer) Reset() {
+	*x = KeyOffer{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyOffer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyOffer) ProtoMessage() {}
+
+func (x *KeyOffer) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyOffer.ProtoReflect.Descriptor instead.
+func (*KeyOffer) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *KeyOffer) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *KeyOffer) GetMaxRunning() int32 {
+	if x != nil {
+		return x.MaxRunning
+	}
+	return 0
+}
+
+func (x *KeyOffer) GetMaxRunningByModel() map[string]int32 {
+	if x != nil {
+		return x.MaxRunningByModel
+	}
+	return nil
+}
+
+func (x *KeyOffer) GetDailyBudgetMicros() int64 {
+	if x != nil {
+		return x.DailyBudgetMicros
+	}
+	return 0
+}
+
 // BeginAttemptResponse says what to do with the submit command.
 type BeginAttemptResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -764,14 +874,22 @@ type BeginAttemptResponse struct {
 	ProviderTaskId string `protobuf:"bytes,7,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
 	// The job that was granted or whose attempt is open. It may be another than
 	// the one asked for: the ledger grants in a fair order.
-	JobId         string `protobuf:"bytes,8,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	JobId string `protobuf:"bytes,8,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// The key that the attempt was granted for.
+	KeyId string `protobuf:"bytes,29,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// When not granted and no attempt is open: there is no room, or no key may
+	// take the job. It stays queued; ask again in retry_after_ms.
+	Full         bool  `protobuf:"varint,30,opt,name=full,proto3" json:"full,omitempty"`
+	RetryAfterMs int64 `protobuf:"varint,31,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	// What was full: provider, model, key, budget or closed.
+	FullReason    string `protobuf:"bytes,32,opt,name=full_reason,json=fullReason,proto3" json:"full_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BeginAttemptResponse) Reset() {
 	*x = BeginAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +901,7 @@ func (x *BeginAttemptResponse) String() string {
 func (*BeginAttemptResponse) ProtoMessage() {}
 
 func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +914,7 @@ func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginAttemptResponse.ProtoReflect.Descriptor instead.
 func (*BeginAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BeginAttemptResponse) GetGranted() bool {
@@ -855,6 +973,34 @@ func (x *BeginAttemptResponse) GetJobId() string {
 	return ""
 }
 
+func (x *BeginAttemptResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *BeginAttemptResponse) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *BeginAttemptResponse) GetRetryAfterMs() int64 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
+}
+
+func (x *BeginAttemptResponse) GetFullReason() string {
+	if x != nil {
+		return x.FullReason
+	}
+	return ""
+}
+
 // GetAttemptRequest reads what is needed to poll an attempt.
 type GetAttemptRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -865,7 +1011,7 @@ type GetAttemptRequest struct {
 
 func (x *GetAttemptRequest) Reset() {
 	*x = GetAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +1023,7 @@ func (x *GetAttemptRequest) String() string {
 func (*GetAttemptRequest) ProtoMessage() {}
 
 func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +1036,7 @@ func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptRequest.ProtoReflect.Descriptor instead.
 func (*GetAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetAttemptRequest) GetAttemptId() string {
@@ -921,15 +1067,18 @@ type GetAttemptResponse struct {
 	// How long the provider takes for this model, in milliseconds from the
 	// submission to its verdict: the half and 95 of 100 take no longer. 0 while
 	// too few have ended.
-	TypicalMs     int64 `protobuf:"varint,12,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
-	SlowMs        int64 `protobuf:"varint,13,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	TypicalMs int64 `protobuf:"varint,12,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
+	SlowMs    int64 `protobuf:"varint,13,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	// The key of the provider's account that has the task: whatever is asked of
+	// the provider is asked with it. Empty when none was noted.
+	KeyId         string `protobuf:"bytes,34,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetAttemptResponse) Reset() {
 	*x = GetAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1090,7 @@ func (x *GetAttemptResponse) String() string {
 func (*GetAttemptResponse) ProtoMessage() {}
 
 func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1103,7 @@ func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptResponse.ProtoReflect.Descriptor instead.
 func (*GetAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetAttemptResponse) GetJobId() string {
@@ -1048,6 +1197,13 @@ func (x *GetAttemptResponse) GetSlowMs() int64 {
 	return 0
 }
 
+func (x *GetAttemptResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
 type GetBalanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AccountId     string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -1057,7 +1213,7 @@ type GetBalanceRequest struct {
 
 func (x *GetBalanceRequest) Reset() {
 	*x = GetBalanceRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1225,7 @@ func (x *GetBalanceRequest) String() string {
 func (*GetBalanceRequest) ProtoMessage() {}
 
 func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1238,7 @@ func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceRequest.ProtoReflect.Descriptor instead.
 func (*GetBalanceRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetBalanceRequest) GetAccountId() string {
@@ -1107,7 +1263,7 @@ type GetBalanceResponse struct {
 
 func (x *GetBalanceResponse) Reset() {
 	*x = GetBalanceResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1275,7 @@ func (x *GetBalanceResponse) String() string {
 func (*GetBalanceResponse) ProtoMessage() {}
 
 func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1288,7 @@ func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceResponse.ProtoReflect.Descriptor instead.
 func (*GetBalanceResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetBalanceResponse) GetAvailableMicros() int64 {
@@ -1183,7 +1339,7 @@ type TopUpRequest struct {
 
 func (x *TopUpRequest) Reset() {
 	*x = TopUpRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1351,7 @@ func (x *TopUpRequest) String() string {
 func (*TopUpRequest) ProtoMessage() {}
 
 func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1364,7 @@ func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpRequest.ProtoReflect.Descriptor instead.
 func (*TopUpRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TopUpRequest) GetAccountId() string {
@@ -1248,7 +1404,7 @@ type TopUpResponse struct {
 
 func (x *TopUpResponse) Reset() {
 	*x = TopUpResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1416,7 @@ func (x *TopUpResponse) String() string {
 func (*TopUpResponse) ProtoMessage() {}
 
 func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1429,7 @@ func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpResponse.ProtoReflect.Descriptor instead.
 func (*TopUpResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TopUpResponse) GetAvailableMicros() int64 {
@@ -1299,7 +1455,7 @@ type GrantRequest struct {
 
 func (x *GrantRequest) Reset() {
 	*x = GrantRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1467,7 @@ func (x *GrantRequest) String() string {
 func (*GrantRequest) ProtoMessage() {}
 
 func (x *GrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1480,7 @@ func (x *GrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
 func (*GrantRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GrantRequest) GetAccountId() string {
@@ -1372,7 +1528,7 @@ type GrantResponse struct {
 
 func (x *GrantResponse) Reset() {
 	*x = GrantResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1540,7 @@ func (x *GrantResponse) String() string {
 func (*GrantResponse) ProtoMessage() {}
 
 func (x *GrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1553,7 @@ func (x *GrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
 func (*GrantResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GrantResponse) GetAvailableMicros() int64 {
@@ -1436,7 +1592,7 @@ type Lot struct {
 
 func (x *Lot) Reset() {
 	*x = Lot{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1604,7 @@ func (x *Lot) String() string {
 func (*Lot) ProtoMessage() {}
 
 func (x *Lot) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1617,7 @@ func (x *Lot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lot.ProtoReflect.Descriptor instead.
 func (*Lot) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Lot) GetId() string {
@@ -1552,7 +1708,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1720,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1733,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListGrantsRequest) GetAccountId() string {
@@ -1611,7 +1767,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1779,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1792,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListGrantsResponse) GetLots() []*Lot {
@@ -1668,7 +1824,7 @@ type RefundRequest struct {
 
 func (x *RefundRequest) Reset() {
 	*x = RefundRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1836,7 @@ func (x *RefundRequest) String() string {
 func (*RefundRequest) ProtoMessage() {}
 
 func (x *RefundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1849,7 @@ func (x *RefundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
 func (*RefundRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RefundRequest) GetJobId() string {
@@ -1736,7 +1892,7 @@ type RefundResponse struct {
 
 func (x *RefundResponse) Reset() {
 	*x = RefundResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1748,7 +1904,7 @@ func (x *RefundResponse) String() string {
 func (*RefundResponse) ProtoMessage() {}
 
 func (x *RefundResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1761,7 +1917,7 @@ func (x *RefundResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundResponse.ProtoReflect.Descriptor instead.
 func (*RefundResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RefundResponse) GetAvailableMicros() int64 {
@@ -1799,7 +1955,7 @@ type AdjustRequest struct {
 
 func (x *AdjustRequest) Reset() {
 	*x = AdjustRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1967,7 @@ func (x *AdjustRequest) String() string {
 func (*AdjustRequest) ProtoMessage() {}
 
 func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1980,7 @@ func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustRequest.ProtoReflect.Descriptor instead.
 func (*AdjustRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdjustRequest) GetAccountId() string {
@@ -1864,7 +2020,7 @@ type AdjustResponse struct {
 
 func (x *AdjustResponse) Reset() {
 	*x = AdjustResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2032,7 @@ func (x *AdjustResponse) String() string {
 func (*AdjustResponse) ProtoMessage() {}
 
 func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2045,7 @@ func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustResponse.ProtoReflect.Descriptor instead.
 func (*AdjustResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdjustResponse) GetAvailableMicros() int64 {
@@ -1913,7 +2069,7 @@ type WriteOffRequest struct {
 
 func (x *WriteOffRequest) Reset() {
 	*x = WriteOffRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2081,7 @@ func (x *WriteOffRequest) String() string {
 func (*WriteOffRequest) ProtoMessage() {}
 
 func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2094,7 @@ func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffRequest.ProtoReflect.Descriptor instead.
 func (*WriteOffRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WriteOffRequest) GetJobId() string {
@@ -1980,7 +2136,7 @@ type WriteOffResponse struct {
 
 func (x *WriteOffResponse) Reset() {
 	*x = WriteOffResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2148,7 @@ func (x *WriteOffResponse) String() string {
 func (*WriteOffResponse) ProtoMessage() {}
 
 func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2161,7 @@ func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffResponse.ProtoReflect.Descriptor instead.
 func (*WriteOffResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WriteOffResponse) GetWrittenOffMicros() int64 {
@@ -2043,7 +2199,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2211,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2224,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Review) GetJobId() string {
@@ -2154,7 +2310,7 @@ type ListReviewsRequest struct {
 
 func (x *ListReviewsRequest) Reset() {
 	*x = ListReviewsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2322,7 @@ func (x *ListReviewsRequest) String() string {
 func (*ListReviewsRequest) ProtoMessage() {}
 
 func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2335,7 @@ func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsRequest.ProtoReflect.Descriptor instead.
 func (*ListReviewsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListReviewsRequest) GetAll() bool {
@@ -2213,7 +2369,7 @@ type ListReviewsResponse struct {
 
 func (x *ListReviewsResponse) Reset() {
 	*x = ListReviewsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2381,7 @@ func (x *ListReviewsResponse) String() string {
 func (*ListReviewsResponse) ProtoMessage() {}
 
 func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2394,7 @@ func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsResponse.ProtoReflect.Descriptor instead.
 func (*ListReviewsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListReviewsResponse) GetReviews() []*Review {
@@ -2268,7 +2424,7 @@ type SettleSuspenseRequest struct {
 
 func (x *SettleSuspenseRequest) Reset() {
 	*x = SettleSuspenseRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2436,7 @@ func (x *SettleSuspenseRequest) String() string {
 func (*SettleSuspenseRequest) ProtoMessage() {}
 
 func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2449,7 @@ func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseRequest.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SettleSuspenseRequest) GetJobId() string {
@@ -2326,7 +2482,7 @@ type SettleSuspenseResponse struct {
 
 func (x *SettleSuspenseResponse) Reset() {
 	*x = SettleSuspenseResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2338,7 +2494,7 @@ func (x *SettleSuspenseResponse) String() string {
 func (*SettleSuspenseResponse) ProtoMessage() {}
 
 func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,7 +2507,7 @@ func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseResponse.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SettleSuspenseResponse) GetReview() *Review {
@@ -2378,7 +2534,7 @@ type GetStatementRequest struct {
 
 func (x *GetStatementRequest) Reset() {
 	*x = GetStatementRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2546,7 @@ func (x *GetStatementRequest) String() string {
 func (*GetStatementRequest) ProtoMessage() {}
 
 func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2559,7 @@ func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementRequest.ProtoReflect.Descriptor instead.
 func (*GetStatementRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetStatementRequest) GetAccountId() string {
@@ -2457,7 +2613,7 @@ type Movement struct {
 
 func (x *Movement) Reset() {
 	*x = Movement{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2625,7 @@ func (x *Movement) String() string {
 func (*Movement) ProtoMessage() {}
 
 func (x *Movement) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2638,7 @@ func (x *Movement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Movement.ProtoReflect.Descriptor instead.
 func (*Movement) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Movement) GetId() int64 {
@@ -2577,7 +2733,7 @@ type GetStatementResponse struct {
 
 func (x *GetStatementResponse) Reset() {
 	*x = GetStatementResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2745,7 @@ func (x *GetStatementResponse) String() string {
 func (*GetStatementResponse) ProtoMessage() {}
 
 func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2758,7 @@ func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementResponse.ProtoReflect.Descriptor instead.
 func (*GetStatementResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetStatementResponse) GetAccountId() string {
@@ -2698,7 +2854,7 @@ type MarginRequest struct {
 
 func (x *MarginRequest) Reset() {
 	*x = MarginRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +2866,7 @@ func (x *MarginRequest) String() string {
 func (*MarginRequest) ProtoMessage() {}
 
 func (x *MarginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +2879,7 @@ func (x *MarginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRequest.ProtoReflect.Descriptor instead.
 func (*MarginRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MarginRequest) GetFromDay() string {
@@ -2769,7 +2925,7 @@ type ProviderCost struct {
 
 func (x *ProviderCost) Reset() {
 	*x = ProviderCost{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2781,7 +2937,7 @@ func (x *ProviderCost) String() string {
 func (*ProviderCost) ProtoMessage() {}
 
 func (x *ProviderCost) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2794,7 +2950,7 @@ func (x *ProviderCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderCost.ProtoReflect.Descriptor instead.
 func (*ProviderCost) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ProviderCost) GetCurrency() string {
@@ -2841,7 +2997,7 @@ type MarginRow struct {
 
 func (x *MarginRow) Reset() {
 	*x = MarginRow{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3009,7 @@ func (x *MarginRow) String() string {
 func (*MarginRow) ProtoMessage() {}
 
 func (x *MarginRow) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3022,7 @@ func (x *MarginRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRow.ProtoReflect.Descriptor instead.
 func (*MarginRow) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MarginRow) GetDay() string {
@@ -2948,7 +3104,7 @@ type MarginResponse struct {
 
 func (x *MarginResponse) Reset() {
 	*x = MarginResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3116,7 @@ func (x *MarginResponse) String() string {
 func (*MarginResponse) ProtoMessage() {}
 
 func (x *MarginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3129,7 @@ func (x *MarginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginResponse.ProtoReflect.Descriptor instead.
 func (*MarginResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MarginResponse) GetRows() []*MarginRow {
@@ -2991,7 +3147,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3003,7 +3159,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3016,7 +3172,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
 }
 
 type VerifyResponse struct {
@@ -3032,7 +3188,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3200,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3213,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *VerifyResponse) GetViolations() []string {
@@ -3129,10 +3285,27 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\"\x13\n" +
-	"\x11DeleteJobResponse\"Z\n" +
+	"\x11DeleteJobResponse\"\x9a\x03\n" +
 	"\x13BeginAttemptRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12#\n" +
-	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\"\xa6\x02\n" +
+	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x129\n" +
+	"\x04keys\x18\x17 \x03(\v2\x1b.reelway.ledger.v1.KeyOfferB\b\xbaH\x05\x92\x01\x02\x10dR\x04keys\x12(\n" +
+	"\vmax_running\x18\x18 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\n" +
+	"maxRunning\x12n\n" +
+	"\x14max_running_by_model\x18\x19 \x03(\v2=.reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntryR\x11maxRunningByModel\x12#\n" +
+	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x1aD\n" +
+	"\x16MaxRunningByModelEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x02\n" +
+	"\bKeyOffer\x12 \n" +
+	"\x06key_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\x05keyId\x12(\n" +
+	"\vmax_running\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\n" +
+	"maxRunning\x12c\n" +
+	"\x14max_running_by_model\x18\x03 \x03(\v22.reelway.ledger.v1.KeyOffer.MaxRunningByModelEntryR\x11maxRunningByModel\x127\n" +
+	"\x13daily_budget_micros\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x11dailyBudgetMicros\x1aD\n" +
+	"\x16MaxRunningByModelEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x98\x03\n" +
 	"\x14BeginAttemptResponse\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x12\x1d\n" +
 	"\n" +
@@ -3143,10 +3316,15 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"account_id\x18\x05 \x01(\tR\taccountId\x12&\n" +
 	"\x0fopen_attempt_id\x18\x06 \x01(\tR\ropenAttemptId\x12(\n" +
 	"\x10provider_task_id\x18\a \x01(\tR\x0eproviderTaskId\x12\x15\n" +
-	"\x06job_id\x18\b \x01(\tR\x05jobId\";\n" +
+	"\x06job_id\x18\b \x01(\tR\x05jobId\x12\x15\n" +
+	"\x06key_id\x18\x1d \x01(\tR\x05keyId\x12\x12\n" +
+	"\x04full\x18\x1e \x01(\bR\x04full\x12$\n" +
+	"\x0eretry_after_ms\x18\x1f \x01(\x03R\fretryAfterMs\x12\x1f\n" +
+	"\vfull_reason\x18  \x01(\tR\n" +
+	"fullReason\";\n" +
 	"\x11GetAttemptRequest\x12&\n" +
 	"\n" +
-	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xb6\x03\n" +
+	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xcd\x03\n" +
 	"\x12GetAttemptResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -3164,7 +3342,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\tin_review\x18\v \x01(\bR\binReview\x12\x1d\n" +
 	"\n" +
 	"typical_ms\x18\f \x01(\x03R\ttypicalMs\x12\x17\n" +
-	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\";\n" +
+	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\x12\x15\n" +
+	"\x06key_id\x18\" \x01(\tR\x05keyId\";\n" +
 	"\x11GetBalanceRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\"\xf7\x01\n" +
@@ -3392,7 +3571,7 @@ func file_reelway_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(Outcome)(0),                   // 0: reelway.ledger.v1.Outcome
 	(*OpenJobRequest)(nil),         // 1: reelway.ledger.v1.OpenJobRequest
@@ -3406,117 +3585,123 @@ var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(*DeleteJobRequest)(nil),       // 9: reelway.ledger.v1.DeleteJobRequest
 	(*DeleteJobResponse)(nil),      // 10: reelway.ledger.v1.DeleteJobResponse
 	(*BeginAttemptRequest)(nil),    // 11: reelway.ledger.v1.BeginAttemptRequest
-	(*BeginAttemptResponse)(nil),   // 12: reelway.ledger.v1.BeginAttemptResponse
-	(*GetAttemptRequest)(nil),      // 13: reelway.ledger.v1.GetAttemptRequest
-	(*GetAttemptResponse)(nil),     // 14: reelway.ledger.v1.GetAttemptResponse
-	(*GetBalanceRequest)(nil),      // 15: reelway.ledger.v1.GetBalanceRequest
-	(*GetBalanceResponse)(nil),     // 16: reelway.ledger.v1.GetBalanceResponse
-	(*TopUpRequest)(nil),           // 17: reelway.ledger.v1.TopUpRequest
-	(*TopUpResponse)(nil),          // 18: reelway.ledger.v1.TopUpResponse
-	(*GrantRequest)(nil),           // 19: reelway.ledger.v1.GrantRequest
-	(*GrantResponse)(nil),          // 20: reelway.ledger.v1.GrantResponse
-	(*Lot)(nil),                    // 21: reelway.ledger.v1.Lot
-	(*ListGrantsRequest)(nil),      // 22: reelway.ledger.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),     // 23: reelway.ledger.v1.ListGrantsResponse
-	(*RefundRequest)(nil),          // 24: reelway.ledger.v1.RefundRequest
-	(*RefundResponse)(nil),         // 25: reelway.ledger.v1.RefundResponse
-	(*AdjustRequest)(nil),          // 26: reelway.ledger.v1.AdjustRequest
-	(*AdjustResponse)(nil),         // 27: reelway.ledger.v1.AdjustResponse
-	(*WriteOffRequest)(nil),        // 28: reelway.ledger.v1.WriteOffRequest
-	(*WriteOffResponse)(nil),       // 29: reelway.ledger.v1.WriteOffResponse
-	(*Review)(nil),                 // 30: reelway.ledger.v1.Review
-	(*ListReviewsRequest)(nil),     // 31: reelway.ledger.v1.ListReviewsRequest
-	(*ListReviewsResponse)(nil),    // 32: reelway.ledger.v1.ListReviewsResponse
-	(*SettleSuspenseRequest)(nil),  // 33: reelway.ledger.v1.SettleSuspenseRequest
-	(*SettleSuspenseResponse)(nil), // 34: reelway.ledger.v1.SettleSuspenseResponse
-	(*GetStatementRequest)(nil),    // 35: reelway.ledger.v1.GetStatementRequest
-	(*Movement)(nil),               // 36: reelway.ledger.v1.Movement
-	(*GetStatementResponse)(nil),   // 37: reelway.ledger.v1.GetStatementResponse
-	(*MarginRequest)(nil),          // 38: reelway.ledger.v1.MarginRequest
-	(*ProviderCost)(nil),           // 39: reelway.ledger.v1.ProviderCost
-	(*MarginRow)(nil),              // 40: reelway.ledger.v1.MarginRow
-	(*MarginResponse)(nil),         // 41: reelway.ledger.v1.MarginResponse
-	(*VerifyRequest)(nil),          // 42: reelway.ledger.v1.VerifyRequest
-	(*VerifyResponse)(nil),         // 43: reelway.ledger.v1.VerifyResponse
-	nil,                            // 44: reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	(*v1.VideoParams)(nil),         // 45: reelway.video.v1.VideoParams
-	(v1.Priority)(0),               // 46: reelway.video.v1.Priority
-	(*v1.Video)(nil),               // 47: reelway.video.v1.Video
-	(v1.VideoState)(0),             // 48: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),  // 49: google.protobuf.Timestamp
+	(*KeyOffer)(nil),               // 12: reelway.ledger.v1.KeyOffer
+	(*BeginAttemptResponse)(nil),   // 13: reelway.ledger.v1.BeginAttemptResponse
+	(*GetAttemptRequest)(nil),      // 14: reelway.ledger.v1.GetAttemptRequest
+	(*GetAttemptResponse)(nil),     // 15: reelway.ledger.v1.GetAttemptResponse
+	(*GetBalanceRequest)(nil),      // 16: reelway.ledger.v1.GetBalanceRequest
+	(*GetBalanceResponse)(nil),     // 17: reelway.ledger.v1.GetBalanceResponse
+	(*TopUpRequest)(nil),           // 18: reelway.ledger.v1.TopUpRequest
+	(*TopUpResponse)(nil),          // 19: reelway.ledger.v1.TopUpResponse
+	(*GrantRequest)(nil),           // 20: reelway.ledger.v1.GrantRequest
+	(*GrantResponse)(nil),          // 21: reelway.ledger.v1.GrantResponse
+	(*Lot)(nil),                    // 22: reelway.ledger.v1.Lot
+	(*ListGrantsRequest)(nil),      // 23: reelway.ledger.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),     // 24: reelway.ledger.v1.ListGrantsResponse
+	(*RefundRequest)(nil),          // 25: reelway.ledger.v1.RefundRequest
+	(*RefundResponse)(nil),         // 26: reelway.ledger.v1.RefundResponse
+	(*AdjustRequest)(nil),          // 27: reelway.ledger.v1.AdjustRequest
+	(*AdjustResponse)(nil),         // 28: reelway.ledger.v1.AdjustResponse
+	(*WriteOffRequest)(nil),        // 29: reelway.ledger.v1.WriteOffRequest
+	(*WriteOffResponse)(nil),       // 30: reelway.ledger.v1.WriteOffResponse
+	(*Review)(nil),                 // 31: reelway.ledger.v1.Review
+	(*ListReviewsRequest)(nil),     // 32: reelway.ledger.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),    // 33: reelway.ledger.v1.ListReviewsResponse
+	(*SettleSuspenseRequest)(nil),  // 34: reelway.ledger.v1.SettleSuspenseRequest
+	(*SettleSuspenseResponse)(nil), // 35: reelway.ledger.v1.SettleSuspenseResponse
+	(*GetStatementRequest)(nil),    // 36: reelway.ledger.v1.GetStatementRequest
+	(*Movement)(nil),               // 37: reelway.ledger.v1.Movement
+	(*GetStatementResponse)(nil),   // 38: reelway.ledger.v1.GetStatementResponse
+	(*MarginRequest)(nil),          // 39: reelway.ledger.v1.MarginRequest
+	(*ProviderCost)(nil),           // 40: reelway.ledger.v1.ProviderCost
+	(*MarginRow)(nil),              // 41: reelway.ledger.v1.MarginRow
+	(*MarginResponse)(nil),         // 42: reelway.ledger.v1.MarginResponse
+	(*VerifyRequest)(nil),          // 43: reelway.ledger.v1.VerifyRequest
+	(*VerifyResponse)(nil),         // 44: reelway.ledger.v1.VerifyResponse
+	nil,                            // 45: reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	nil,                            // 46: reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	nil,                            // 47: reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	(*v1.VideoParams)(nil),         // 48: reelway.video.v1.VideoParams
+	(v1.Priority)(0),               // 49: reelway.video.v1.Priority
+	(*v1.Video)(nil),               // 50: reelway.video.v1.Video
+	(v1.VideoState)(0),             // 51: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
-	45, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
-	44, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	46, // 2: reelway.ledger.v1.OpenJobRequest.priority:type_name -> reelway.video.v1.Priority
-	47, // 3: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	47, // 4: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	48, // 5: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	47, // 6: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	47, // 7: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	45, // 8: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	45, // 9: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	49, // 10: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	49, // 11: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	49, // 12: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	49, // 13: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	49, // 14: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
-	21, // 15: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	49, // 16: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
-	0,  // 17: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	49, // 18: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
-	30, // 19: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
-	0,  // 20: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
-	30, // 21: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	49, // 22: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	49, // 23: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	49, // 24: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
-	36, // 25: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	39, // 26: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
-	40, // 27: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	1,  // 28: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	3,  // 29: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	5,  // 30: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	7,  // 31: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	9,  // 32: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	11, // 33: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	13, // 34: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	15, // 35: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	17, // 36: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	19, // 37: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	22, // 38: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	24, // 39: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	26, // 40: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	28, // 41: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	31, // 42: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	33, // 43: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	35, // 44: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	38, // 45: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	42, // 46: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	2,  // 47: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	4,  // 48: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	6,  // 49: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	8,  // 50: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	10, // 51: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	12, // 52: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	14, // 53: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	16, // 54: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	18, // 55: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	20, // 56: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	23, // 57: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	25, // 58: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	27, // 59: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	29, // 60: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	32, // 61: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	34, // 62: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	37, // 63: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	41, // 64: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	43, // 65: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	47, // [47:66] is the sub-list for method output_type
-	28, // [28:47] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	48, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
+	45, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	49, // 2: reelway.ledger.v1.OpenJobRequest.priority:type_name -> reelway.video.v1.Priority
+	50, // 3: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	50, // 4: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	51, // 5: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	50, // 6: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	50, // 7: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	12, // 8: reelway.ledger.v1.BeginAttemptRequest.keys:type_name -> reelway.ledger.v1.KeyOffer
+	46, // 9: reelway.ledger.v1.BeginAttemptRequest.max_running_by_model:type_name -> reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	47, // 10: reelway.ledger.v1.KeyOffer.max_running_by_model:type_name -> reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	48, // 11: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	48, // 12: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	52, // 13: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	52, // 14: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	52, // 15: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	52, // 16: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	52, // 17: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	22, // 18: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	52, // 19: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 20: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	52, // 21: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	31, // 22: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 23: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	31, // 24: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	52, // 25: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	52, // 26: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	52, // 27: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	37, // 28: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	40, // 29: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	41, // 30: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	1,  // 31: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	3,  // 32: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	5,  // 33: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	7,  // 34: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	9,  // 35: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	11, // 36: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	14, // 37: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	16, // 38: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	18, // 39: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	20, // 40: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	23, // 41: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	25, // 42: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	27, // 43: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	29, // 44: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	32, // 45: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	34, // 46: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	36, // 47: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	39, // 48: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	43, // 49: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	2,  // 50: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	4,  // 51: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	6,  // 52: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	8,  // 53: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	10, // 54: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	13, // 55: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	15, // 56: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	17, // 57: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	19, // 58: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	21, // 59: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	24, // 60: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	26, // 61: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	28, // 62: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	30, // 63: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	33, // 64: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	35, // 65: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	38, // 66: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	42, // 67: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	44, // 68: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	50, // [50:69] is the sub-list for method output_type
+	31, // [31:50] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
@@ -3530,7 +3715,7 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_ledger_proto_rawDesc), len(file_reelway_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -634,8 +634,10 @@ type Video struct {
 	// When the video is expected, from what the provider took for its last ones of
 	// this model; absent while too little is known.
 	EstimatedCompletionAt *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=estimated_completion_at,json=estimatedCompletionAt,proto3" json:"estimated_completion_at,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// What was given back of the capture.
+	RefundedMicros int64 `protobuf:"varint,24,opt,name=refunded_micros,json=refundedMicros,proto3" json:"refunded_micros,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Video) Reset() {
@@ -827,6 +829,13 @@ func (x *Video) GetEstimatedCompletionAt() *timestamppb.Timestamp {
 		return x.EstimatedCompletionAt
 	}
 	return nil
+}
+
+func (x *Video) GetRefundedMicros() int64 {
+	if x != nil {
+		return x.RefundedMicros
+	}
+	return 0
 }
 
 // PriceLine is one line of a quote.
@@ -2330,7 +2339,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05width\x18\x05 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\x05R\x06height\x12\x1f\n" +
 	"\vduration_ms\x18\a \x01(\x03R\n" +
-	"durationMs\"\xda\b\n" +
+	"durationMs\"\x83\t\n" +
 	"\x05Video\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -2360,7 +2369,8 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"expires_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12-\n" +
 	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x12*\n" +
 	"\x0equeue_position\x18\x16 \x01(\x03H\x00R\rqueuePosition\x88\x01\x01\x12R\n" +
-	"\x17estimated_completion_at\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x15estimatedCompletionAt\x1a;\n" +
+	"\x17estimated_completion_at\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x15estimatedCompletionAt\x12'\n" +
+	"\x0frefunded_micros\x18\x18 \x01(\x03R\x0erefundedMicros\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x11\n" +
