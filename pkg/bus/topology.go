@@ -182,6 +182,19 @@ func (b *Bus) Ensure(ctx context.Context, replicas int) error {
 	return nil
 }
 
+// Reserved is how many bytes on disk the streams may take, all together, and the
+// read model, which has no limit but its age: what a server must allow for, or it
+// refuses to make them.
+func Reserved() int64 {
+	bytes := int64(8 << 30)
+	for _, cfg := range streams(1) {
+		if cfg.Storage == jetstream.FileStorage {
+			bytes += cfg.MaxBytes
+		}
+	}
+	return bytes
+}
+
 func (b *Bus) consumer(ctx context.Context, c Consumer) (jetstream.Consumer, error) {
 	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
 		Durable: c.Name, FilterSubject: c.Filter, AckPolicy: jetstream.AckExplicitPolicy,

@@ -305,7 +305,9 @@ func broker(ctx context.Context, h *run.Host, url, dir string) (*bus.Bus, error)
 		}
 		return b, err
 	}
-	srv, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true, SyncAlways: true})
+	// By itself it would allow for three quarters of what is free on the disk, and
+	// refuse to start on a small one.
+	srv, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, JetStreamMaxStore: bus.Reserved(), StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true, SyncAlways: true})
 	if err != nil {
 		return nil, fmt.Errorf("embed NATS: %w", err)
 	}
