@@ -42,6 +42,10 @@ type Deps struct {
 	Tokens *callbacktoken.Tokens
 	Logger *slog.Logger
 	Now    func() time.Time
+	// OnUncertain is a model's policy for a submission whose outcome is unknown
+	// and which its provider cannot be asked for: "wait" for its webhook or
+	// deadline, or "resubmit", which may cost twice. Without it, wait.
+	OnUncertain func(modelID string) string
 }
 
 // Service submits and polls. Any number of replicas may run.
@@ -52,7 +56,7 @@ type Service struct {
 	gates map[string]*gate
 }
 
-// New returns a dispatcher; every field of d is required.
+// New returns a dispatcher; every field of d but OnUncertain is required.
 func New(cfg Config, d Deps) (*Service, error) {
 	if d.Bus == nil || d.Jobs == nil || d.Model == nil || d.Tokens == nil || d.Logger == nil || d.Now == nil {
 		return nil, errors.New("dispatcher: Bus, Jobs, Model, Tokens, Logger and Now are required")
@@ -68,7 +72,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	return s, nil
 }
 
-// Components are two consumers for each provider, so that one provider's lag
+// Components are three consumers for each provider, so that one provider's lag
 // is its own.
 func (s *Service) Components() []run.Component {
 	var out []run.Component
@@ -78,6 +82,9 @@ func (s *Service) Components() []run.Component {
 		out = append(out,
 			run.Component{Name: "dispatcher-submit-" + name, Run: func(ctx context.Context) error {
 				return bus.Consume(ctx, s.d.Bus, submit, s.cfg.Concurrency, s.submit)
+			}},
+			run.Component{Name: "dispatcher-cancel-" + name, Run: func(ctx context.Context) error {
+				return bus.Consume(ctx, s.d.Bus, bus.CancelConsumer(name), min(s.cfg.Concurrency, cancelWorkers), s.cancel)
 			}},
 			run.Component{Name: "dispatcher-poll-" + name, Run: func(ctx context.Context) error {
 				return bus.Consume(ctx, s.d.Bus, bus.PollConsumer(name), s.cfg.Concurrency, s.poll)

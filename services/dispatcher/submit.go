@@ -59,9 +59,7 @@ func (s *Service) submit(ctx context.Context, m *eventv1.SubmitJob) error {
 	case err == nil:
 		s.m.submitted(ctx, seen.Provider, "accepted", took)
 		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: taskID}}}
-		if _, calls := adapter.(provider.WebhookParser); !calls {
-			o.GetAccepted().PollAfterMs = s.interval(1).Milliseconds()
-		}
+		o.GetAccepted().PollAfterMs = s.firstPoll(ctx, adapter, seen.AttemptID).Milliseconds()
 		return s.publish(ctx, fill(o, seen))
 	case errors.As(err, &refusal):
 		f := refusal.Fault

@@ -81,6 +81,7 @@ type Service struct {
 	opens *batcher[opening, opened]
 	used  usedKeys
 	seen  metric.Int64Counter
+	trust trusted
 }
 
 // New returns a ledger on a migrated database.
@@ -96,7 +97,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
-	return s, errors.Join(err1, err2, s.watchOutbox(meter), s.measureBooks(meter))
+	return s, errors.Join(err1, err2, s.watchOutbox(meter), s.measureBooks(meter), s.measureTrust(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.

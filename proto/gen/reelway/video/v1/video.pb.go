@@ -44,7 +44,8 @@ const (
 	VideoState_VIDEO_STATE_SUCCEEDED VideoState = 5
 	// Final: no video, the hold was released.
 	VideoState_VIDEO_STATE_FAILED VideoState = 6
-	// Final: canceled before a provider began, the hold was released.
+	// Final: canceled before a provider began, or by the provider when it was
+	// asked to; the hold was released.
 	VideoState_VIDEO_STATE_CANCELED VideoState = 7
 	// Final: its time ran out before any provider was called, the hold was released.
 	VideoState_VIDEO_STATE_EXPIRED VideoState = 8
@@ -338,7 +339,7 @@ type Attempt struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Provider string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
-	// intended, accepted, refused, uncertain, succeeded, failed, canceled
+	// intended, accepted, refused, uncertain, succeeded, failed, canceled, given_up
 	State          string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	ProviderTaskId string                 `protobuf:"bytes,4,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
 	ErrorCode      string                 `protobuf:"bytes,5,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
@@ -562,8 +563,11 @@ type Video struct {
 	ExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// True when progress is estimated from elapsed time, not told by the provider.
 	ProgressEstimated bool `protobuf:"varint,21,opt,name=progress_estimated,json=progressEstimated,proto3" json:"progress_estimated,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Why a requested cancel has no effect: "unsupported" by the provider, or
+	// "too_late" for the task. The video goes on and is charged when it succeeds.
+	CancelRefused string `protobuf:"bytes,52,opt,name=cancel_refused,json=cancelRefused,proto3" json:"cancel_refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Video) Reset() {
@@ -741,6 +745,13 @@ func (x *Video) GetProgressEstimated() bool {
 		return x.ProgressEstimated
 	}
 	return false
+}
+
+func (x *Video) GetCancelRefused() string {
+	if x != nil {
+		return x.CancelRefused
+	}
+	return ""
 }
 
 // PriceLine is one line of a quote.
@@ -1951,7 +1962,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05width\x18\x05 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\x05R\x06height\x12\x1f\n" +
 	"\vduration_ms\x18\a \x01(\x03R\n" +
-	"durationMs\"\xc7\a\n" +
+	"durationMs\"\xee\a\n" +
 	"\x05Video\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -1979,7 +1990,8 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"lateResult\x129\n" +
 	"\n" +
 	"expires_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12-\n" +
-	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x1a;\n" +
+	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x12%\n" +
+	"\x0ecancel_refused\x184 \x01(\tR\rcancelRefused\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x01\n" +
