@@ -47,6 +47,8 @@ type Video struct {
 	Attempts          []Attempt         `json:"attempts,omitempty"`
 	Artifact          *Artifact         `json:"artifact,omitempty"`
 	LateResult        bool              `json:"late_result,omitempty"`
+	CancelRequested   bool              `json:"cancel_requested,omitempty"`
+	CancelRefused     string            `json:"cancel_refused,omitempty"` // unsupported, too_late
 	URL               string            `json:"url,omitempty"`
 	URLExpiresAt      int64             `json:"url_expires_at,omitempty"`
 }
@@ -112,7 +114,7 @@ func Of(v *videov1.Video) Video {
 		CompletedAt: unix(v.GetCompletedAt()), ExpiresAt: unix(v.GetExpiresAt()), Prompt: p.GetPrompt(), Seconds: strconv.Itoa(int(p.GetDurationSeconds())),
 		Size: fmt.Sprintf("%dx%d", p.GetWidth(), p.GetHeight()), State: string(s), ProgressEstimated: v.GetProgressEstimated(), Duration: p.GetDurationSeconds(),
 		AspectRatio: p.GetAspectRatio(), Resolution: p.GetResolution(), NegativePrompt: p.GetNegativePrompt(), Provider: v.GetProvider(),
-		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(),
+		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(), CancelRequested: v.GetCancelRequested(), CancelRefused: v.GetCancelRefused(),
 		Cost: Cost{money.Format(v.GetQuoteMicros()), money.Format(v.GetHeldMicros()), money.Format(v.GetCapturedMicros()), v.GetQuoteMicros(), v.GetHeldMicros(), v.GetCapturedMicros()},
 	}
 	if e := v.GetError(); e != nil {

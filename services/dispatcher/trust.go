@@ -21,7 +21,7 @@ type pace struct {
 // nothing; one of which nothing is known yet, fully.
 func paceOf(adapter provider.Adapter, a *ledgerv1.GetAttemptResponse) pace {
 	p := pace{typical: time.Duration(a.GetTypicalMs()) * time.Millisecond, slow: time.Duration(a.GetSlowMs()) * time.Millisecond, trust: 1}
-	if a.WebhookTrust != nil {
+	if a != nil && a.WebhookTrust != nil {
 		p.trust = float64(a.GetWebhookTrust()) / 100
 	}
 	if _, calls := adapter.(provider.WebhookParser); !calls {
