@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -76,11 +77,17 @@ func watchedStack(t *testing.T, more ...string) *watched {
 // submit opens a job and waits until a provider has it.
 func (w *watched) submit(model, prompt string) *videov1.Video {
 	w.t.Helper()
+	return w.ends(w.submitted(model, prompt), videov1.VideoState_VIDEO_STATE_RUNNING)
+}
+
+// submitted opens a job.
+func (w *watched) submitted(model, prompt string) (id string) {
+	w.t.Helper()
 	r, err := w.video.CreateVideo(as(w.t, w.APIKey), &videov1.CreateVideoRequest{Video: &videov1.VideoRequest{Model: model, Prompt: prompt}})
 	if err != nil {
 		w.t.Fatalf("%s: %v", model, err)
 	}
-	return w.await(r.GetVideo().GetId(), func(v *videov1.Video) bool { return v.GetState() == videov1.VideoState_VIDEO_STATE_RUNNING })
+	return r.GetVideo().GetId()
 }
 
 func (w *watched) read(id string) *videov1.Video {
@@ -121,7 +128,7 @@ type task struct {
 func (w *watched) tasks(prompt string) []task {
 	w.t.Helper()
 	var out struct{ Tasks []task }
-	w.admin(http.MethodGet, "/admin/tasks?prompt="+strings.ReplaceAll(prompt, " ", "+"), nil, &out)
+	w.admin(http.MethodGet, "/admin/tasks?prompt="+url.QueryEscape(prompt), nil, &out)
 	return out.Tasks
 }
 
