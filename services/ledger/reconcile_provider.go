@@ -20,6 +20,19 @@ const providerTaskSQL = `select a.id, a.job_id, coalesce(a.provider_task_id, '')
 		case when a.state = 'succeeded' and a.id = j.attempt_id or a.state in ('refused', 'failed', 'canceled') then j.cost_currency else '' end
 	from attempt a join job j on j.id = a.job_id where a.provider = $1 and `
 
+const (
+	findTasksSQL = providerTaskSQL + "a.provider_task_id = any($2)"
+	// Ids begin with their milliseconds, as job_id_at has it for jobs.
+	listTasksSQL = providerTaskSQL + `a.id >= greatest($4, replace(job_id_at($2), 'video_', 'att_') collate "C") and a.id <> $4
+			and a.id < replace(job_id_at($3), 'video_', 'att_') collate "C"
+		order by a.id limit $5`
+	// Where a task's id is a path, a webhook may name its last part only.
+	findAttemptSQL = `select job_id, id from attempt where provider = $1 and provider_task_id = $2
+		union all
+		select job_id, id from attempt where provider = $1 and provider_task_id like '%/%' and substring(provider_task_id from '[^/]*$') = $2
+		limit 1`
+)
+
 func scanProviderTask(row pgx.CollectableRow) (*ledgerv1.ProviderTask, error) {
 	var t ledgerv1.ProviderTask
 	var created time.Time
@@ -31,7 +44,7 @@ func scanProviderTask(row pgx.CollectableRow) (*ledgerv1.ProviderTask, error) {
 // FindProviderTasks looks for tasks by the provider's ids, as an invoice names
 // them.
 func (g *moneyServer) FindProviderTasks(ctx context.Context, r *ledgerv1.FindProviderTasksRequest) (*ledgerv1.FindProviderTasksResponse, error) {
-	rows, err := g.s.pool.Query(ctx, providerTaskSQL+"a.provider_task_id = any($2)", r.GetProvider(), r.GetProviderTaskIds())
+	rows, err := g.s.pool.Query(ctx, findTasksSQL, r.GetProvider(), r.GetProviderTaskIds())
 	if err != nil {
 		return nil, fmt.Errorf("find tasks: %w", err)
 	}
@@ -54,10 +67,7 @@ func (g *moneyServer) ListProviderTasks(ctx context.Context, r *ledgerv1.ListPro
 	if limit == 0 {
 		limit = 1000
 	}
-	// Ids begin with their milliseconds, as job_id_at has it for jobs.
-	rows, err := g.s.pool.Query(ctx, providerTaskSQL+`a.id >= greatest($4, replace(job_id_at($2), 'video_', 'att_') collate "C") and a.id <> $4
-			and a.id < replace(job_id_at($3), 'video_', 'att_') collate "C"
-		order by a.id limit $5`, r.GetProvider(), r.GetFrom().AsTime(), r.GetTo().AsTime(), r.GetAfter(), limit+1)
+	rows, err := g.s.pool.Query(ctx, listTasksSQL, r.GetProvider(), r.GetFrom().AsTime(), r.GetTo().AsTime(), r.GetAfter(), limit+1)
 	if err != nil {
 		return nil, fmt.Errorf("list tasks: %w", err)
 	}
@@ -75,11 +85,7 @@ func (g *moneyServer) ListProviderTasks(ctx context.Context, r *ledgerv1.ListPro
 // FindAttempt finds whose a provider's task is.
 func (g *jobServer) FindAttempt(ctx context.Context, r *ledgerv1.FindAttemptRequest) (*ledgerv1.FindAttemptResponse, error) {
 	resp := &ledgerv1.FindAttemptResponse{}
-	// Where a task's id is a path, a webhook may name its last part only.
-	err := g.s.pool.QueryRow(ctx, `select job_id, id from attempt where provider = $1 and provider_task_id = $2
-		union all
-		select job_id, id from attempt where provider = $1 and provider_task_id like '%/%' and substring(provider_task_id from '[^/]*$') = $2
-		limit 1`, r.GetProvider(), r.GetProviderTaskId()).
+	err := g.s.pool.QueryRow(ctx, findAttemptSQL, r.GetProvider(), r.GetProviderTaskId()).
 		Scan(&resp.JobId, &resp.AttemptId)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = g.s.pool.QueryRow(ctx, "select exists (select from job where completed_at is null and state = 'submitting' and provider = $1)", r.GetProvider()).Scan(&resp.SubmitOpen)
