@@ -6,7 +6,7 @@ MODULES := $(shell sed -n 's|^\t\./||p' go.work)
 # Builds of modules alone, with their own go.mod, as a release does it.
 ALONE := GOWORK=off
 
-.PHONY: help setup setup-test tools build demo up test lint generate check-generated tidy bench fuzz clean
+.PHONY: help setup setup-test tools build demo up test live lint generate check-generated tidy bench fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -14,8 +14,14 @@ help: ## List the targets
 setup: ## Install PostgreSQL when it is absent
 	@deploy/setup postgresql
 
-setup-test: setup ## Install what the tests need besides: ffmpeg, as an independent judge of videos
+setup-test: setup test/sdk/node_modules/.package-lock.json ## Install what the tests need besides: ffmpeg, a judge of videos, and the providers' own clients
 	@deploy/setup ffmpeg
+
+# npm writes this file at the end of an installation.
+test/sdk/node_modules/.package-lock.json: test/sdk/package-lock.json
+	@deploy/setup nodejs
+	cd test/sdk && npm ci --no-progress --loglevel=error
+	@touch $@
 
 tools: $(BIN)/buf $(BIN)/golangci-lint ## Build the pinned developer tools
 
@@ -44,6 +50,9 @@ test: setup-test ## Run every test with the race detector
 	@# Not from the cache: test/ runs binaries whose sources the cache does not see.
 	go test -race -count=1 -timeout 10m work
 
+live: ## Ask the true providers whose keys are in REELWAY_LIVE_<PROVIDER>, for at most REELWAY_LIVE_MAX_USD (1)
+	go test -count=1 -v -timeout 30m -run TestLive ./test/live
+
 lint: tools ## golangci-lint, buf lint, and each module alone
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 	$(BIN)/buf lint
@@ -61,8 +70,8 @@ breaking: tools ## Fail when the contracts break callers of the last commit but 
 tidy: ## Tidy every module alone
 	@for m in $(MODULES); do (cd $$m && $(ALONE) go mod tidy) || exit 1; done
 
-bench: setup ## Measure the ledger beside River and bare SQL; takes minutes
-	cd bench && go run ./ledger
+bench: setup ## Measure the ledger beside River and bare SQL, and the dispatcher; takes minutes
+	cd bench && go run ./ledger && go run ./dispatcher
 
 fuzz: ## Fuzz each target for 30 seconds
 	cd services/intake && go test -fuzz=FuzzDecode -fuzztime=30s .

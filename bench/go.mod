@@ -12,7 +12,9 @@ require (
 	google.golang.org/protobuf v1.36.12
 	reelway.dev/pkg v0.0.0
 	reelway.dev/proto v0.0.0
+	reelway.dev/services/dispatcher v0.0.0
 	reelway.dev/services/ledger v0.0.0
+	reelway.dev/services/simulator v0.0.0
 )
 
 require (
@@ -30,6 +32,7 @@ require (
 	github.com/felixge/httpsnoop v1.1.0 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
+	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
 	github.com/google/go-tpm v0.9.8 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.30.0 // indirect
@@ -80,10 +83,13 @@ require (
 	golang.org/x/time v0.16.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect
+	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
 
 replace (
 	reelway.dev/pkg => ../pkg
 	reelway.dev/proto => ../proto
+	reelway.dev/services/dispatcher => ../services/dispatcher
 	reelway.dev/services/ledger => ../services/ledger
+	reelway.dev/services/simulator => ../services/simulator
 )

@@ -50,7 +50,7 @@ func TestKilledAmidGroupedSubmits(t *testing.T) {
 	count := func() int { mu.Lock(); defer mu.Unlock(); return len(answered) }
 	for range kills {
 		before := count()
-		s.eventually(30*time.Second, "submits are answered", func() bool { return count() > before+100 })
+		s.eventually(time.Minute, "submits are answered", func() bool { return count() > before+100 })
 		wait := time.NewTimer(time.Duration(rand.Int64N(int64(200 * time.Millisecond))))
 		<-wait.C
 		s.stop(syscall.SIGKILL)

@@ -41,7 +41,7 @@ func TestMainJob(t *testing.T) {
 		if a.status != http.StatusOK || a.video.Status != "queued" || a.video.Cost.HeldMicros != price {
 			t.Fatalf("%s: %d %s", model, a.status, a.raw)
 		}
-		v := s.await(30*time.Second, a.video.ID)
+		v := s.await(90*time.Second, a.video.ID)
 		if v.State != "succeeded" || v.Cost.CapturedMicros != price || v.Progress != 100 || v.Artifact.Width != 1280 || v.Artifact.Height != 720 || v.Artifact.DurationMS != 5000 {
 			t.Fatalf("%s: %+v", model, v)
 		}
@@ -168,7 +168,7 @@ func TestFaults(t *testing.T) {
 func TestLargeResultIsStreamed(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	s.await(30*time.Second, s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x")).video.ID)
+	s.await(90*time.Second, s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x")).video.ID)
 	before := s.peakMemory()
 	a := s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x [size:120MB]"))
 	v := s.await(60*time.Second, a.video.ID)
@@ -301,7 +301,7 @@ func TestIdempotencyUnderConcurrentRetries(t *testing.T) {
 	if a := s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "another"), "Idempotency-Key", "order-1"); a.status != http.StatusConflict {
 		t.Errorf("another body: %d %s", a.status, a.raw)
 	}
-	s.await(30*time.Second, ids[0])
+	s.await(90*time.Second, ids[0])
 	if n := len(s.tasks("")); n != 1 {
 		t.Errorf("the provider has %d tasks", n)
 	}
@@ -330,7 +330,7 @@ func TestCreditRace(t *testing.T) {
 		t.Fatalf("answers by status: %v; want 10 accepted and 990 refused", count)
 	}
 	for _, id := range ids {
-		s.await(30*time.Second, id)
+		s.await(90*time.Second, id)
 	}
 	s.books(500_000)
 }
@@ -441,8 +441,8 @@ func TestSignedURLExpires(t *testing.T) {
 	t.Parallel()
 	s := setup(t, "REELWAY_URL_LIFE=1s")
 	a := s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x"))
-	v := s.await(30*time.Second, a.video.ID)
-	s.eventually(10*time.Second, "the URL has expired", func() bool {
+	v := s.await(90*time.Second, a.video.ID)
+	s.eventually(time.Minute, "the URL has expired", func() bool {
 		resp, err := http.Get(v.URL)
 		if err != nil {
 			t.Fatal(err)
@@ -495,7 +495,7 @@ func TestWebSocketResumes(t *testing.T) {
 	// A first job gives a cursor from before the others began.
 	first := s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "x")).video
 	_, cursor, _ := sse(t, s, first.ID, "", 1)
-	s.await(30*time.Second, first.ID)
+	s.await(90*time.Second, first.ID)
 	ids := map[string]bool{}
 	for range 4 {
 		ids[s.call(http.MethodPost, "/v1/videos", request("seedance-2.0", "x")).video.ID] = true
@@ -565,7 +565,7 @@ func TestFaultsByAdmin(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = resp.Body.Close()
-	v := s.await(30*time.Second, s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "x")).video.ID)
+	v := s.await(90*time.Second, s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "x")).video.ID)
 	if v.State != "succeeded" || len(v.Attempts) != 2 || v.Attempts[0].ErrorCode != "rate_limited" {
 		t.Errorf("%+v", v)
 	}

@@ -31,7 +31,7 @@ func TestOpenAISDK(t *testing.T) {
 		ids = append(ids, v.ID)
 	}
 	for _, id := range ids {
-		s.await(30*time.Second, id)
+		s.await(90*time.Second, id)
 		v, err := c.Videos.Get(ctx, id)
 		if err != nil || v.Status != openai.VideoStatusCompleted || v.Progress != 100 || v.CompletedAt == 0 {
 			t.Fatalf("%+v %v", v, err)

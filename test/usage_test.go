@@ -44,14 +44,14 @@ func TestUsageAndDeletion(t *testing.T) {
 		ids = append(ids, s.call(http.MethodPost, "/v1/videos", body).video.ID)
 	}
 	for _, id := range ids {
-		if v := s.await(30*time.Second, id); v.State != "succeeded" {
+		if v := s.await(90*time.Second, id); v.State != "succeeded" {
 			t.Fatalf("%s is %s", id, v.State)
 		}
 	}
 	if a := s.call(http.MethodDelete, "/v1/videos/"+ids[0], nil); a.status != http.StatusOK {
 		t.Fatalf("delete: %d %s", a.status, a.raw)
 	}
-	s.eventually(20*time.Second, "the deleted file is gone, the others are there", func() bool { return len(s.files()) == 2 })
+	s.eventually(time.Minute, "the deleted file is gone, the others are there", func() bool { return len(s.files()) == 2 })
 
 	a := s.call(http.MethodGet, "/v1/usage?group_by=user,model", nil)
 	var u struct {
@@ -101,11 +101,11 @@ func TestVideosExpire(t *testing.T) {
 	t.Parallel()
 	s := setup(t, "REELWAY_RETAIN_VIDEOS=1s", "REELWAY_RETAIN_PROMPTS=1s", "REELWAY_RETAIN_INTERVAL=100ms")
 	id := s.call(http.MethodPost, "/v1/videos", request("kling-v2-6", "a secret prompt")).video.ID
-	v := s.await(30*time.Second, id)
+	v := s.await(90*time.Second, id)
 	if v.State != "succeeded" || v.ExpiresAt == nil || v.CompletedAt == nil || *v.ExpiresAt-*v.CompletedAt != 1 {
 		t.Fatalf("%+v", v)
 	}
-	s.eventually(20*time.Second, "the file and the prompt are gone", func() bool {
+	s.eventually(time.Minute, "the file and the prompt are gone", func() bool {
 		return len(s.files()) == 0 && s.call(http.MethodGet, "/v1/videos/"+id, nil).video.Prompt == ""
 	})
 	if a := s.call(http.MethodGet, "/v1/videos/"+id+"/content", nil); a.status != http.StatusNotFound || !strings.Contains(a.fault.Message, "removed after") {

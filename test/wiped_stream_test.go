@@ -85,7 +85,7 @@ func TestStreamsWipedWhileRunning(t *testing.T) {
 	}
 	// Its events all came after the wipe.
 	b := nats.Bus()
-	s.eventually(20*time.Second, "the read model knows "+later, func() bool {
+	s.eventually(time.Minute, "the read model knows "+later, func() bool {
 		v, ok, err := b.Status(t.Context(), later)
 		return err == nil && ok && fmt.Sprint(v.GetState()) == "VIDEO_STATE_SUCCEEDED"
 	})

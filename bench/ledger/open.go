@@ -51,7 +51,8 @@ func (noop) Work(context.Context, *river.Job[renderArgs]) error { worked.Add(1);
 
 var worked atomic.Int64
 
-func newRiver(ctx context.Context, pool *pgxpool.Pool, workers int) (*river.Client[pgx.Tx], error) {
+// newRiver returns a client on a migrated database; one with queues works.
+func newRiver(ctx context.Context, pool *pgxpool.Pool, cfg *river.Config) (*river.Client[pgx.Tx], error) {
 	m, err := rivermigrate.New(riverpgxv5.New(pool), nil)
 	if err != nil {
 		return nil, fmt.Errorf("migrate river: %w", err)
@@ -59,13 +60,9 @@ func newRiver(ctx context.Context, pool *pgxpool.Pool, workers int) (*river.Clie
 	if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
 		return nil, fmt.Errorf("migrate river: %w", err)
 	}
-	cfg := &river.Config{}
-	if workers > 0 {
+	if len(cfg.Queues) > 0 {
 		cfg.Workers = river.NewWorkers()
 		river.AddWorker(cfg.Workers, noop{})
-		// As fast as River fetches: its defaults favour small machines.
-		cfg.FetchCooldown = time.Millisecond
-		cfg.Queues = map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: workers}}
 	}
 	c, err := river.NewClient(riverpgxv5.New(pool), cfg)
 	if err != nil {
@@ -84,7 +81,7 @@ func opens(ctx context.Context, s *stand.Stand, rounds int, length time.Duration
 	if err != nil {
 		return err
 	}
-	rc, err := newRiver(ctx, rp, 0)
+	rc, err := newRiver(ctx, rp, &river.Config{})
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,9 @@ type Stand struct {
 	pg  *postgres.Private
 	bus *bus.Bus
 	end []func()
+
+	// NATS is where other processes reach the bus.
+	NATS string
 }
 
 // Close stops everything and removes its files.
@@ -61,7 +64,7 @@ func New(ctx context.Context) (_ *Stand, err error) {
 		return nil, err
 	}
 	s.end = append(s.end, func() { _ = s.pg.Stop(context.WithoutCancel(ctx)) })
-	ns, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true})
+	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true})
 	if err != nil {
 		return nil, fmt.Errorf("embed NATS: %w", err)
 	}
@@ -70,6 +73,7 @@ func New(ctx context.Context) (_ *Stand, err error) {
 	if !ns.ReadyForConnections(10 * time.Second) {
 		return nil, errors.New("NATS is not ready")
 	}
+	s.NATS = ns.ClientURL()
 	nc, err := nats.Connect("", nats.InProcessServer(ns))
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
@@ -106,6 +110,7 @@ type Book struct {
 	Direct ledgerv1.JobServiceServer
 	Remote ledgerv1.JobServiceClient
 	Usage  ledgerv1.UsageServiceServer
+	Addr   string // of its gRPC
 	money  ledgerv1.LedgerServiceServer
 	accts  ledgerv1.AccountServiceServer
 }
@@ -149,7 +154,7 @@ func (s *Stand) Ledger(ctx context.Context, name string, relay bool) (*Book, err
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	for _, c := range svc.Components() {
-		if relay || c.Name == "ledger-opens" {
+		if relay || c.Name == "ledger-opens" || c.Name == "ledger-begins" {
 			wg.Go(func() { _ = c.Run(live) })
 		}
 	}
@@ -166,7 +171,7 @@ func (s *Stand) Ledger(ctx context.Context, name string, relay bool) (*Book, err
 		stop()
 		return nil, err
 	}
-	b.Remote = ledgerv1.NewJobServiceClient(conn)
+	b.Remote, b.Addr = ledgerv1.NewJobServiceClient(conn), l.Addr().String()
 	s.end = append(s.end, func() { _ = conn.Close(); srv.Stop(); stop(); wg.Wait() })
 	return b, nil
 }

@@ -18,6 +18,7 @@ import (
 	"reelway.dev/pkg/run"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
 // The scopes of a key. Admin includes them all, and is for operators: at the
@@ -37,6 +38,8 @@ type Principal struct {
 	CapResolution    string // the account's own cap; empty when the tier decides
 	SuspendedReason  string // empty while the account is active
 	PerMinute        int    // requests of the key; 0: no limit
+	QueueWeight      int32  // the account's share of the queue, 1 to 100
+	TopPriority      videov1.Priority
 }
 
 // Require returns a permission_denied fault unless p has the scope.
@@ -136,7 +139,8 @@ func (a *Authenticator) Authenticate(ctx context.Context, key string) (Principal
 		return Principal{}, fault.FromStatus(err)
 	}
 	p := Principal{AccountID: r.GetAccountId(), KeyID: r.GetKeyId(), Scopes: r.GetScopes(), Tier: r.GetTier(),
-		CapResolution: r.GetCapResolution(), SuspendedReason: r.GetSuspendedReason(), PerMinute: int(r.GetRequestsPerMinute())}
+		CapResolution: r.GetCapResolution(), SuspendedReason: r.GetSuspendedReason(), PerMinute: int(r.GetRequestsPerMinute()),
+		QueueWeight: r.GetQueueWeight(), TopPriority: r.GetTopPriority()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.change != change {

@@ -110,7 +110,7 @@ func held(ctx context.Context, t *testing.T) error {
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("still held")
 		return nil
 	}

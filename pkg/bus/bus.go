@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,8 +32,9 @@ type Bus struct {
 	js jetstream.JetStream
 
 	mu     sync.Mutex
-	kv     jetstream.KeyValue
-	mended time.Time // when the topology was last looked after
+	kv     jetstream.KeyValue // the read model's
+	shared jetstream.KeyValue // the providers'
+	mended time.Time          // when the topology was last looked after
 }
 
 // New returns a Bus on nc, which stays the caller's to drain and close.
@@ -206,6 +208,26 @@ func subjectRoot(s string) string {
 		}
 	}
 	return s
+}
+
+// Commands is how many submit commands lie on the bus, by provider: those that
+// nobody has taken yet, and those that somebody works on.
+func (b *Bus) Commands(ctx context.Context) (map[string]int, error) {
+	st, err := b.js.Stream(ctx, StreamJobs)
+	if err != nil {
+		return nil, fmt.Errorf("open jobs: %w", err)
+	}
+	root := SubmitSubject("")
+	root = root[:len(root)-1]
+	info, err := st.Info(ctx, jetstream.WithSubjectFilter(root+">"))
+	if err != nil {
+		return nil, fmt.Errorf("count commands: %w", err)
+	}
+	out := map[string]int{}
+	for subject, n := range info.State.Subjects {
+		out[strings.TrimPrefix(subject, root)] = int(n)
+	}
+	return out, nil
 }
 
 // PublishObservation publishes what was seen of an attempt and returns after

@@ -151,12 +151,18 @@ func ConsumeBatch[T any, P interface {
 			return fmt.Errorf("pull %s: %w", c.Name, err)
 		}
 		defer it.Stop()
-		arrived := make(chan jetstream.Msg)
+		// With room: what comes while a batch is being handled is the next one.
+		arrived := make(chan jetstream.Msg, limit)
 		failed := make(chan error, 1)
 		reading, stop := context.WithCancel(ctx)
 		var reader sync.WaitGroup
-		defer reader.Wait()
-		defer stop()
+		defer func() {
+			stop()
+			reader.Wait()
+			for len(arrived) > 0 {
+				_ = (<-arrived).Nak() // at once to another replica
+			}
+		}()
 		reader.Go(func() {
 			for {
 				msg, err := it.Next(jetstream.NextContext(reading))
@@ -167,7 +173,7 @@ func ConsumeBatch[T any, P interface {
 				select {
 				case arrived <- msg:
 				case <-reading.Done():
-					_ = msg.Nak() // at once to another replica
+					_ = msg.Nak()
 					return
 				}
 			}
@@ -283,9 +289,11 @@ func (b *Bus) mend(ctx context.Context) {
 			mention(ctx, cfg.Name, err)
 		}
 	}
-	if _, err := b.js.KeyValue(ctx, StatusBucket); errors.Is(err, jetstream.ErrBucketNotFound) {
-		_, err = b.js.CreateKeyValue(ctx, statusBucket(b.replicas()))
-		mention(ctx, StatusBucket, err)
+	for _, cfg := range buckets(b.replicas()) {
+		if _, err := b.js.KeyValue(ctx, cfg.Bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
+			_, err = b.js.CreateKeyValue(ctx, cfg)
+			mention(ctx, cfg.Bucket, err)
+		}
 	}
 }
 

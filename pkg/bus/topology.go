@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// The streams and the KV bucket, with the owner of each message on them.
+// The streams and the KV buckets, with the owner of each message on them.
 const (
 	StreamJobs         = "JOBS"         // commands to dispatchers
 	StreamObservations = "OBSERVATIONS" // facts for the ledger
@@ -23,6 +23,7 @@ const (
 	StreamDead         = "DEAD"         // dead letters, 30 d
 	StreamLimits       = "LIMITS"       // counters of requests, 3 min
 	StatusBucket       = "job_status"   // the read model, 24 h
+	ProviderBucket     = "providers"    // what dispatchers share of providers, 48 h
 )
 
 // DuplicateWindow is how long JetStream drops a repeated Nats-Msg-Id. It is an
@@ -72,6 +73,15 @@ func streams(replicas int) []jetstream.StreamConfig {
 
 func statusBucket(replicas int) jetstream.KeyValueConfig {
 	return jetstream.KeyValueConfig{Bucket: StatusBucket, TTL: 24 * time.Hour, Storage: jetstream.FileStorage, Replicas: replicas, History: 1}
+}
+
+// buckets are the KV buckets. What dispatchers share is in memory: rates and
+// breakers that are lost are learned again, and nobody waits for a disk.
+func buckets(replicas int) []jetstream.KeyValueConfig {
+	return []jetstream.KeyValueConfig{
+		statusBucket(replicas),
+		{Bucket: ProviderBucket, TTL: 48 * time.Hour, Storage: jetstream.MemoryStorage, Replicas: replicas, History: 1, MaxBytes: 16 << 20},
+	}
 }
 
 // Consumer is a durable consumer as data: who reads what, how soon a message of
@@ -156,7 +166,7 @@ func token(s string) string {
 	}, s)
 }
 
-// Ensure creates or updates every stream and the KV bucket. It is safe to run
+// Ensure creates or updates every stream and KV bucket. It is safe to run
 // from every service at every start. replicas is 1 embedded, 3 in a cluster.
 func (b *Bus) Ensure(ctx context.Context, replicas int) error {
 	for _, cfg := range streams(replicas) {
@@ -164,13 +174,19 @@ func (b *Bus) Ensure(ctx context.Context, replicas int) error {
 			return fmt.Errorf("ensure stream %s: %w", cfg.Name, err)
 		}
 	}
-	kv, err := b.js.CreateOrUpdateKeyValue(ctx, statusBucket(replicas))
-	if err != nil {
-		return fmt.Errorf("ensure bucket %s: %w", StatusBucket, err)
+	for _, cfg := range buckets(replicas) {
+		kv, err := b.js.CreateOrUpdateKeyValue(ctx, cfg)
+		if err != nil {
+			return fmt.Errorf("ensure bucket %s: %w", cfg.Bucket, err)
+		}
+		b.mu.Lock()
+		if cfg.Bucket == StatusBucket {
+			b.kv = kv
+		} else {
+			b.shared = kv
+		}
+		b.mu.Unlock()
 	}
-	b.mu.Lock()
-	b.kv = kv
-	b.mu.Unlock()
 	return nil
 }
 

@@ -57,8 +57,49 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 // returns nil. A deadlock or serialization failure, which surely changed
 // nothing, is tried again up to 5 times; nothing else is.
 func InTx(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) error) error {
+	return again(func() error { return pgx.BeginFunc(ctx, pool, fn) })
+}
+
+// ErrUnknown says that a transaction may have been committed.
+var ErrUnknown = errors.New("the outcome of the commit is unknown")
+
+// InTxLast is InTx for a transaction that knows its last statements: those that
+// fn returns are sent with the commit, in one journey to the database. Whoever
+// waits for a row that is locked waits that much less.
+func InTxLast(ctx context.Context, pool *pgxpool.Pool, fn func(tx pgx.Tx) (last *pgx.Batch, err error)) error {
+	return again(func() error {
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			return fmt.Errorf("acquire connection: %w", err)
+		}
+		defer conn.Release() // one whose transaction is still open is closed
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return fmt.Errorf("begin: %w", err)
+		}
+		last, err := fn(tx)
+		if err == nil {
+			last.Queue("commit").Exec(func(tag pgconn.CommandTag) error {
+				if tag.String() != "COMMIT" {
+					return pgx.ErrTxCommitRollback
+				}
+				return nil
+			})
+			if err = tx.SendBatch(ctx, last).Close(); err == nil {
+				return nil
+			}
+			var pg *pgconn.PgError
+			if !errors.As(err, &pg) && !errors.Is(err, pgx.ErrTxCommitRollback) {
+				err = errors.Join(ErrUnknown, err)
+			}
+		}
+		return errors.Join(err, tx.Rollback(ctx))
+	})
+}
+
+func again(fn func() error) error {
 	for try := 0; ; try++ {
-		err := pgx.BeginFunc(ctx, pool, fn)
+		err := fn()
 		var pg *pgconn.PgError
 		if err == nil || try == 4 || !errors.As(err, &pg) || pg.Code != "40P01" && pg.Code != "40001" {
 			return err

@@ -93,10 +93,30 @@ var (
 	ErrKeysUnavailable = errors.New("verification keys cannot be fetched now")
 )
 
+// Cause is why a provider refuses us and not the task: something that an
+// operator has to mend, for neither another try nor another task will.
+type Cause string
+
+// The causes. A refusal of the task itself, a rate limit and an overload have
+// none.
+const (
+	// BadKey is a key that is wrong or revoked: no call with it succeeds.
+	BadKey Cause = "bad_key"
+	// NoBalance is a balance or a quota that is used up: no submit of the
+	// account succeeds until it is filled.
+	NoBalance Cause = "no_balance"
+	// NoAccess is a model, a region or an address that is not open to the
+	// account; other models may go on.
+	NoAccess Cause = "no_access"
+)
+
 // RefusedError says that a submission was surely not accepted. Fault tells why;
 // Fault.Retryable tells whether another attempt may be made, after
-// Fault.RetryAfter.
-type RefusedError struct{ Fault *fault.Error }
+// Fault.RetryAfter. Cause is set when it is for an operator to act.
+type RefusedError struct {
+	Fault *fault.Error
+	Cause Cause
+}
 
 // Error implements error.
 func (e *RefusedError) Error() string { return "refused: " + e.Fault.Error() }

@@ -13,6 +13,8 @@ type Rule struct {
 	Code fault.Code
 	// Retry says that the same task may be submitted again later.
 	Retry bool
+	// Cause is set where an operator has to act.
+	Cause Cause
 	// Meaning is a sentence for people; the provider's own words follow it.
 	Meaning string
 }
@@ -40,7 +42,7 @@ func (r Rule) Fault(provider, code, detail string) *fault.Error {
 func (r Rule) Refuse(provider, code, detail string, after time.Duration) *RefusedError {
 	f := r.Fault(provider, code, detail)
 	f.RetryAfter = after
-	return &RefusedError{Fault: f}
+	return &RefusedError{Fault: f, Cause: r.Cause}
 }
 
 // Fail is the report of a task that failed for the reason of this rule.

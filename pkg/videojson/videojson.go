@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -36,6 +38,8 @@ type Video struct {
 
 	State             string            `json:"state"`
 	ProgressEstimated bool              `json:"progress_estimated"`
+	QueuePosition     *int64            `json:"queue_position,omitempty"`          // jobs ahead of it, while it waits
+	EstimatedAt       *int64            `json:"estimated_completion_at,omitempty"` // Unix seconds
 	Duration          int32             `json:"duration"`
 	AspectRatio       string            `json:"aspect_ratio"`
 	Resolution        string            `json:"resolution"`
@@ -67,9 +71,11 @@ type Cost struct {
 	Quote          string `json:"quote"`
 	Held           string `json:"held"`
 	Captured       string `json:"captured"`
+	Refunded       string `json:"refunded,omitempty"`
 	QuoteMicros    int64  `json:"quote_micros"`
 	HeldMicros     int64  `json:"held_micros"`
 	CapturedMicros int64  `json:"captured_micros"`
+	RefundedMicros int64  `json:"refunded_micros,omitempty"`
 }
 
 // Attempt is one submission to a provider.
@@ -112,10 +118,15 @@ func Of(v *videov1.Video) Video {
 	out := Video{
 		ID: v.GetId(), Object: "video", Model: p.GetModel(), Status: Status(s), Progress: v.GetProgress(), CreatedAt: v.GetCreatedAt().GetSeconds(),
 		CompletedAt: unix(v.GetCompletedAt()), ExpiresAt: unix(v.GetExpiresAt()), Prompt: p.GetPrompt(), Seconds: strconv.Itoa(int(p.GetDurationSeconds())),
-		Size: fmt.Sprintf("%dx%d", p.GetWidth(), p.GetHeight()), State: string(s), ProgressEstimated: v.GetProgressEstimated(), Duration: p.GetDurationSeconds(),
+		Size: fmt.Sprintf("%dx%d", p.GetWidth(), p.GetHeight()), State: string(s), ProgressEstimated: v.GetProgressEstimated(), QueuePosition: v.QueuePosition,
+		EstimatedAt: unix(v.GetEstimatedCompletionAt()), Duration: p.GetDurationSeconds(),
 		AspectRatio: p.GetAspectRatio(), Resolution: p.GetResolution(), NegativePrompt: p.GetNegativePrompt(), Provider: v.GetProvider(),
 		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(), CancelRequested: v.GetCancelRequested(), CancelRefused: v.GetCancelRefused(),
-		Cost: Cost{money.Format(v.GetQuoteMicros()), money.Format(v.GetHeldMicros()), money.Format(v.GetCapturedMicros()), v.GetQuoteMicros(), v.GetHeldMicros(), v.GetCapturedMicros()},
+		Cost: Cost{Quote: money.Format(v.GetQuoteMicros()), Held: money.Format(v.GetHeldMicros()), Captured: money.Format(v.GetCapturedMicros()),
+			QuoteMicros: v.GetQuoteMicros(), HeldMicros: v.GetHeldMicros(), CapturedMicros: v.GetCapturedMicros(), RefundedMicros: v.GetRefundedMicros()},
+	}
+	if v.GetRefundedMicros() > 0 {
+		out.Cost.Refunded = money.Format(v.GetRefundedMicros())
 	}
 	if e := v.GetError(); e != nil {
 		out.Error = &Error{e.GetCode(), e.GetMessage(), e.GetRetryable(), e.GetProvider(), e.GetProviderCode()}
@@ -129,6 +140,33 @@ func Of(v *videov1.Video) Video {
 		out.Artifact = &Artifact{a.GetContentType(), a.GetSizeBytes(), a.GetSha256(), a.GetWidth(), a.GetHeight(), a.GetDurationMs()}
 	}
 	return out
+}
+
+// priorities are the classes of the queue as callers write them, the lowest
+// first.
+var priorities = []string{"low", "normal", "high"}
+
+// ParsePriority reads a class of the queue; empty is normal. ok is false for any
+// other word.
+func ParsePriority(s string) (p videov1.Priority, ok bool) {
+	if s == "" {
+		return videov1.Priority_PRIORITY_UNSPECIFIED, true
+	}
+	i := slices.Index(priorities, s)
+	return videov1.Priority(i + 1), i >= 0
+}
+
+// Priority is a class as callers write it.
+func Priority(p videov1.Priority) string {
+	if p < videov1.Priority_PRIORITY_LOW || int(p) > len(priorities) {
+		return "normal"
+	}
+	return priorities[p-1]
+}
+
+// PrioritiesTo lists the classes up to one, for people.
+func PrioritiesTo(top videov1.Priority) string {
+	return strings.Join(priorities[:min(max(int(top), 1), len(priorities))], " or ")
 }
 
 func unix(t *timestamppb.Timestamp) *int64 {

@@ -45,8 +45,8 @@ type Deps struct {
 	Client *safehttp.Client // guarded: result URLs are a provider's word
 	Logger *slog.Logger
 	// ResultHeader, when set, is what to send with the GET of a provider's
-	// result: its key, and only to the provider's own origin.
-	ResultHeader func(provider, rawURL string) http.Header
+	// result: the key that has the task, and only to the provider's own origin.
+	ResultHeader func(provider, keyID, rawURL string) http.Header
 }
 
 // Service copies results. Any number of replicas may run.
@@ -110,7 +110,7 @@ func (e *lostError) Error() string { return e.reason }
 // provider nor a bucket that is down for hours may leave it in the dead letters.
 func (s *Service) archive(ctx context.Context, ev *eventv1.JobEvent) error {
 	v, attempt := ev.GetVideo(), ev.GetAttemptId()
-	artifact, err := s.copy(ctx, v, attempt, ev.GetResultUrl())
+	artifact, err := s.copy(ctx, v, attempt, ev.GetKeyId(), ev.GetResultUrl())
 	if err == nil {
 		return s.report(ctx, ev, "archived", &eventv1.Observation{Fact: &eventv1.Observation_Archived{Archived: &eventv1.Archived{Artifact: artifact}}})
 	}
@@ -197,7 +197,7 @@ func (s *Service) firstDenial(attempt string) time.Time {
 
 // copy streams the result into the bucket with constant memory. The object
 // appears only when all of it has come and is a video from end to end.
-func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, url string) (*videov1.Artifact, error) {
+func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, keyID, url string) (*videov1.Artifact, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -205,7 +205,7 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, url strin
 		return nil, &lostError{"its address is not a URL", true}
 	}
 	if s.d.ResultHeader != nil {
-		for k, v := range s.d.ResultHeader(v.GetProvider(), url) {
+		for k, v := range s.d.ResultHeader(v.GetProvider(), keyID, url) {
 			req.Header[k] = v
 		}
 	}

@@ -104,7 +104,7 @@ func (x *bundle) outcome() *eventv1.Observation {
 	select {
 	case o := <-x.told:
 		return o
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		x.t.Fatalf("the ledger was told nothing; log:\n%s", x.log)
 		return nil
 	}
@@ -266,7 +266,7 @@ func TestReminders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deadline, tick := time.After(10*time.Second), time.NewTicker(10*time.Millisecond)
+	deadline, tick := time.After(time.Minute), time.NewTicker(10*time.Millisecond)
 	defer tick.Stop()
 	for {
 		info, err := cons.Info(t.Context())

@@ -23,10 +23,6 @@ const callTimeout = 20 * time.Second
 // cancel asks a provider for the end of a task. It may be done any number of
 // times; only the provider's word, by poll or webhook, ends the job.
 func (s *Service) cancel(ctx context.Context, m *eventv1.CancelAttempt) error {
-	adapter := s.d.Providers[m.GetProvider()]
-	if adapter == nil {
-		return bus.Terminate(fmt.Errorf("no adapter for provider %q", m.GetProvider()))
-	}
 	a, err := s.d.Jobs.GetAttempt(ctx, &ledgerv1.GetAttemptRequest{AttemptId: m.GetAttemptId()})
 	if err != nil {
 		if fault.FromStatus(err).Code == fault.NotFound {
@@ -36,6 +32,10 @@ func (s *Service) cancel(ctx context.Context, m *eventv1.CancelAttempt) error {
 	}
 	if a.GetSettled() || !a.GetCancelRequested() || a.GetProviderTaskId() == "" {
 		return nil // it has ended, or a later command comes when there is a task
+	}
+	adapter, err := s.account(a.GetProvider(), a.GetKeyId())
+	if err != nil {
+		return s.withoutKey(ctx, a, err)
 	}
 	return s.stop(ctx, adapter, a)
 }

@@ -17,7 +17,9 @@ import (
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
+	"reelway.dev/pkg/provider/registry"
 	"reelway.dev/pkg/run"
+	"reelway.dev/pkg/traffic"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
@@ -29,14 +31,21 @@ type Config struct {
 	PollInterval  time.Duration `env:"REELWAY_POLL_INTERVAL" min:"10ms" envDefault:"10s" desc:"first interval between polls of an overdue attempt; it grows to six times this"`
 	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
 	Concurrency   int           `env:"REELWAY_PROVIDER_CONCURRENCY" min:"1" max:"10000" envDefault:"32" desc:"submissions under way to one provider by one replica"`
-	Rate          float64       `env:"REELWAY_PROVIDER_RATE" min:"0.001" envDefault:"50" desc:"submissions and polls a second to one provider by one replica"`
+	Rate          float64       `env:"REELWAY_PROVIDER_RATE" min:"0.001" envDefault:"50" desc:"submissions a second to one provider by all replicas, unless its keys file says otherwise; and polls a second by each replica"`
+	Running       int           `env:"REELWAY_PROVIDER_RUNNING" min:"0" max:"1000000" envDefault:"0" desc:"tasks at one provider at one time, of all replicas, unless its keys file says otherwise; 0: any number"`
+	Failures      int           `env:"REELWAY_BREAKER_FAILURES" min:"1" max:"1000" envDefault:"5" desc:"submissions in a row, of one model to one provider, that get no proper answer before its jobs wait"`
+	Cooldown      time.Duration `env:"REELWAY_BREAKER_COOLDOWN" min:"100ms" max:"1h" envDefault:"10s" desc:"how long they wait until one of them is tried; it doubles with each that fails, to thirty times this"`
+	KeyBench      time.Duration `env:"REELWAY_KEY_BENCH" min:"1s" max:"24h" envDefault:"10m" desc:"how long a key rests that the provider refuses, or whose balance is used up"`
 }
 
 // Deps are the dispatcher's neighbours.
 type Deps struct {
 	Bus       *bus.Bus
 	Jobs      ledgerv1.JobServiceClient
-	Providers map[string]provider.Adapter // by name
+	Providers map[string]provider.Adapter // by name; what a provider can do
+	// Keys are the providers' keys; a provider without an entry has the single
+	// key of its adapter.
+	Keys map[string]*registry.Keyring
 	// Model names a job's model as its provider does.
 	Model  func(*videov1.VideoParams) (string, error)
 	Tokens *callbacktoken.Tokens
@@ -53,7 +62,11 @@ type Service struct {
 	cfg   Config
 	d     Deps
 	m     metrics
-	gates map[string]*gate
+	gates map[string]*gate // of polls
+	desks map[string]*desk // of submits
+	keys  map[string]*registry.Keyring
+
+	traffic *traffic.Traffic
 }
 
 // New returns a dispatcher; every field of d but OnUncertain is required.
@@ -65,23 +78,51 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}
-	s := &Service{cfg: cfg, d: d, m: m, gates: map[string]*gate{}}
-	for name := range d.Providers {
+	s := &Service{cfg: cfg, d: d, m: m, gates: map[string]*gate{}, desks: map[string]*desk{}, keys: map[string]*registry.Keyring{},
+		traffic: traffic.New(traffic.Config{Failures: cfg.Failures, Cooldown: cfg.Cooldown, Bench: cfg.KeyBench, Probe: cfg.SubmitTimeout + 15*time.Second}, d.Bus.Shared(), d.Now, d.Logger)}
+	for name, adapter := range d.Providers {
+		ring := d.Keys[name]
+		if ring == nil {
+			ring = registry.Single(adapter)
+		}
+		s.keys[name] = ring
 		s.gates[name] = &gate{limit: rate.NewLimiter(rate.Limit(cfg.Rate), max(int(cfg.Rate), 1))}
+		s.desks[name] = &desk{name: name, ring: ring, limits: registry.Limits{MaxRunning: cfg.Running, Rate: cfg.Rate}, traffic: s.traffic}
 	}
-	return s, nil
+	return s, s.m.watch(s)
+}
+
+// announceEvery is how often replicas see to it that their settings are known.
+const announceEvery = 5 * time.Second
+
+// announce tells the settings of each provider to whoever asks how it stands.
+func (s *Service) announce(ctx context.Context) error {
+	t := time.NewTicker(announceEvery)
+	defer t.Stop()
+	for {
+		for _, d := range s.desks {
+			s.traffic.Announce(ctx, d.settings())
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
 }
 
 // Components are three consumers for each provider, so that one provider's lag
-// is its own.
+// is its own, and what keeps the replicas of one mind.
 func (s *Service) Components() []run.Component {
-	var out []run.Component
+	out := []run.Component{{Name: "dispatcher-traffic", Run: s.traffic.Run}, {Name: "dispatcher-settings", Run: s.announce}}
 	for name := range s.d.Providers {
 		submit := bus.SubmitConsumer(name)
-		submit.Timeout = s.cfg.SubmitTimeout + 15*time.Second
+		submit.Timeout = s.cfg.SubmitTimeout + holdFor + 15*time.Second
 		out = append(out,
 			run.Component{Name: "dispatcher-submit-" + name, Run: func(ctx context.Context) error {
-				return bus.Consume(ctx, s.d.Bus, submit, s.cfg.Concurrency, s.submit)
+				return bus.Consume(ctx, s.d.Bus, submit, s.cfg.Concurrency, func(work context.Context, m *eventv1.SubmitJob) error {
+					return s.submit(work, ctx.Done(), m)
+				})
 			}},
 			run.Component{Name: "dispatcher-cancel-" + name, Run: func(ctx context.Context) error {
 				return bus.Consume(ctx, s.d.Bus, bus.CancelConsumer(name), min(s.cfg.Concurrency, cancelWorkers), s.cancel)

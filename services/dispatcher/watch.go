@@ -27,7 +27,7 @@ const absenceMargin = 5 * time.Second
 // submits: only a provider's proof that the task does not exist frees the job
 // for another attempt, or, where a provider cannot be asked, a policy that takes
 // the risk.
-func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt string) error {
+func (s *Service) lookFor(ctx context.Context, attempt string) error {
 	a, err := s.d.Jobs.GetAttempt(ctx, &ledgerv1.GetAttemptRequest{AttemptId: attempt})
 	if err != nil {
 		return fmt.Errorf("read attempt: %w", err)
@@ -40,6 +40,10 @@ func (s *Service) lookFor(ctx context.Context, adapter provider.Adapter, attempt
 	wait := s.cfg.SubmitTimeout + absenceMargin - age(a)
 	if a.GetState() == "intended" && wait > 0 {
 		return bus.After(min(wait, s.cfg.PollInterval), errors.New("an attempt is under way"))
+	}
+	adapter, err := s.account(a.GetProvider(), a.GetKeyId())
+	if err != nil {
+		return s.withoutKey(ctx, a, err)
 	}
 	seen := provider.Seen{JobID: a.GetJobId(), AttemptID: attempt, Provider: a.GetProvider(), Source: "lookup", At: s.d.Now()}
 	finder, ok := adapter.(provider.Finder)
@@ -105,7 +109,10 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return s.publish(ctx, provider.Observe(provider.Report{State: provider.Running}, seen))
 	}
 	if a.GetProviderTaskId() == "" {
-		return s.lookFor(ctx, adapter, a.GetAttemptId())
+		return s.lookFor(ctx, a.GetAttemptId())
+	}
+	if adapter, err = s.account(a.GetProvider(), a.GetKeyId()); err != nil {
+		return s.withoutKey(ctx, a, err)
 	}
 	if wait := g.closed(s.d.Now()); wait > 0 {
 		return bus.After(wait, errors.New("provider asked to wait"))

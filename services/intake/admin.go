@@ -57,6 +57,7 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 		pass(s, ledgerv1.BudgetService_SetKeyLimits_FullMethodName, b.SetKeyLimits),
 		pass(s, ledgerv1.BudgetService_GetKeyLimits_FullMethodName, b.GetKeyLimits),
 	)
+	s.open(r, ledgerv1.ProviderService_ServiceDesc, pass(s, ledgerv1.ProviderService_ListProviders_FullMethodName, s.d.Providers.ListProviders))
 }
 
 // open registers some of a service's methods. The others are unimplemented.

@@ -21,6 +21,7 @@ import (
 
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/money"
+	"reelway.dev/pkg/videojson"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
@@ -51,6 +52,7 @@ type body struct {
 	User           string            `json:"user"`
 	Metadata       map[string]string `json:"metadata"`
 	MaxCost        number            `json:"max_cost"`
+	Priority       string            `json:"priority"`
 }
 
 type reference struct {
@@ -342,6 +344,10 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 	if err != nil {
 		wrong("max_cost", err.Error())
 	}
+	priority, ok := videojson.ParsePriority(b.Priority)
+	if !ok {
+		wrong("priority", fmt.Sprintf("%q is no class of the queue; use %s", b.Priority, videojson.PrioritiesTo(videov1.Priority_PRIORITY_HIGH)))
+	}
 	image := b.ImageURL
 	if b.InputReference != nil && b.InputReference.ImageURL != "" {
 		if image != "" && image != b.InputReference.ImageURL {
@@ -373,6 +379,6 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 	return &videov1.VideoRequest{
 		Model: b.Model, Prompt: b.Prompt, NegativePrompt: b.NegativePrompt, DurationSeconds: max(seconds, duration), Resolution: b.Resolution,
 		AspectRatio: b.AspectRatio, Size: b.Size, Platform: b.Platform, ImageUrl: image, EndImageUrl: b.EndImageURL, Seed: b.Seed,
-		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros,
+		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros, Priority: priority,
 	}, bad
 }

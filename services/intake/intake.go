@@ -22,6 +22,7 @@ import (
 	"reelway.dev/pkg/job"
 	"reelway.dev/pkg/limit"
 	"reelway.dev/pkg/money"
+	"reelway.dev/pkg/videojson"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -56,14 +57,16 @@ type Deps struct {
 	Privacy  ledgerv1.PrivacyServiceClient
 	Accounts ledgerv1.AccountServiceClient
 	Budgets  ledgerv1.BudgetServiceClient
-	Auth     *auth.Authenticator
-	Limits   Limiter
-	Status   StatusReader
-	Files    Files
-	Catalog  *catalog.Catalog
-	CheckURL func(raw string) error // judges image URLs
-	Health   func(context.Context) error
-	Logger   *slog.Logger
+	// Providers tells operators how the providers stand.
+	Providers ledgerv1.ProviderServiceClient
+	Auth      *auth.Authenticator
+	Limits    Limiter
+	Status    StatusReader
+	Files     Files
+	Catalog   *catalog.Catalog
+	CheckURL  func(raw string) error // judges image URLs
+	Health    func(context.Context) error
+	Logger    *slog.Logger
 }
 
 // Service is intake. It is stateless and safe for concurrent use.
@@ -74,7 +77,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil
@@ -131,6 +134,10 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.
 			bad = append(bad, fault.Field{Name: t.field, Message: "must not hold a NUL character"})
 		}
 	}
+	if top := max(p.TopPriority, videov1.Priority_PRIORITY_NORMAL); r.GetPriority() > top {
+		bad = append(bad, fault.Field{Name: "priority", Message: fmt.Sprintf("%s is not open to this account; it may ask for %s",
+			videojson.Priority(r.GetPriority()), videojson.PrioritiesTo(top))})
+	}
 	for k, v := range r.GetMetadata() {
 		if strings.ContainsRune(k+v, 0) {
 			bad = append(bad, fault.Field{Name: "metadata", Message: "must not hold a NUL character"})
@@ -177,6 +184,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: q.GetParams(),
 		Provider: m.Provider, QuoteMicros: q.GetTotalMicros(), User: r.GetUser(), Metadata: r.GetMetadata(),
 		CostMicros: m.Cost(q.GetParams(), q.GetTotalMicros()), CostCurrency: catalog.CostCurrency,
+		Priority: r.GetPriority(), QueueWeight: p.QueueWeight,
 	})
 	if err != nil {
 		return nil, fault.FromStatus(err)
@@ -188,8 +196,12 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 
 func missing() error { return fault.New(fault.NotFound, "no such video") }
 
-// get reads the read model first; Postgres when it is silent or the job is
-// final and may have been deleted.
+// queuedAfter is from when on a queued video is read from Postgres, which knows
+// how many are ahead of it.
+const queuedAfter = time.Second
+
+// get reads the read model first; Postgres when it is silent, when the job is
+// final and may have been deleted, or when it waits in the queue.
 func (s *Service) get(ctx context.Context, p auth.Principal, videoID string) (*videov1.Video, error) {
 	if !id.Safe(videoID) {
 		return nil, missing()
@@ -198,7 +210,9 @@ func (s *Service) get(ctx context.Context, p auth.Principal, videoID string) (*v
 		if v.GetAccountId() != p.AccountID {
 			return nil, missing()
 		}
-		return v, nil
+		if v.GetState() != videov1.VideoState_VIDEO_STATE_QUEUED || time.Since(v.GetCreatedAt().AsTime()) < queuedAfter {
+			return v, nil
+		}
 	}
 	r, err := s.d.Jobs.GetJob(ctx, &ledgerv1.GetJobRequest{JobId: videoID, AccountId: p.AccountID})
 	if err != nil {

@@ -48,14 +48,23 @@ func (g *accountServer) UpdateAccount(ctx context.Context, r *ledgerv1.UpdateAcc
 				a.CapReason = ""
 			}
 		}
+		if w := r.QueueWeight; w != nil && *w != a.GetQueueWeight() {
+			changes["queue_weight"] = map[string]any{"from": a.GetQueueWeight(), "to": *w}
+			a.QueueWeight = *w
+		}
+		if p := r.TopPriority; p != nil && *p != a.GetTopPriority() {
+			changes["top_priority"] = map[string]any{"from": a.GetTopPriority().String(), "to": p.String()}
+			a.TopPriority = *p
+		}
 		if len(changes) == 0 {
 			return nothing, nil
 		}
 		if r.GetReason() != "" {
 			changes["reason"] = r.GetReason()
 		}
-		if _, err := tx.Exec(ctx, `update account set name = $2, tier = $3, time_zone = $4, cap_resolution = nullif($5, ''), cap_reason = $6
-			where id = $1`, a.GetId(), a.GetName(), a.GetTier(), a.GetTimeZone(), a.GetCapResolution(), a.GetCapReason()); err != nil {
+		if _, err := tx.Exec(ctx, `update account set name = $2, tier = $3, time_zone = $4, cap_resolution = nullif($5, ''), cap_reason = $6,
+			queue_weight = $7, top_priority = $8
+			where id = $1`, a.GetId(), a.GetName(), a.GetTier(), a.GetTimeZone(), a.GetCapResolution(), a.GetCapReason(), a.GetQueueWeight(), int32(a.GetTopPriority())); err != nil {
 			return nothing, fmt.Errorf("update account: %w", err)
 		}
 		return deed{action: "account.update", account: a.GetId(), target: a.GetId(), details: changes}, nil

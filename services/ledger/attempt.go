@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"reelway.dev/pkg/fault"
-	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
@@ -22,8 +21,10 @@ import (
 // attempt is a row of attempt: one submission of a job to one provider.
 type attempt struct {
 	ID, JobID, Provider, State string
+	KeyID, Model               string // of the provider's keys; the job's
 	Number                     int
 	TaskID                     string
+	Cost                       int64 // expected, in the provider's currency; 0 once refused
 	Error                      []byte
 	CreatedAt                  time.Time
 	EndedAt                    *time.Time
@@ -51,7 +52,8 @@ func (a *attempt) proto() (*videov1.Attempt, error) {
 	return p, nil
 }
 
-const attemptsSQL = `select id, job_id, number, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at, given_up, verdict_source, webhook_at
+const attemptsSQL = `select id, job_id, number, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at, key_id, model, cost_micros,
+	given_up, verdict_source, webhook_at
 	from attempt where job_id = any($1) order by job_id, number`
 
 // loadAttempts fills the attempts of jobs, oldest first.
@@ -69,7 +71,8 @@ func loadAttempts(ctx context.Context, q querier, jobs map[string]*record) error
 func collectAttempts(rows pgx.Rows, jobs map[string]*record) error {
 	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*attempt, error) {
 		var a attempt
-		err := r.Scan(&a.ID, &a.JobID, &a.Number, &a.Provider, &a.State, &a.TaskID, &a.Error, &a.CreatedAt, &a.EndedAt, &a.GivenUp, &a.VerdictSource, &a.WebhookAt)
+		err := r.Scan(&a.ID, &a.JobID, &a.Number, &a.Provider, &a.State, &a.TaskID, &a.Error, &a.CreatedAt, &a.EndedAt, &a.KeyID, &a.Model, &a.Cost,
+			&a.GivenUp, &a.VerdictSource, &a.WebhookAt)
 		return &a, err
 	})
 	for _, a := range all {
@@ -106,14 +109,20 @@ func (u *unit) changeAttempt(a *attempt) {
 }
 
 func (u *unit) writeAttempts(b *pgx.Batch) {
+	u.writeSpend(b)
 	if len(u.begun) > 0 {
 		var t table
 		column(&t, u.begun, func(a *attempt) string { return a.ID })
 		column(&t, u.begun, func(a *attempt) string { return a.JobID })
 		column(&t, u.begun, func(a *attempt) int { return a.Number })
 		column(&t, u.begun, func(a *attempt) string { return a.Provider })
-		b.Queue(`insert into attempt (id, job_id, number, provider, state) select id, job_id, number, provider, 'intended'
-			from unnest($1::text[], $2::text[], $3::int[], $4::text[]) as x (id, job_id, number, provider)`, t.columns...)
+		column(&t, u.begun, func(a *attempt) string { return a.KeyID })
+		column(&t, u.begun, func(a *attempt) string { return a.Model })
+		column(&t, u.begun, func(a *attempt) int64 { return a.Cost })
+		b.Queue(`insert into attempt (id, job_id, number, provider, state, key_id, model, cost_micros)
+			select id, job_id, number, provider, 'intended', key, model, cost
+			from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bigint[])
+				as x (id, job_id, number, provider, key, model, cost)`, t.columns...)
 	}
 	if len(u.ended) > 0 {
 		var t table
@@ -122,57 +131,16 @@ func (u *unit) writeAttempts(b *pgx.Batch) {
 		column(&t, u.ended, func(a *attempt) string { return a.TaskID })
 		column(&t, u.ended, func(a *attempt) []byte { return a.Error })
 		column(&t, u.ended, func(a *attempt) *time.Time { return a.EndedAt })
+		column(&t, u.ended, func(a *attempt) int64 { return a.Cost })
 		column(&t, u.ended, func(a *attempt) bool { return a.GivenUp })
 		column(&t, u.ended, func(a *attempt) string { return a.VerdictSource })
 		column(&t, u.ended, func(a *attempt) *time.Time { return a.WebhookAt })
-		b.Queue(`update attempt set state = x.state, provider_task_id = nullif(x.task, ''), error = x.error, ended_at = x.ended_at,
+		b.Queue(`update attempt set state = x.state, provider_task_id = nullif(x.task, ''), error = x.error, ended_at = x.ended_at, cost_micros = x.cost,
 				given_up = x.given_up, verdict_source = x.verdict_source, webhook_at = x.webhook_at
-			from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[], $6::boolean[], $7::text[], $8::timestamptz[])
-				as x (id, state, task, error, ended_at, given_up, verdict_source, webhook_at)
+			from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[], $6::bigint[], $7::boolean[], $8::text[], $9::timestamptz[])
+				as x (id, state, task, error, ended_at, cost, given_up, verdict_source, webhook_at)
 			where attempt.id = x.id`, t.columns...)
 	}
-}
-
-// BeginAttempt commits the intent to submit, once per attempt.
-func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRequest) (*ledgerv1.BeginAttemptResponse, error) {
-	ctx, cancel := detached(ctx)
-	defer cancel()
-	resp := &ledgerv1.BeginAttemptResponse{}
-	err := g.s.write(ctx, func(ctx context.Context, u *unit) error {
-		resp.Reset()
-		jobs, err := u.lockJobs(ctx, []string{r.GetJobId()})
-		if err != nil {
-			return err
-		}
-		j := jobs[r.GetJobId()]
-		if j == nil {
-			return notFound()
-		}
-		resp.AccountId = j.Account
-		if j.State == job.Submitting && j.AttemptID != nil {
-			resp.OpenAttemptId = *j.AttemptID
-			return nil
-		}
-		if j.State != job.Queued || j.Provider != r.GetProvider() || j.SubmitAfter.After(u.now) {
-			return nil
-		}
-		deadline := u.now.Add(g.s.cfg.MaxRuntime)
-		j.AttemptCount++
-		a := &attempt{ID: id.New(id.Attempt), JobID: j.ID, Number: j.AttemptCount, Provider: j.Provider, State: "intended", CreatedAt: u.now}
-		j.AttemptID, j.DeadlineAt, j.Attempts = &a.ID, &deadline, append(j.Attempts, a)
-		u.begun = append(u.begun, a)
-		if _, err := u.advance(ctx, j, job.Begin); err != nil {
-			return err
-		}
-		resp.Granted, resp.AttemptId, resp.Number = true, a.ID, int32(a.Number)
-		resp.Params = &videov1.VideoParams{}
-		return proto.Unmarshal(j.Params, resp.Params)
-	})
-	if err != nil {
-		return nil, err
-	}
-	g.s.wake()
-	return resp, nil
 }
 
 // GetAttempt reads what a poll needs.
@@ -182,12 +150,14 @@ func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptReques
 	var created time.Time
 	var state job.State
 	var current *string
+	var model string
 	err := g.s.pool.QueryRow(ctx, `select a.job_id, a.provider, a.state, coalesce(a.provider_task_id, ''), a.created_at, a.number,
-			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.state, j.attempt_id,
+			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.state, j.attempt_id, j.model, a.key_id,
 			j.cancel_requested_at is not null and j.cancel_refused = '' and j.state = 'running',
 			exists (select from review v where v.job_id = j.id and v.attempt_id = a.id and v.outcome is null and v.opened_at > now() - $2::interval)
 		from attempt a join job j on j.id = a.job_id where a.id = $1`, r.GetAttemptId(), g.s.cfg.ReviewFor).
-		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &params, &state, &current, &resp.CancelRequested, &resp.InReview)
+		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &params, &state, &current, &model, &resp.KeyId,
+			&resp.CancelRequested, &resp.InReview)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fault.New(fault.NotFound, "no such attempt")
 	}
@@ -196,6 +166,8 @@ func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptReques
 	}
 	resp.WebhookTrust = g.s.trustOf(ctx, resp.GetProvider())
 	resp.CreatedAt = timestamppb.New(created)
+	x := g.s.times.render(resp.GetProvider(), model)
+	resp.TypicalMs, resp.SlowMs = x.typical.Milliseconds(), x.slow.Milliseconds()
 	resp.Settled = !resp.GetInReview() && (state != job.Submitting && state != job.Running || current == nil || *current != r.GetAttemptId())
 	return resp, proto.Unmarshal(params, resp.Params)
 }

@@ -2,9 +2,11 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/postgres"
 )
 
 // batcher groups concurrent calls into transactions. It never waits to fill a
@@ -92,8 +94,10 @@ func (b *batcher[Q, R]) commit(group []*call[Q, R]) {
 	cancel()
 	switch {
 	case err == nil:
-	case len(group) == 1:
-		group[0].err = err
+	case len(group) == 1 || errors.Is(err, postgres.ErrUnknown):
+		for _, c := range group { // run again, it might be done twice
+			c.err = err
+		}
 	default:
 		half := len(group) / 2
 		b.commit(group[:half])

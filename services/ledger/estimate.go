@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,7 +23,7 @@ func (s *Service) estimate(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := s.estimateOnce(ctx); err != nil && ctx.Err() == nil {
+			if err := errors.Join(s.times.read(ctx, s.pool), s.estimateOnce(ctx)); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "progress not estimated", "error", err.Error())
 			}
 		}
@@ -36,8 +37,8 @@ const (
 
 func (s *Service) estimateOnce(ctx context.Context) error {
 	type row struct {
-		id, attempt string
-		percent     int32
+		id, attempt, provider, model string
+		seconds                      float64
 	}
 	var running []row
 	err := postgres.InTx(ctx, s.pool, func(tx pgx.Tx) error {
@@ -45,20 +46,14 @@ func (s *Service) estimateOnce(ctx context.Context) error {
 		if err := tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(7233511)").Scan(&mine); err != nil || !mine {
 			return err
 		}
-		rows, err := tx.Query(ctx, `with typical as (
-				select p.provider, (select avg(extract(epoch from x.took)) from (
-					select a.ended_at - a.created_at as took from attempt a
-					where a.provider = p.provider and a.state = 'succeeded' order by a.created_at desc limit 20) x) as seconds
-				from (select distinct provider from job where completed_at is null and state = 'running') p)
-			select j.id, j.attempt_id, least(95, extract(epoch from now() - j.updated_at) * 100 / greatest(coalesce(t.seconds, $1), 0.1))::int
-			from job j join typical t using (provider)
-			where j.completed_at is null and j.state = 'running' order by j.updated_at desc limit $2`, s.cfg.TypicalRender.Seconds(), estimateBatch)
+		rows, err := tx.Query(ctx, `select id, attempt_id, provider, model, extract(epoch from now() - updated_at)::float8
+			from job where completed_at is null and state = 'running' order by updated_at desc limit $1`, estimateBatch)
 		if err != nil {
 			return err
 		}
 		running, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (row, error) {
 			var x row
-			err := r.Scan(&x.id, &x.attempt, &x.percent)
+			err := r.Scan(&x.id, &x.attempt, &x.provider, &x.model, &x.seconds)
 			return x, err
 		})
 		return err
@@ -67,13 +62,18 @@ func (s *Service) estimateOnce(ctx context.Context) error {
 		return fmt.Errorf("read running jobs: %w", err)
 	}
 	for _, x := range running {
+		typical := s.times.render(x.provider, x.model).typical
+		if typical == 0 {
+			typical = s.cfg.TypicalRender
+		}
+		percent := int32(min(95, x.seconds*100/max(typical.Seconds(), 0.1)))
 		v, ok, err := s.bus.Status(ctx, x.id)
 		if err != nil || !ok || v.GetState() != videov1.VideoState_VIDEO_STATE_RUNNING || v.GetProgress() > 0 && !v.GetProgressEstimated() ||
-			x.percent < v.GetProgress()+estimateStep {
+			percent < v.GetProgress()+estimateStep {
 			continue // told by the provider, or nothing new
 		}
 		v.ProgressEstimated = true
-		if err := s.tellProgress(ctx, v, x.attempt, x.percent/estimateStep*estimateStep); err != nil {
+		if err := s.tellProgress(ctx, v, x.attempt, percent/estimateStep*estimateStep); err != nil {
 			return err
 		}
 	}

@@ -149,4 +149,6 @@ var invariants = []invariant{
 // waiting is the invariant of liveness: $1 is how long a live job may be
 // without a sweep. It holds while a ledger runs.
 const waiting = `select id || ' is ' || state || ' and was last looked at ' || swept_at from job
-	where completed_at is null and swept_at < now() - $1::interval and submit_after < now() - $1::interval`
+	where completed_at is null and swept_at < now() - $1::interval and submit_after < now() - $1::interval
+		and (state <> 'queued' or created_at < now() - $2::interval or not exists (
+			select from queue q where q.provider = job.provider and q.turn = job.turn and q.job_id = job.id))`

@@ -38,6 +38,17 @@ func (s *Service) full(ctx context.Context, j *record) (*videov1.Video, error) {
 	if err != nil {
 		return nil, err
 	}
+	var ahead int64
+	if j.State == job.Queued {
+		n, waits, err := s.position(ctx, j)
+		if err != nil {
+			return nil, err
+		}
+		if ahead = n; waits {
+			v.QueuePosition = &ahead
+		}
+	}
+	s.times.expect(v, j, time.Now(), ahead)
 	if j.State == job.Running {
 		if st, ok, err := s.bus.Status(ctx, j.ID); err == nil && ok && st.GetVersion() == v.GetVersion() {
 			v.Progress, v.ProgressEstimated = st.GetProgress(), st.GetProgressEstimated()

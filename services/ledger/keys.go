@@ -210,11 +210,11 @@ func (g *accountServer) RevokeAPIKey(ctx context.Context, r *ledgerv1.RevokeAPIK
 func (g *accountServer) Authenticate(ctx context.Context, r *ledgerv1.AuthenticateRequest) (*ledgerv1.AuthenticateResponse, error) {
 	resp := &ledgerv1.AuthenticateResponse{}
 	var note bool
-	err := g.s.pool.QueryRow(ctx, `select k.id, k.account_id, k.scopes, a.tier, a.suspended_reason, coalesce(a.cap_resolution, ''), coalesce(l.per_minute, 0),
+	err := g.s.pool.QueryRow(ctx, `select k.id, k.account_id, k.scopes, a.tier, a.suspended_reason, coalesce(a.cap_resolution, ''), coalesce(l.per_minute, 0), a.queue_weight, a.top_priority,
 			k.last_used_at is null or k.last_used_at < now() - interval '1 minute'
 		from api_key k join account a on a.id = k.account_id left join key_limit l on l.api_key_id = k.id
 		where k.hash = $1 and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())`, r.GetKeyHash()).
-		Scan(&resp.KeyId, &resp.AccountId, &resp.Scopes, &resp.Tier, &resp.SuspendedReason, &resp.CapResolution, &resp.RequestsPerMinute, &note)
+		Scan(&resp.KeyId, &resp.AccountId, &resp.Scopes, &resp.Tier, &resp.SuspendedReason, &resp.CapResolution, &resp.RequestsPerMinute, &resp.QueueWeight, &resp.TopPriority, &note)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fault.New(fault.Unauthenticated, "the API key is unknown, expired or revoked")
 	}

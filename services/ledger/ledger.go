@@ -73,15 +73,21 @@ type Deps struct {
 // Service is the ledger. It is safe for concurrent use, and any number of
 // replicas may run on one database.
 type Service struct {
-	cfg   Config
-	pool  *pgxpool.Pool
-	bus   *bus.Bus
-	log   *slog.Logger
-	kick  chan struct{} // wakes the relay after a commit of ours
-	opens *batcher[opening, opened]
-	used  usedKeys
-	seen  metric.Int64Counter
-	trust trusted
+	cfg  Config
+	pool *pgxpool.Pool
+	bus  *bus.Bus
+	log  *slog.Logger
+	kick chan struct{} // wakes the relay after a commit of ours
+	// arrived wakes the queue after a commit of ours.
+	arrived chan struct{}
+	opens   *batcher[opening, opened]
+	begins  *batcher[*ledgerv1.BeginAttemptRequest, *ledgerv1.BeginAttemptResponse]
+	ample   ample
+	turns   turns
+	times   renderTimes
+	used    usedKeys
+	seen    metric.Int64Counter
+	trust   trusted
 }
 
 // New returns a ledger on a migrated database.
@@ -89,8 +95,9 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if d.Pool == nil || d.Bus == nil || d.Logger == nil {
 		return nil, errors.New("ledger: Pool, Bus and Logger are required")
 	}
-	s := &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, pool: d.Pool, bus: d.Bus, log: d.Logger, kick: make(chan struct{}, 1), arrived: make(chan struct{}, 1)}
 	s.opens = newBatcher(cfg.Waiting, cfg.Group, s.open)
+	s.begins = newBatcher(cfg.Waiting, cfg.Group, s.begin)
 	meter := otel.Meter("reelway.dev/services/ledger")
 	var err1, err2 error
 	s.seen, err1 = meter.Int64Counter("reelway.ledger.observations", metric.WithUnit("{observation}"),
@@ -108,12 +115,14 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterBudgetServiceServer(r, &budgetServer{s: s})
 	ledgerv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	ledgerv1.RegisterPrivacyServiceServer(r, &privacyServer{s: s})
+	ledgerv1.RegisterProviderServiceServer(r, &providerServer{s: s})
 }
 
 // Components are the ledger's background parts.
 func (s *Service) Components() []run.Component {
 	out := []run.Component{
 		{Name: "ledger-outbox", Run: s.relay},
+		{Name: "ledger-queue", Run: s.admitTurns},
 		{Name: "ledger-projection", Run: func(ctx context.Context) error {
 			return bus.ConsumeBatch(ctx, s.bus, bus.ProjectionConsumer, s.cfg.Group, s.Project)
 		}},
@@ -125,7 +134,7 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-key-use", Run: s.noteUse},
 	}
 	for range s.cfg.Workers {
-		out = append(out, run.Component{Name: "ledger-opens", Run: s.opens.work},
+		out = append(out, run.Component{Name: "ledger-opens", Run: s.opens.work}, run.Component{Name: "ledger-begins", Run: s.begins.work},
 			run.Component{Name: "ledger-observations", Run: func(ctx context.Context) error {
 				return bus.ConsumeBatch(ctx, s.bus, bus.ObservationConsumer, s.cfg.Group, s.Observe)
 			}})
@@ -148,6 +157,15 @@ func (s *Service) countJobs(ctx context.Context, o metric.Int64Observer) error {
 		return nil
 	})
 	return err
+}
+
+// wakeOpened wakes those who pass on what was opened.
+func (s *Service) wakeOpened() {
+	s.wake()
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
 }
 
 func (s *Service) wake() {

@@ -217,6 +217,14 @@ func TestRefundsStayWithinTheCapture(t *testing.T) {
 			t.Fatalf("%v, %v", r, err)
 		}
 	}
+	// Its owner sees it, as a change of the video.
+	if r, err := x.jobs.GetJob(t.Context(), &ledgerv1.GetJobRequest{JobId: job}); err != nil || r.GetVideo().GetRefundedMicros() != 30 || r.GetVideo().GetCapturedMicros() != 70 {
+		t.Errorf("%v, %v", r, err)
+	}
+	eventually(t, "the refund is told", func() bool {
+		v, ok, err := x.bus.Status(t.Context(), job)
+		return err == nil && ok && v.GetRefundedMicros() == 30
+	})
 	_, err := refund("one", 31)
 	refused(t, err, fault.Conflict, "used before for another refund")
 	_, err = refund("two", 41)

@@ -171,8 +171,9 @@ func (g *moneyServer) Refund(ctx context.Context, r *ledgerv1.RefundRequest) (*l
 				p.amount = left
 			}
 			j.Refunded += p.amount
+			j.Version++
 			u.change(j)
-			return nil
+			return u.announce(ctx, j)
 		}})
 	if err != nil {
 		return nil, err

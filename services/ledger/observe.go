@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -94,9 +95,12 @@ func (s *Service) observeGroup(ctxs []context.Context, os []*eventv1.Observation
 		return
 	}
 	s.wake()
+	// Side by side: each may wait for the bus to take a schedule.
+	var wg sync.WaitGroup
 	for n, i := range group {
-		errs[i] = s.observed(seen[n])
+		wg.Go(func() { errs[i] = s.observed(seen[n]) })
 	}
+	wg.Wait()
 }
 
 // observed reports one committed observation and arms the watchdog.
@@ -128,7 +132,8 @@ func (s *Service) observed(x sighting) error {
 
 const (
 	// One that was ignored or contradicted the known may be true later.
-	knownFactsSQL = "select id from observation where id = any($1) and verdict in ('applied', 'late')"
+	knownFactsSQL = `select o.job_id, o.id from unnest($1::text[], $2::text[]) as x (job, id)
+		join observation o on o.job_id = x.job and o.id = x.id where o.verdict in ('applied', 'late')`
 	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider = any($1) and provider_task_id = any($2)"
 )
 
@@ -144,12 +149,12 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 			}
 		}
 	}
-	known, owners := map[string]bool{}, map[[2]string]string{}
+	known, owners := map[[2]string]bool{}, map[[2]string]string{}
 	jobs, err := u.lockJobs(ctx, ids, func(b *pgx.Batch) {
 		// Under the jobs' locks: the same fact cannot be on its way elsewhere.
-		b.Queue(knownFactsSQL, facts).Query(func(rows pgx.Rows) error {
-			var fact string
-			_, err := pgx.ForEachRow(rows, []any{&fact}, func() error { known[fact] = true; return nil })
+		b.Queue(knownFactsSQL, ids, facts).Query(func(rows pgx.Rows) error {
+			var fact [2]string
+			_, err := pgx.ForEachRow(rows, []any{&fact[0], &fact[1]}, func() error { known[fact] = true; return nil })
 			return err
 		})
 		if len(tasks) == 0 {
@@ -173,14 +178,15 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 			continue // a dead letter, once the others are committed
 		}
 		u.called(x.job, x.o)
-		if known[x.o.GetId()] {
+		fact := [2]string{x.o.GetJobId(), x.o.GetId()}
+		if known[fact] {
 			x.verdict = duplicate
 			continue
 		}
 		if x.verdict, err = s.judge(ctx, u, x, owners); err != nil {
 			return err
 		}
-		known[x.o.GetId()] = x.verdict == applied || x.verdict == late
+		known[fact] = x.verdict == applied || x.verdict == late
 		u.see(*x)
 	}
 	return nil
@@ -431,7 +437,7 @@ func retryDelay(attempts int) time.Duration {
 // see remembers an observation to be written: the last verdict on each fact.
 func (u *unit) see(x sighting) {
 	for i := range u.seen {
-		if u.seen[i].o.GetId() == x.o.GetId() {
+		if o := u.seen[i].o; o.GetJobId() == x.o.GetJobId() && o.GetId() == x.o.GetId() {
 			u.seen[i] = x
 			return
 		}
@@ -453,5 +459,5 @@ func (u *unit) writeSeen(b *pgx.Batch) {
 	column(&t, u.seen, func(x sighting) time.Time { return x.o.GetObservedAt().AsTime() })
 	b.Queue(`insert into observation (id, job_id, attempt_id, source, fact, verdict, observed_at)
 		select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
-		on conflict (id) do update set source = excluded.source, verdict = excluded.verdict, observed_at = excluded.observed_at`, t.columns...)
+		on conflict (job_id, id) do update set source = excluded.source, verdict = excluded.verdict, observed_at = excluded.observed_at`, t.columns...)
 }

@@ -22,6 +22,7 @@ import (
 type opening struct {
 	*ledgerv1.OpenJobRequest
 	params, metadata []byte
+	turn             int64 // given with the first try, and kept
 }
 
 // opened is what became of it.
@@ -50,7 +51,8 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 		return nil, err
 	}
 	if res.replayed {
-		v, err := g.s.full(ctx, res.job)
+		own := *res.job // others with the same key read it too
+		v, err := g.s.full(ctx, &own)
 		return &ledgerv1.OpenJobResponse{Video: v, Replayed: true}, err
 	}
 	v, err := res.job.video(g.s.cfg.RetainVideos)
@@ -60,6 +62,9 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 // open opens a group of jobs: one lock and one update for each account, in the
 // order of arrival.
 func (s *Service) open(ctx context.Context, group []*openCall) error {
+	if done, err := s.openAhead(ctx, group); done {
+		return err
+	}
 	err := s.write(ctx, func(ctx context.Context, u *unit) error {
 		for _, c := range group {
 			c.resp, c.err = opened{}, nil
@@ -77,9 +82,10 @@ func (s *Service) open(ctx context.Context, group []*openCall) error {
 			}
 		}
 		u.freeKeys(claims)
+		s.ample.note(u)
 		return nil
 	})
-	s.wake()
+	s.wakeOpened()
 	return err
 }
 
@@ -93,10 +99,13 @@ type claim struct {
 	hash []byte
 }
 
+// claimed are the keys of one group.
+type claimed map[idempotencyKey]*claim
+
 // claimKeys takes the group's idempotency keys, so that whoever comes second
 // waits for the first, and reads the jobs of those that were taken before.
-func (u *unit) claimKeys(ctx context.Context, group []*openCall) (map[idempotencyKey]*claim, error) {
-	claims := map[idempotencyKey]*claim{}
+func (u *unit) claimKeys(ctx context.Context, group []*openCall) (claimed, error) {
+	claims := claimed{}
 	var mine []*openCall
 	for _, c := range group {
 		k := c.req.key()
@@ -154,7 +163,7 @@ func (o *opening) key() idempotencyKey {
 
 // freeKeys gives up the keys whose requests were refused: a refusal is not an
 // answer to keep.
-func (u *unit) freeKeys(claims map[idempotencyKey]*claim) {
+func (u *unit) freeKeys(claims claimed) {
 	for k, c := range claims {
 		if c.job == nil {
 			u.freed = append(u.freed, k)
@@ -175,33 +184,17 @@ func (u *unit) writeFreed(b *pgx.Batch) {
 
 // openOne judges one call. What concerns this call alone is its verdict; an
 // error is the group's.
-func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[idempotencyKey]*claim) error {
-	r := c.req
-	taken := claims[r.key()]
-	if taken != nil && taken.job != nil {
-		if !bytes.Equal(taken.hash, r.GetRequestHash()) {
-			c.err = reused(taken.id)
-			return nil
-		}
-		c.resp = opened{taken.job, true}
+func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims claimed) error {
+	if claims.replay(c) {
 		return nil
 	}
-	b := u.balances[r.GetAccountId()]
+	b := u.balances[c.req.GetAccountId()]
 	if b == nil {
 		c.err = fault.New(fault.NotFound, "no such account")
 		return nil
 	}
-	j := &record{Account: r.GetAccountId(), Provider: r.GetProvider(), User: r.GetUser(), Key: r.GetApiKeyId(),
-		State: job.Queued, Version: 1, Quote: r.GetQuoteMicros(), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
-		Model: r.GetParams().GetModel(), Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
-	j.expect(r.GetCostMicros(), r.GetCostCurrency())
-	if taken != nil {
-		j.ID, taken.hash = taken.id, r.GetRequestHash()
-	} else {
-		j.ID = id.New(id.Video)
-	}
-	model := r.GetParams().GetModel()
-	refusal, err := s.admit(ctx, u, b, j, model)
+	j := u.draft(c, claims)
+	refusal, err := s.admit(ctx, u, b, j, j.Model)
 	if err != nil {
 		return err
 	}
@@ -216,18 +209,53 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims map[
 	case err != nil:
 		return err
 	}
-	if taken != nil {
-		taken.job = j
-	}
-	if err := u.countOpened(c.ctx, b, j, model); err != nil {
+	if err := u.countOpened(c.ctx, b, j, j.Model); err != nil {
 		return err
+	}
+	return s.accept(u, c, j, claims)
+}
+
+// replay answers a call whose key was used before; false when it was not.
+func (cs claimed) replay(c *openCall) bool {
+	taken := cs[c.req.key()]
+	if taken == nil || taken.job == nil {
+		return false
+	}
+	if bytes.Equal(taken.hash, c.req.GetRequestHash()) {
+		c.resp = opened{taken.job, true}
+	} else {
+		c.err = reused(taken.id)
+	}
+	return true
+}
+
+// draft is the job that a call asks for.
+func (u *unit) draft(c *openCall, cs claimed) *record {
+	r := c.req
+	j := &record{Account: r.GetAccountId(), Provider: r.GetProvider(), User: r.GetUser(), Key: r.GetApiKeyId(),
+		State: job.Queued, Version: 1, Quote: r.GetQuoteMicros(), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
+		Model: r.GetParams().GetModel(), Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
+	j.expect(r.GetCostMicros(), r.GetCostCurrency())
+	if taken := cs[r.key()]; taken != nil {
+		j.ID, taken.hash = taken.id, r.GetRequestHash()
+	} else {
+		j.ID = id.New(id.Video)
+	}
+	return j
+}
+
+// accept has a job written, announced and put in the queue.
+func (s *Service) accept(u *unit, c *openCall, j *record, cs claimed) error {
+	if taken := cs[c.req.key()]; taken != nil {
+		taken.job = j
 	}
 	u.opened = append(u.opened, j)
 	c.resp = opened{job: j}
-	if err := u.announce(c.ctx, j); err != nil {
-		return err
+	if c.req.turn == 0 {
+		c.req.turn = s.turns.next(j.Provider, j.Account, c.req.GetPriority(), c.req.GetQueueWeight())
 	}
-	return u.command(c.ctx, j, j.ID+"-submit-1", 0)
+	u.enqueue(j, c.req.turn)
+	return u.announce(c.ctx, j)
 }
 
 func reused(jobID string) error {

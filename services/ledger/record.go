@@ -40,6 +40,7 @@ type record struct {
 	ResultURL                        *string
 	Traceparent                      string
 	Budgets                          []counted // where its money is counted
+	Turn                             *int64    // in the queue; nil when an older version opened the job
 	Cancel                           cancellation
 
 	Attempts []*attempt // in order; loaded where they are needed
@@ -49,8 +50,7 @@ type record struct {
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
 	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted,
-	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source,
-	cancel_requested_at, cancel_refused`
+	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn, cancel_requested_at, cancel_refused`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -62,8 +62,7 @@ func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
 		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted,
-		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource,
-		&j.Cancel.At, &j.Cancel.Refused}
+		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn, &j.Cancel.At, &j.Cancel.Refused}
 }
 
 type querier interface {
@@ -93,7 +92,7 @@ func one(ctx context.Context, q querier, where string, args ...any) (*record, er
 func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 	v := &videov1.Video{
 		Id: j.ID, AccountId: j.Account, State: j.State.Proto(), Provider: j.Provider, User: j.User,
-		QuoteMicros: j.Quote, CapturedMicros: j.Captured, Version: j.Version, LateResult: j.Late,
+		QuoteMicros: j.Quote, CapturedMicros: j.Captured, RefundedMicros: j.Refunded, Version: j.Version, LateResult: j.Late,
 		CreatedAt: timestamppb.New(j.CreatedAt), Params: &videov1.VideoParams{},
 	}
 	if !j.State.Terminal() {
@@ -143,9 +142,13 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 	if err != nil {
 		return err
 	}
+	u.times.expect(v, j, u.now, 0)
 	ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now)}
 	if j.AttemptID != nil {
 		ev.AttemptId = *j.AttemptID
+	}
+	if a := j.current(); a != nil {
+		ev.KeyId = a.KeyID
 	}
 	if j.State == job.Storing && j.ResultURL != nil {
 		ev.ResultUrl = *j.ResultURL
@@ -160,7 +163,7 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 
 // command puts a submit command for a queued job into the outbox.
 func (u *unit) command(ctx context.Context, j *record, id string, delay time.Duration) error {
-	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider})
+	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider, Model: j.Model})
 	if err != nil {
 		return err
 	}
@@ -196,6 +199,9 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 			u.settles = append(u.settles, j.ID)
 		}
 		j.CompletedAt = &u.now
+		if j.State == job.Queued && j.Turn != nil {
+			u.unqueued = append(u.unqueued, j)
+		}
 	}
 	j.State = to
 	if to.Terminal() {
@@ -249,13 +255,14 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) string { return j.CostSource })
 	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
 	t.columns = append(t.columns, u.now)
+	column(&t, u.opened, func(j *record) int64 { return *j.Turn })
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
-			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, created_at, updated_at, swept_at, submit_after)
+			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, turn, created_at, updated_at, swept_at, submit_after)
 		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace,
-			model, granted, cost, currency, cost_source, counted::jsonb, $17, $17, $17, $17
+			model, granted, cost, currency, cost_source, counted::jsonb, turn, $17, $17, $17, $17
 		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
-			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted)`, t.columns...)
+			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $18::bigint[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted, turn)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {

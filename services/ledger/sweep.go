@@ -39,12 +39,16 @@ const (
 	sweepBatch = 500
 	sweepSQL   = "select now(), " + columns + ` from job where completed_at is null and submit_after < now() - $1::interval
 			and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
+			and (state <> 'queued' or turn is null or created_at < now() - $4::interval or not exists (
+				select from queue q where q.provider = job.provider and q.turn = job.turn and q.job_id = job.id)) -- it waits for its turn
 		order by swept_at limit $3 for update skip locked`
 )
 
 func (s *Service) sweepOnce(ctx context.Context) error {
+	// Before any job is locked; without the bus the rest goes on.
+	lying, counted := s.bus.Commands(ctx)
 	return s.write(ctx, func(ctx context.Context, u *unit) error {
-		rows, err := u.tx.Query(ctx, sweepSQL, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch)
+		rows, err := u.tx.Query(ctx, sweepSQL, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch, s.cfg.QueueLife)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}
@@ -63,7 +67,7 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 			return err
 		}
 		for _, j := range jobs {
-			if err := s.revive(ctx, u, j); err != nil {
+			if err := s.revive(ctx, u, j, counted == nil && lying[j.Provider] < window); err != nil {
 				return err
 			}
 			u.change(j) // which marks it swept
@@ -77,8 +81,10 @@ func (s *Service) waitedTooLong(u *unit, j *record) bool {
 	return j.State == job.Queued && u.now.Sub(j.CreatedAt) > s.cfg.QueueLife
 }
 
-// revive publishes again what a silent job waits for.
-func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
+// revive publishes again what a silent job waits for; a command only where there
+// is room: a full row of commands is not lost, and more of them would only be in
+// its way.
+func (s *Service) revive(ctx context.Context, u *unit, j *record, room bool) error {
 	// What follows belongs to the job's own trace.
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": j.Traceparent})
 	unique := fmt.Sprintf("%s-sweep-%d", j.ID, u.now.UnixMilli())
@@ -108,6 +114,11 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
 			return err
 		}
 		u.tell(ctx, m, 0)
+	case j.State == job.Queued && j.Turn != nil && !room:
+		// Back to its old turn, which is the next. A command that lies on the bus all
+		// the same makes the new one a duplicate to JetStream.
+		u.queued = append(u.queued, j)
+	case (j.State == job.Queued || j.State == job.Submitting) && !room:
 	case j.State == job.Queued, j.State == job.Submitting:
 		return u.command(ctx, j, unique, 0)
 	case j.State == job.Running:
@@ -118,6 +129,9 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record) error {
 			return err
 		}
 		ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now), AttemptId: *j.AttemptID, ResultUrl: *j.ResultURL, Transient: true}
+		if a := j.current(); a != nil {
+			ev.KeyId = a.KeyID
+		}
 		m, err := bus.NewMessage(bus.EventSubject(j.Account, j.ID, string(j.State)), unique, ev)
 		if err != nil {
 			return err

@@ -43,6 +43,9 @@ type unit struct {
 	removed  []removal // files to delete
 	cleared  []string  // keys of files that are gone
 	redacted []*record
+	queued   []*record // to wait for their turn
+	unqueued []*record // over before it came
+	times    *renderTimes
 }
 
 // outgoing is a message for the outbox.
@@ -55,13 +58,17 @@ type outgoing struct {
 // write runs fn in a transaction and then writes what it gathered. fn may be
 // run again when the database asks for it.
 func (s *Service) write(ctx context.Context, fn func(ctx context.Context, u *unit) error) error {
-	return postgres.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		u := &unit{tx: tx, keep: s.cfg.RetainVideos, balances: map[string]*balance{}}
+	err := postgres.InTxLast(ctx, s.pool, func(tx pgx.Tx) (*pgx.Batch, error) {
+		u := &unit{tx: tx, keep: s.cfg.RetainVideos, balances: map[string]*balance{}, times: &s.times}
 		if err := fn(ctx, u); err != nil {
-			return err
+			return nil, err
 		}
 		return u.flush(ctx)
 	})
+	if err != nil {
+		return fmt.Errorf("write unit: %w", err)
+	}
+	return nil
 }
 
 const lockJobsSQL = "select now(), " + columns + " from job where id = any($1) order by id for update"
@@ -162,9 +169,9 @@ type deferral struct {
 	fn      func(b *balance) error
 }
 
-// flush sends every statement at once, or in two parts when balances are to be
-// locked between them.
-func (u *unit) flush(ctx context.Context) error {
+// flush returns every statement to be sent, or the second part of them when
+// balances are to be locked in between: the first is sent.
+func (u *unit) flush(ctx context.Context) (*pgx.Batch, error) {
 	b := &pgx.Batch{}
 	u.writeFreed(b)
 	u.writeOpened(b)
@@ -176,6 +183,7 @@ func (u *unit) flush(ctx context.Context) error {
 	u.writeRemovals(b)
 	u.writeMessages(b)
 	u.writeSpending(b)
+	u.writeQueued(b)
 	if len(u.deferred) > 0 {
 		accounts := map[string]bool{}
 		for _, d := range u.deferred {
@@ -184,15 +192,15 @@ func (u *unit) flush(ctx context.Context) error {
 		u.queueBalances(b, accounts)
 		u.queueDraws(b)
 		if err := u.send(ctx, b); err != nil {
-			return err
+			return nil, err
 		}
 		for _, d := range u.deferred {
 			bal := u.balances[d.account]
 			if bal == nil {
-				return fmt.Errorf("account %s has no balance", d.account)
+				return nil, fmt.Errorf("account %s has no balance", d.account)
 			}
 			if err := d.fn(bal); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		b = &pgx.Batch{}
@@ -203,7 +211,7 @@ func (u *unit) flush(ctx context.Context) error {
 	u.writePostings(b)
 	u.writeBalances(b)
 	u.writeSettled(b)
-	return u.send(ctx, b)
+	return b, nil
 }
 
 func (u *unit) send(ctx context.Context, b *pgx.Batch) error {

@@ -58,7 +58,7 @@ func (s *Service) ask(ctx context.Context, tx pgx.Tx, part span) (p proof, err e
 			return p, err
 		}
 	}
-	return p, p.check(ctx, tx, "every live job is looked at again", waiting, s.patience())
+	return p, p.check(ctx, tx, "every live job is looked at again", waiting, s.patience(), s.cfg.QueueLife+s.patience())
 }
 
 // check asks one invariant. Its plan is made for these tables and not kept.

@@ -9,14 +9,16 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"reelway.dev/pkg/money"
+	"reelway.dev/pkg/videojson"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
 type accountsCmd struct {
 	Create  accountCreateCmd  `cmd:"" help:"Create an account."`
 	List    accountListCmd    `cmd:"" help:"List the accounts, the latest first."`
 	Show    accountShowCmd    `cmd:"" help:"Show an account and its balance."`
-	Set     accountSetCmd     `cmd:"" help:"Change an account's name, tier, time zone or highest resolution."`
+	Set     accountSetCmd     `cmd:"" help:"Change an account's name, tier, time zone, highest resolution or place in the queue."`
 	Suspend accountSuspendCmd `cmd:"" help:"Refuse an account's new videos; what runs goes on."`
 	Resume  accountResumeCmd  `cmd:"" help:"End a suspension, or the pause of an account that spent too fast."`
 }
@@ -108,7 +110,8 @@ func accountRows(a *ledgerv1.Account) [][]string {
 	if a.GetCapResolution() != "" {
 		resolution = a.GetCapResolution() + ": " + a.GetCapReason()
 	}
-	return append(rows, []string{"cap", resolution}, []string{"time zone", a.GetTimeZone()}, []string{"created", when(a.GetCreatedAt())})
+	return append(rows, []string{"cap", resolution}, []string{"queue", fmt.Sprintf("weight %d, up to %s", a.GetQueueWeight(), videojson.Priority(a.GetTopPriority()))},
+		[]string{"time zone", a.GetTimeZone()}, []string{"created", when(a.GetCreatedAt())})
 }
 
 type accountShowCmd struct {
@@ -140,13 +143,20 @@ type accountSetCmd struct {
 	Tier     *string `help:"development, staging or production."`
 	TimeZone *string `help:"An IANA name." placeholder:"ZONE"`
 	Cap      *string `help:"The highest resolution, instead of the tier's: 480p, 720p, 1080p, 2160p; or tier, to let the tier decide again. Needs --reason." placeholder:"RESOLUTION"`
+	Weight   *int32  `help:"Its share of the queue beside other accounts, 1 to 100." placeholder:"N"`
+	Priority *string `help:"The highest class of the queue that it may ask for: low, normal or high." placeholder:"CLASS"`
 	Reason   string  `help:"Why; goes into the audit log."`
 }
 
 // Validate refuses to change nothing.
 func (c *accountSetCmd) Validate() error {
-	if c.Name == nil && c.Tier == nil && c.TimeZone == nil && c.Cap == nil {
-		return errors.New("nothing to set: give --name, --tier, --time-zone or --cap")
+	if c.Name == nil && c.Tier == nil && c.TimeZone == nil && c.Cap == nil && c.Weight == nil && c.Priority == nil {
+		return errors.New("nothing to set: give --name, --tier, --time-zone, --cap, --weight or --priority")
+	}
+	if c.Priority != nil {
+		if p, ok := videojson.ParsePriority(*c.Priority); !ok || p == 0 {
+			return errors.New("--priority must be low, normal or high")
+		}
 	}
 	if c.Cap != nil && c.Reason == "" {
 		return errors.New("--cap needs --reason")
@@ -159,9 +169,14 @@ func (c *accountSetCmd) Run(ctx context.Context, out io.Writer) error {
 	if c.Cap != nil && *c.Cap == "tier" {
 		c.Cap = proto.String("")
 	}
+	var top *videov1.Priority
+	if c.Priority != nil {
+		p, _ := videojson.ParsePriority(*c.Priority)
+		top = &p
+	}
 	return c.do(ctx, func(ctx context.Context, d doors) error {
 		r, err := d.accounts.UpdateAccount(ctx, &ledgerv1.UpdateAccountRequest{AccountId: c.ID, Name: c.Name, Tier: c.Tier, TimeZone: c.TimeZone,
-			CapResolution: c.Cap, Reason: c.Reason})
+			CapResolution: c.Cap, QueueWeight: c.Weight, TopPriority: top, Reason: c.Reason})
 		if err != nil {
 			return err
 		}

@@ -61,10 +61,11 @@ func (a *admin) Validate() error {
 
 // doors are the services that operators reach.
 type doors struct {
-	accounts ledgerv1.AccountServiceClient
-	credit   ledgerv1.LedgerServiceClient
-	budgets  ledgerv1.BudgetServiceClient
-	privacy  ledgerv1.PrivacyServiceClient
+	accounts  ledgerv1.AccountServiceClient
+	credit    ledgerv1.LedgerServiceClient
+	budgets   ledgerv1.BudgetServiceClient
+	privacy   ledgerv1.PrivacyServiceClient
+	providers ledgerv1.ProviderServiceClient
 }
 
 // do calls fn with the doors of the server, for at most adminTimeout. Its error
@@ -83,7 +84,7 @@ func (a *admin) within(ctx context.Context, limit time.Duration, fn func(ctx con
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.Key)
-	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn), ledgerv1.NewPrivacyServiceClient(conn)}))
+	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn), ledgerv1.NewPrivacyServiceClient(conn), ledgerv1.NewProviderServiceClient(conn)}))
 }
 
 // explain turns a fault into its message. A server that does not answer at all

@@ -91,15 +91,17 @@ func as(t *testing.T, key string) context.Context {
 	return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+key)
 }
 
-func withinASecond(t *testing.T, what string, ok func() bool) {
+// soon waits for what a change of an account or key brings about. That it takes
+// less than a second is the life of pkg/auth's cache, proven there by its clock.
+func soon(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline:
-			t.Fatalf("not within a second: %s", what)
+			t.Fatalf("not in time: %s", what)
 		case <-tick.C:
 		}
 	}
@@ -163,9 +165,20 @@ func TestOperatorsCommands(t *testing.T) {
 		t.Errorf("before the override: %v", err)
 	}
 	sh.table([]string{"accounts", "set", made.Account, "--cap", "1080p", "--reason", "trade fair"}, "1080p: trade fair")
-	withinASecond(t, "the override is honoured", func() bool { return quote() == nil })
+	soon(t, "the override is honoured", func() bool { return quote() == nil })
 	sh.table([]string{"accounts", "set", made.Account, "--cap", "tier", "--reason", "the fair is over"}, "as its tier")
-	withinASecond(t, "the tier decides again", func() bool { return code(quote()) == fault.InvalidRequest })
+	soon(t, "the tier decides again", func() bool { return code(quote()) == fault.InvalidRequest })
+
+	// The queue: its classes are the operator's to allow.
+	urgent := func() (*videov1.QuoteVideoResponse, error) {
+		return d.video.QuoteVideo(as(t, k.Key), &videov1.QuoteVideoRequest{Video: &videov1.VideoRequest{Model: "kling-v2-6", Prompt: "p", Priority: videov1.Priority_PRIORITY_HIGH}})
+	}
+	if _, err := urgent(); code(err) != fault.InvalidRequest || !strings.Contains(err.Error(), "priority: high is not open to this account; it may ask for low or normal") {
+		t.Errorf("before it is allowed: %v", err)
+	}
+	sh.table([]string{"accounts", "set", made.Account, "--priority", "high", "--weight", "3"}, "weight 3, up to high")
+	soon(t, "the class is open", func() bool { _, err := urgent(); return err == nil })
+	sh.fails(1, "queue_weight", "accounts", "set", made.Account, "--weight", "101")
 
 	// Suspension: nothing new, but reading and canceling go on.
 	create := func() (*videov1.CreateVideoResponse, error) {
@@ -176,7 +189,7 @@ func TestOperatorsCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	sh.table([]string{"accounts", "suspend", made.Account, "--reason", "unpaid since May"}, "suspended", "unpaid since May")
-	withinASecond(t, "submits are refused", func() bool { _, err := create(); return code(err) == fault.PermissionDenied })
+	soon(t, "submits are refused", func() bool { _, err := create(); return code(err) == fault.PermissionDenied })
 	if _, err := create(); !strings.Contains(err.Error(), "the account is suspended: unpaid since May") {
 		t.Error(err)
 	}
@@ -194,7 +207,7 @@ func TestOperatorsCommands(t *testing.T) {
 		t.Errorf("REST: %+v", resp)
 	}
 	sh.table([]string{"accounts", "resume", made.Account, "--reason", "paid"}, "status     active")
-	withinASecond(t, "submits are taken", func() bool { _, err := create(); return err == nil })
+	soon(t, "submits are taken", func() bool { _, err := create(); return err == nil })
 
 	// Rotation: both keys work, then the old one is revoked.
 	var list struct {
@@ -218,7 +231,7 @@ func TestOperatorsCommands(t *testing.T) {
 		t.Error("both keys have to work during the overlap")
 	}
 	sh.table([]string{"keys", "revoke", old}, "revoked ")
-	withinASecond(t, "the revoked key is out", func() bool { return !works(k.Key) })
+	soon(t, "the revoked key is out", func() bool { return !works(k.Key) })
 	if !works(next.Key) {
 		t.Error("the successor went with the old key")
 	}
@@ -330,7 +343,7 @@ func TestTheAdminDoor(t *testing.T) {
 	if _, err := d.accounts.SuspendAccount(ctx, &ledgerv1.SuspendAccountRequest{AccountId: a.GetAccountId(), Reason: "left us"}); err != nil {
 		t.Fatal(err)
 	}
-	withinASecond(t, "its admin key is refused", func() bool {
+	soon(t, "its admin key is refused", func() bool {
 		return code(call(d.accounts.ListAccounts(as(t, k.GetApiKey()), &ledgerv1.ListAccountsRequest{}))) == fault.PermissionDenied
 	})
 }
@@ -375,7 +388,7 @@ func TestOpenStreamsEndWithTheirKey(t *testing.T) {
 	if _, err := d.accounts.RevokeAPIKey(as(t, st.AdminKey), &ledgerv1.RevokeAPIKeyRequest{KeyId: k.GetKeyId()}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_, data, err := conn.Read(ctx)
 	if err != nil || !strings.Contains(string(data), `"unauthenticated"`) {
@@ -386,7 +399,7 @@ func TestOpenStreamsEndWithTheirKey(t *testing.T) {
 	}
 	// The account's other key goes on.
 	id := post(t, st, http.Header{})
-	long, stopReading := context.WithTimeout(t.Context(), 20*time.Second)
+	long, stopReading := context.WithTimeout(t.Context(), time.Minute)
 	defer stopReading()
 	if _, data, err := other.Read(long); err != nil || !strings.Contains(string(data), id) {
 		t.Errorf("%s %v", data, err)

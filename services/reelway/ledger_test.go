@@ -74,7 +74,7 @@ func TestTheBooksByCommandAndREST(t *testing.T) {
 		t.Fatal(err)
 	}
 	job, quote := v.GetVideo().GetId(), v.GetVideo().GetQuoteMicros()
-	for deadline := time.Now().Add(30 * time.Second); v.GetVideo().GetState() != videov1.VideoState_VIDEO_STATE_SUCCEEDED; <-time.After(20 * time.Millisecond) {
+	for deadline := time.Now().Add(90 * time.Second); v.GetVideo().GetState() != videov1.VideoState_VIDEO_STATE_SUCCEEDED; <-time.After(20 * time.Millisecond) {
 		r, err := d.video.GetVideo(as(t, keys["all"]), &videov1.GetVideoRequest{Id: job})
 		if err != nil || time.Now().After(deadline) {
 			t.Fatalf("%v, %v", r, err)

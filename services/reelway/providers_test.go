@@ -62,6 +62,24 @@ func TestEveryProvider(t *testing.T) {
 			t.Errorf("%s: %v %v %v, want %dx%d", model, v.GetState(), v.GetError(), a, want.GetWidth(), want.GetHeight())
 		}
 	}
+	// How they stand is told over the admin door, by the names of keys alone.
+	sh := shell{t, []string{"--server", s.GRPCAddr, "--key", s.AdminKey}}
+	out := sh.table([]string{"providers", "list"}, "kling", "veo", "key default  active", "running 0", "weight 1")
+	if strings.Contains(out, "simulated-key") {
+		t.Errorf("a secret is shown:\n%s", out)
+	}
+	var answer struct {
+		Providers []struct {
+			Name string
+			Keys []struct{ ID, State string }
+		}
+	}
+	sh.json(&answer, "providers", "list")
+	if len(answer.Providers) != 10 || answer.Providers[0].Name != "atlascloud" || len(answer.Providers[0].Keys) != 1 {
+		t.Errorf("%+v", answer)
+	}
+	sh.args[3] = s.APIKey
+	sh.fails(1, "scope", "providers", "list")
 }
 
 func submit(t *testing.T, s *reelway.Stack, model string) string {

@@ -186,7 +186,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	}
 	cat := catalog.Builtin().Only(func(name string) bool { return providers.Adapters[name] != nil })
 	authn := auth.New(accounts, time.Now)
-	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
+	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Keys: providers.Keys, Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn),
+	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn),
 		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
@@ -224,6 +224,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	in.Register(outer)
 	note.Register(outer)
 	h.Add(run.Doors, run.HTTP("http", httpL, mux), rpc.Component("grpc", outer, grpcL))
+	h.Add(run.Consumers, providers.Component(h.Log))
 	h.Add(run.Consumers, disp.Components()...)
 	h.Add(run.Consumers, arch.Components()...)
 	h.Add(run.Consumers, note.Components()...)

@@ -3,6 +3,8 @@ package simulator
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
+	"time"
 )
 
 // adminTasks lists the accepted tasks, the first accepted first.
@@ -44,20 +46,30 @@ func (s *Service) adminMove(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, map[string]any{"state": state})
 }
 
+// adminFaults sets a fault of one provider for the next calls or for a time; a
+// count and a time of nothing end it.
 func (s *Service) adminFaults(w http.ResponseWriter, r *http.Request) {
 	var f struct {
-		Provider, Fault string
-		Count           int
+		Provider   string `json:"provider"`
+		Fault      string `json:"fault"`
+		Count      int    `json:"count,omitempty"`
+		For        string `json:"for,omitempty"`         // a duration: 30s
+		RetryAfter int    `json:"retry_after,omitempty"` // seconds
 	}
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096)).Decode(&f); err != nil || f.Provider == "" || f.Fault == "" || f.Count < 0 {
-		answer(w, http.StatusBadRequest, map[string]any{"error": "provider, fault and count (0 or more) are needed"})
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096)).Decode(&f)
+	var lasts time.Duration
+	if err == nil && f.For != "" {
+		lasts, err = time.ParseDuration(f.For)
+	}
+	if err != nil || !known(f.Provider) || !slices.Contains(slices.Concat(callWords, taskWords, providerWords), f.Fault) || f.Count < 0 || lasts < 0 || f.RetryAfter < 0 {
+		answer(w, http.StatusBadRequest, map[string]any{"error": "provider, a fault of docs/simulator.md, and count (0 or more) or for (a duration) are needed"})
 		return
 	}
 	s.mu.Lock()
 	if s.faults[f.Provider] == nil {
-		s.faults[f.Provider] = map[string]int{}
+		s.faults[f.Provider] = map[string]fault{}
 	}
-	s.faults[f.Provider][f.Fault] = f.Count
+	s.faults[f.Provider][f.Fault] = fault{calls: f.Count, until: time.Now().Add(lasts), retryAfter: f.RetryAfter}
 	s.mu.Unlock()
 	answer(w, http.StatusOK, f)
 }

@@ -14,9 +14,9 @@ import (
 func atlasCloud() *dialect {
 	return &dialect{
 		name: "atlascloud", calls: []string{"succeeded", "failed"}, policyLate: true,
-		authorized: bearer(func(c Config) string { return c.AtlasKey }),
+		key: bearer, own: func(c Config) string { return c.AtlasKey },
 		refuse: func(k refusal, detail string) (int, any) {
-			status := map[refusal]int{unauthorized: 401, invalid: 400, notFound: 404, rateLimited: 429, broken: 500}[k]
+			status := map[refusal]int{unauthorized: 401, noBalance: 402, invalid: 400, notFound: 404, rateLimited: 429, broken: 500}[k]
 			return status, map[string]any{"code": status, "msg": detail, "request_id": "sim", "data": nil}
 		},
 		routes: []route{

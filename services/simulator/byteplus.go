@@ -10,14 +10,14 @@ import (
 func byteplus() *dialect {
 	show := func(t Task, host string) any { return t.arkTask(host) }
 	return &dialect{
-		name: "byteplus", calls: []string{"running", "succeeded", "failed", "canceled"}, authorized: bearer(anyKey),
+		name: "byteplus", calls: []string{"running", "succeeded", "failed", "canceled"}, key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
 			type row struct {
 				status int
 				code   string
 			}
 			r := map[refusal]row{unauthorized: {401, "AuthenticationError"}, invalid: {400, "InvalidParameter"}, notFound: {404, "InvalidParameter"},
-				policy: {400, "InputTextSensitiveContentDetected"}, rateLimited: {429, "RateLimitExceeded.EndpointRPMExceeded"},
+				policy: {400, "InputTextSensitiveContentDetected"}, noBalance: {403, "AccountOverdueError"}, rateLimited: {429, "RateLimitExceeded.EndpointRPMExceeded"},
 				broken: {500, "InternalServiceError"}}[k]
 			return r.status, map[string]any{"error": map[string]any{"code": r.code, "message": detail, "param": "", "type": http.StatusText(r.status)}}
 		},

@@ -17,8 +17,10 @@ type dialect struct {
 	// policyLate says that a policy refusal comes as the failure of an accepted
 	// task, not as the refusal of a submit.
 	policyLate bool
-	// authorized judges the caller's key.
-	authorized func(s *Service, r *http.Request) bool
+	// key is the API key that a call shows; "" when it shows none that could be
+	// true. own is those that the settings have for it.
+	key func(s *Service, r *http.Request) string
+	own func(Config) string
 	// refuse is a refusal in the provider's envelope.
 	refuse func(k refusal, detail string) (status int, body any)
 	// routes are its paths, below /name.
@@ -43,6 +45,7 @@ const (
 	invalid      refusal = "invalid"
 	notFound     refusal = "not_found"
 	policy       refusal = "policy"
+	noBalance    refusal = "no_balance"
 	rateLimited  refusal = "rate_limited"
 	broken       refusal = "broken"
 	tooLate      refusal = "too_late"
@@ -66,8 +69,8 @@ func (d *dialect) deny(w http.ResponseWriter, k refusal, detail string) {
 func submits(status int, read func(r *http.Request) (*Task, *refused), show view) func(*Service, *dialect) http.HandlerFunc {
 	return func(s *Service, d *dialect) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			if !d.authorized(s, r) {
-				d.deny(w, unauthorized, "the key is not valid")
+			key, ok := s.enter(d, w, r)
+			if !ok {
 				return
 			}
 			r.Body = http.MaxBytesReader(w, r.Body, 50<<20)
@@ -76,7 +79,7 @@ func submits(status int, read func(r *http.Request) (*Task, *refused), show view
 				d.deny(w, no.kind, no.detail)
 				return
 			}
-			t.ID, t.Provider, t.d = taskID(d.name), d.name, d
+			t.ID, t.Provider, t.Key, t.d = taskID(d.name), d.name, key, d
 			t.faults = words(t.Prompt)
 			if u, err := url.Parse(t.callback); err == nil && t.callback != "" {
 				t.JobID, t.Attempt = path.Base(u.Path), u.Query().Get("attempt")
@@ -91,6 +94,7 @@ func submits(status int, read func(r *http.Request) (*Task, *refused), show view
 					return
 				}
 			}
+			s.mark(t)
 			first, ok := s.accept(t, host(r))
 			if !ok {
 				d.deny(w, invalid, "the external id is taken")
@@ -142,8 +146,8 @@ func cancels(status int, show view, late func(s *Service, d *dialect, w http.Res
 // asked finds the task that a read is about and plays the faults of reads; ok
 // is false when it has answered already.
 func (s *Service) asked(d *dialect, w http.ResponseWriter, r *http.Request, find func(r *http.Request) string) (Task, bool) {
-	if !d.authorized(s, r) {
-		d.deny(w, unauthorized, "the key is not valid")
+	mine, ok := s.enter(d, w, r)
+	if !ok {
 		return Task{}, false
 	}
 	key := r.PathValue("id")
@@ -151,7 +155,7 @@ func (s *Service) asked(d *dialect, w http.ResponseWriter, r *http.Request, find
 		key = find(r)
 	}
 	t, ok := s.find(key)
-	if !ok || t.Provider != d.name {
+	if !ok || t.Provider != d.name || !s.owns(mine, &t) {
 		d.deny(w, notFound, "no such task")
 		return Task{}, false
 	}
@@ -160,7 +164,7 @@ func (s *Service) asked(d *dialect, w http.ResponseWriter, r *http.Request, find
 		_, _ = w.Write([]byte("<html>bad gateway</html>"))
 		return t, false
 	case s.take(t.Provider, t.faults, "rate_limit_poll"):
-		w.Header().Set("Retry-After", "1")
+		s.askToWait(w, t.Provider)
 		d.deny(w, rateLimited, "simulated")
 		return t, false
 	case s.take(t.Provider, t.faults, "error500_poll"):
@@ -169,16 +173,6 @@ func (s *Service) asked(d *dialect, w http.ResponseWriter, r *http.Request, find
 	}
 	return t, true
 }
-
-// bearer is the check of a plain key in the Authorization header.
-func bearer(key func(Config) string) func(*Service, *http.Request) bool {
-	return func(s *Service, r *http.Request) bool {
-		k := key(s.cfg)
-		return k != "" && r.Header.Get("Authorization") == "Bearer "+k
-	}
-}
-
-func anyKey(c Config) string { return c.Key }
 
 // word is a state in the provider's words; the fault unknown_word makes it one
 // that no adapter knows.

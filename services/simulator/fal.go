@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
@@ -22,14 +23,18 @@ func fal() *dialect {
 	})
 	return &dialect{
 		name: "fal", calls: []string{"succeeded", "failed", "canceled"}, policyLate: true,
-		authorized: func(s *Service, r *http.Request) bool {
-			return s.cfg.Key != "" && r.Header.Get("Authorization") == "Key "+s.cfg.Key
+		key: func(_ *Service, r *http.Request) string {
+			key, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Key ")
+			return key
 		},
+		own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
-			status := map[refusal]int{unauthorized: 401, invalid: 422, notFound: 404, rateLimited: 429, broken: 503}[k]
+			status := map[refusal]int{unauthorized: 401, noBalance: 403, invalid: 422, notFound: 404, rateLimited: 429, broken: 503}[k]
 			switch k {
 			case invalid:
 				return status, falDetail("missing", detail)
+			case noBalance:
+				detail = "User is locked. Reason: Exhausted balance."
 			case broken:
 				return status, map[string]any{"detail": detail, "error_type": "runner_scheduling_failure"}
 			}
@@ -63,7 +68,7 @@ func falRead(r *http.Request) (*Task, *refused) {
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Prompt == "" {
 		return nil, &refused{invalid, "Field required"}
 	}
-	seconds, err := strconv.Atoi(strings.TrimSuffix(in.Duration, "s"))
+	seconds, err := strconv.Atoi(strings.TrimSuffix(cmp.Or(in.Duration, "8s"), "s"))
 	if err != nil {
 		return nil, &refused{invalid, "duration is not one of the model's"}
 	}
@@ -96,6 +101,7 @@ func falResult(s *Service, d *dialect) http.HandlerFunc {
 			return
 		}
 		status, body := t.falOutcome(host(r))
+		w.Header().Set("X-Fal-Request-Id", t.ID)
 		answer(w, status, body)
 	}
 }

@@ -4,13 +4,15 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"time"
 )
 
 // The fault words, as [fault:NAME] or [fault:NAME:CALLS] in a prompt or by POST
 // /admin/faults:
 //
 //	before a task exists:  hang, reset_before_accept, rate_limit,
-//	                       rate_limit_bare (no Retry-After), error500, policy
+//	                       rate_limit_bare (no Retry-After), error500, policy,
+//	                       no_balance
 //	when it exists:        reset_after_accept, hang_after_accept, garbage,
 //	                       huge_body, endless_body, redirect,
 //	                       webhook_before_response
@@ -19,19 +21,62 @@ import (
 //	of its webhooks:       webhook_never, webhook_twice, webhook_out_of_order,
 //	                       webhook_bad_signature, webhook_garbage
 //	of the render:         fail_halfway
+//
+// and by POST /admin/faults alone, for every call of a provider, submit or read:
+//
+//	outage (a bare 503), throttled (429 with Retry-After), bad_key
+var (
+	callWords = []string{"hang", "reset_before_accept", "rate_limit", "rate_limit_bare", "error500", "policy", "no_balance",
+		"reset_after_accept", "hang_after_accept", "garbage", "huge_body", "endless_body", "redirect", "garbage_poll", "rate_limit_poll", "error500_poll"}
+	// taskWords stay with a task from its submit on.
+	taskWords = []string{"webhook_before_response", "unknown_word", "empty_result", "expired_result", "webhook_never", "webhook_twice",
+		"webhook_out_of_order", "webhook_bad_signature", "webhook_garbage", "fail_halfway"}
+	providerWords = []string{"outage", "throttled", "bad_key"}
+)
+
 var faultWord = regexp.MustCompile(`\[fault:([a-z0-9_]+)(?::(\d+))?\]`)
 var sizeWord = regexp.MustCompile(`\[size:(\d+)MB\]`)
+
+// fault is one that /admin/faults has set: for a number of calls, or for a time.
+type fault struct {
+	calls      int
+	until      time.Time
+	retryAfter int // seconds, with rate_limit, rate_limit_poll and throttled
+}
 
 // take reports whether a fault is due: one of the prompt's words, or one set by
 // /admin/faults, which counts down.
 func (s *Service) take(provider string, words map[string]int, name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := s.faults[provider][name]; n > 0 {
-		s.faults[provider][name]--
+	f := s.faults[provider][name]
+	if f.calls > 0 {
+		f.calls--
+		s.faults[provider][name] = f
 		return true
 	}
-	return words[name] > 0
+	return words[name] > 0 || time.Now().Before(f.until)
+}
+
+// askToWait says when to come again: in a second, or as /admin/faults has set.
+func (s *Service) askToWait(w http.ResponseWriter, provider string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seconds := 1
+	for _, f := range s.faults[provider] {
+		seconds = max(seconds, f.retryAfter)
+	}
+	w.Header().Set("Retry-After", strconv.Itoa(seconds))
+}
+
+// mark leaves on a new task the faults that stay with it and were set by
+// /admin/faults.
+func (s *Service) mark(t *Task) {
+	for _, w := range taskWords {
+		if s.take(t.Provider, nil, w) {
+			t.faults[w] = 1
+		}
+	}
 }
 
 func words(prompt string) map[string]int {
@@ -56,13 +101,13 @@ func (s *Service) callsLeft(t *Task, name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := t.Provider + "/" + job + "/" + name
-	if s.faults[key] == nil {
-		s.faults[key] = map[string]int{"left": t.faults[name]}
+	if _, begun := s.left[key]; !begun {
+		s.left[key] = t.faults[name]
 	}
-	if s.faults[key]["left"] == 0 {
+	if s.left[key] == 0 {
 		return false
 	}
-	s.faults[key]["left"]--
+	s.left[key]--
 	return true
 }
 
@@ -82,12 +127,14 @@ func (s *Service) before(w http.ResponseWriter, r *http.Request, t *Task) refusa
 	case refuse && !t.d.policyLate:
 		return policy
 	case s.callsLeft(t, "rate_limit"):
-		w.Header().Set("Retry-After", "1")
+		s.askToWait(w, t.Provider)
 		return rateLimited
 	case s.take(t.Provider, t.faults, "rate_limit_bare"):
 		return rateLimited
 	case s.callsLeft(t, "error500"):
 		return broken
+	case s.take(t.Provider, t.faults, "no_balance"):
+		return noBalance
 	}
 	t.policy = refuse
 	return ""

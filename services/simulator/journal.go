@@ -30,16 +30,19 @@ type kept struct {
 	Size           int64
 	Callback, Host string
 	Policy         bool
+	Faults         map[string]int
+	Events         []string
+	Metadata       map[string]any
 }
 
 func (t *Task) keep(host string) *kept {
-	return &kept{*t, t.kind, t.model, t.width, t.height, t.seconds, t.size, t.callback, host, t.policy}
+	return &kept{*t, t.kind, t.model, t.width, t.height, t.seconds, t.size, t.callback, host, t.policy, t.faults, t.events, t.metadata}
 }
 
 func (k *kept) task(ds map[string]*dialect) *Task {
 	t := k.Task
 	t.d, t.kind, t.model, t.width, t.height, t.seconds = ds[k.Provider], k.Kind, k.Model, k.Width, k.Height, k.Seconds
-	t.size, t.callback, t.policy, t.faults = k.Size, k.Callback, k.Policy, words(k.Prompt)
+	t.size, t.callback, t.policy, t.faults, t.events, t.metadata = k.Size, k.Callback, k.Policy, k.Faults, k.Events, k.Metadata
 	return &t
 }
 

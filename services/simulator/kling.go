@@ -17,9 +17,9 @@ func kling() *dialect {
 	list := func(t Task, host string) any { return klingAnswer(0, "", []any{t.klingNew(host)}) }
 	return &dialect{
 		name: "kling", calls: []string{"running", "succeeded", "failed"},
-		authorized: klingAuth,
+		key: klingKey, own: func(c Config) string { return c.KlingAccess },
 		refuse: func(k refusal, detail string) (int, any) {
-			row := map[refusal][2]int{unauthorized: {401, 1002}, invalid: {400, 1201}, notFound: {404, 1203}, policy: {400, 1301},
+			row := map[refusal][2]int{unauthorized: {401, 1002}, invalid: {400, 1201}, notFound: {404, 1203}, policy: {400, 1301}, noBalance: {429, 1102},
 				rateLimited: {429, 1303}, broken: {500, 5000}}[k]
 			if k == rateLimited {
 				detail = "parallel task over resource pack limit"
@@ -53,19 +53,20 @@ func klingAnswer(code int, message string, data any) map[string]any {
 	return m
 }
 
-// klingAuth takes a JWT of our keys, or the plain key, which alone the new
-// generation takes.
-func klingAuth(s *Service, r *http.Request) bool {
-	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if token == s.cfg.KlingAccess && token != "" {
-		return true
+// klingKey is the issuer of a JWT, or the plain key, which alone the new
+// generation takes. Every access key has the one secret of the settings.
+func klingKey(s *Service, r *http.Request) string {
+	shown := bearer(s, r)
+	if strings.Count(shown, ".") != 2 || !strings.HasPrefix(r.URL.Path, "/kling/v1/") {
+		return shown
 	}
-	if !strings.HasPrefix(r.URL.Path, "/kling/v1/") {
-		return false
+	token, err := jwt.Parse(shown, func(*jwt.Token) (any, error) { return []byte(s.cfg.KlingSecret), nil },
+		jwt.WithValidMethods([]string{"HS256"}), jwt.WithExpirationRequired())
+	if err != nil {
+		return ""
 	}
-	_, err := jwt.Parse(token, func(*jwt.Token) (any, error) { return []byte(s.cfg.KlingSecret), nil },
-		jwt.WithValidMethods([]string{"HS256"}), jwt.WithIssuer(s.cfg.KlingAccess), jwt.WithExpirationRequired())
-	return err == nil
+	issuer, _ := token.Claims.GetIssuer()
+	return issuer
 }
 
 func klingRead(r *http.Request) (*Task, *refused) {

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -13,9 +14,9 @@ import (
 func luma() *dialect {
 	show := func(t Task, host string) any { return t.generation(host) }
 	return &dialect{
-		name: "luma", calls: []string{"running", "succeeded", "failed"}, policyLate: true, authorized: bearer(anyKey),
+		name: "luma", calls: []string{"running", "succeeded", "failed"}, policyLate: true, key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
-			return map[refusal]int{unauthorized: 401, invalid: 422, notFound: 404, rateLimited: 429, broken: 500}[k], map[string]any{"detail": detail}
+			return map[refusal]int{unauthorized: 401, noBalance: 402, invalid: 422, notFound: 404, rateLimited: 429, broken: 500}[k], map[string]any{"detail": detail}
 		},
 		routes: []route{
 			{"POST", "/dream-machine/v1/generations/video", submits(http.StatusCreated, lumaRead, show)},
@@ -46,6 +47,7 @@ func lumaRead(r *http.Request) (*Task, *refused) {
 			return nil, &refused{invalid, "type must be video"}
 		}
 	}
+	in.Duration = cmp.Or(in.Duration, "5s")
 	seconds, err := strconv.Atoi(strings.TrimSuffix(in.Duration, "s"))
 	if err != nil || !strings.HasSuffix(in.Duration, "s") || in.Model == "" {
 		return nil, &refused{invalid, "model and a duration such as 5s are needed"}
@@ -70,6 +72,12 @@ func (t *Task) generation(host string) map[string]any {
 		m["failure_reason"] = "the render stopped half-way"
 		if t.policy {
 			m["failure_reason"] = "Content moderation failed"
+		}
+	}
+	if t.kind == "agents" && t.State == "failed" {
+		m["failure_code"] = "generation_failed"
+		if t.policy {
+			m["failure_code"] = "content_moderated"
 		}
 	}
 	switch {

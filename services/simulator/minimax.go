@@ -16,10 +16,10 @@ import (
 func minimax() *dialect {
 	return &dialect{
 		name: "minimax", calls: []string{"running", "succeeded", "failed"},
-		authorized: bearer(anyKey), admit: challenge,
+		key: bearer, own: simulatedKey, admit: challenge,
 		// v1's refusals come with status 200; routes of v2 have their own dialect.
 		refuse: func(k refusal, detail string) (int, any) {
-			code := map[refusal]int{unauthorized: 1004, invalid: 2013, notFound: 2013, policy: 1026, rateLimited: 1002, broken: 1024}[k]
+			code := map[refusal]int{unauthorized: 1004, invalid: 2013, notFound: 2013, policy: 1026, noBalance: 1008, rateLimited: 1002, broken: 1024}[k]
 			return http.StatusOK, map[string]any{"task_id": "", "base_resp": map[string]any{"status_code": code, "status_msg": detail}}
 		},
 		routes: []route{
@@ -61,7 +61,7 @@ func asV2(h func(*Service, *dialect) http.HandlerFunc) func(*Service, *dialect) 
 				kind, code string
 			}
 			r := map[refusal]row{unauthorized: {401, "authorized_error", "1004"}, invalid: {400, "bad_request_error", "2013"},
-				notFound: {404, "not_found_error", "2013"}, policy: {422, "unprocessable_entity_error", "1026"},
+				notFound: {404, "not_found_error", "2013"}, policy: {422, "unprocessable_entity_error", "1026"}, noBalance: {402, "insufficient_balance_error", "1008"},
 				rateLimited: {429, "rate_limit_error", "1002"}, broken: {500, "server_error", "1000"}}[k]
 			return r.status, map[string]any{"type": "error", "request_id": "sim",
 				"error": map[string]any{"type": r.kind, "message": detail + " (" + r.code + ")", "http_code": r.status}}

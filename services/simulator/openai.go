@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -14,13 +15,13 @@ import (
 func openAI() *dialect {
 	show := func(t Task, _ string) any { return t.openAIVideo() }
 	return &dialect{
-		name: "openai", calls: []string{"succeeded", "failed"}, policyLate: true, authorized: bearer(anyKey),
+		name: "openai", calls: []string{"succeeded", "failed"}, policyLate: true, key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
 			type row struct {
 				status     int
 				kind, code string
 			}
-			r := map[refusal]row{unauthorized: {401, "invalid_request_error", "invalid_api_key"}, invalid: {400, "invalid_request_error", "invalid_value"},
+			r := map[refusal]row{unauthorized: {401, "invalid_request_error", "invalid_api_key"}, noBalance: {429, "insufficient_quota", "insufficient_quota"}, invalid: {400, "invalid_request_error", "invalid_value"},
 				notFound: {404, "invalid_request_error", "not_found"}, rateLimited: {429, "rate_limit_error", "rate_limit_exceeded"},
 				broken: {500, "server_error", "server_error"}, tooLate: {400, "invalid_request_error", "not_finished"}}[k]
 			return r.status, map[string]any{"error": map[string]any{"message": detail, "type": r.kind, "param": nil, "code": r.code}}
@@ -76,6 +77,7 @@ func openAIRead(r *http.Request) (*Task, *refused) {
 	} else if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 		return nil, &refused{invalid, "bad JSON"}
 	}
+	in.Model, in.Seconds, in.Size = cmp.Or(in.Model, "sora-2"), cmp.Or(in.Seconds, "4"), cmp.Or(in.Size, "720x1280")
 	t := &Task{Prompt: in.Prompt, model: in.Model, callback: in.CallbackURL}
 	var err error
 	if t.seconds, err = strconv.Atoi(in.Seconds); err != nil || t.seconds < 1 || t.seconds > 60 {

@@ -95,6 +95,13 @@ func (t *Task) outcome(state string) string {
 
 // notify posts a webhook, repeating it on a 5xx or a failure to connect.
 func (s *Service) notify(t *Task, host, state string) {
+	event := "completed"
+	if state == "running" {
+		event = "start"
+	}
+	if len(t.events) > 0 && !slices.Contains(t.events, event) {
+		return
+	}
 	called := slices.Contains(t.d.calls, state) || state == "running" && t.faults["webhook_out_of_order"] > 0
 	if t.callback == "" || t.d.webhook == nil || t.faults["webhook_never"] > 0 || !called {
 		return

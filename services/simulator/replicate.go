@@ -11,15 +11,22 @@ import (
 func replicate() *dialect {
 	show := func(t Task, host string) any { return t.replicatePrediction(host) }
 	return &dialect{
-		name: "replicate", calls: []string{"running", "succeeded", "failed", "canceled"}, policyLate: true, authorized: bearer(anyKey),
+		name: "replicate", calls: []string{"running", "succeeded", "failed", "canceled"}, policyLate: true, key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
-			status := map[refusal]int{unauthorized: 401, invalid: 422, notFound: 404, rateLimited: 429, broken: 500}[k]
+			status := map[refusal]int{unauthorized: 401, noBalance: 402, invalid: 422, notFound: 404, rateLimited: 429, broken: 500}[k]
 			return status, map[string]any{"title": http.StatusText(status), "status": status, "detail": detail}
 		},
 		routes: []route{
 			{"POST", "/v1/models/{owner}/{name}/predictions", submits(http.StatusCreated, replicateRead, show)},
 			{"POST", "/v1/predictions", submits(http.StatusCreated, replicateRead, show)},
 			{"GET", "/v1/predictions/{id}", shows(show, nil)},
+			{"GET", "/v1/webhooks/default/secret", func(s *Service, d *dialect) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					if _, ok := s.enter(d, w, r); ok {
+						answer(w, http.StatusOK, map[string]any{"key": s.cfg.WebhookSecret})
+					}
+				}
+			}},
 			{"POST", "/v1/predictions/{id}/cancel", cancels(http.StatusOK, show, func(_ *Service, _ *dialect, w http.ResponseWriter, r *http.Request, t Task) {
 				answer(w, http.StatusOK, t.replicatePrediction(host(r)))
 			})},
@@ -52,7 +59,7 @@ func replicateRead(r *http.Request) (*Task, *refused) {
 	if model == "" || in.Input.Prompt == "" {
 		return nil, &refused{invalid, "- input: prompt is required"}
 	}
-	t := &Task{Prompt: in.Input.Prompt, model: model, seconds: max(in.Input.Duration, 1), callback: in.Webhook}
+	t := &Task{Prompt: in.Input.Prompt, model: model, seconds: max(in.Input.Duration, 1), callback: in.Webhook, events: in.Events}
 	t.width, t.height = pixels(in.Input.Resolution, in.Input.AspectRatio)
 	return t, nil
 }

@@ -14,11 +14,12 @@ func runway() *dialect {
 	})
 	return &dialect{
 		name: "runway", policyLate: true,
-		authorized: func(s *Service, r *http.Request) bool {
-			return bearer(anyKey)(s, r) && r.Header.Get("X-Runway-Version") == "2024-11-06"
-		},
+		key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
-			status := map[refusal]int{unauthorized: 401, invalid: 400, notFound: 404, rateLimited: 429, broken: 502}[k]
+			status := map[refusal]int{unauthorized: 401, noBalance: 400, invalid: 400, notFound: 404, rateLimited: 429, broken: 502}[k]
+			if k == noBalance {
+				detail = "You do not have enough credits to run this task."
+			}
 			return status, map[string]any{"error": detail}
 		},
 		routes: []route{
@@ -39,7 +40,7 @@ func runwayRead(r *http.Request) (*Task, *refused) {
 		PromptImage              any
 		Duration                 int
 	}
-	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || r.Header.Get("X-Runway-Version") != "2024-11-06" {
 		return nil, &refused{invalid, "Validation of body failed"}
 	}
 	t := &Task{Prompt: in.PromptText, model: in.Model, seconds: in.Duration}
@@ -57,8 +58,12 @@ func (t *Task) runwayTask(host string) map[string]any {
 	m := map[string]any{"id": t.ID, "createdAt": t.Created, "status": t.word(map[string]string{
 		"queued": "PENDING", "running": "RUNNING", "succeeded": "SUCCEEDED", "failed": "FAILED", "canceled": "CANCELLED"})}
 	switch t.State {
+	case "queued":
+		m["estimatedCost"] = map[string]any{"credits": 12 * t.seconds}
 	case "running":
-		m["progress"] = 0.5
+		m["progress"], m["estimatedCost"] = 0.5, map[string]any{"credits": 12 * t.seconds}
+	case "canceled":
+		m["cost"] = map[string]any{"credits": 0}
 	case "succeeded":
 		m["output"], m["cost"] = []string{}, map[string]any{"credits": 12 * t.seconds}
 		if u := t.result(host); u != "" {

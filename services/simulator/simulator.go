@@ -29,12 +29,12 @@ type Config struct {
 	Addr          string        `env:"REELWAY_SIMULATOR_ADDR" envDefault:"127.0.0.1:8090" desc:"address of the simulated providers"`
 	TimeScale     float64       `env:"REELWAY_SIMULATOR_TIME_SCALE" min:"0.001" envDefault:"1" desc:"how many times faster than life a render is"`
 	Render        time.Duration `env:"REELWAY_SIMULATOR_RENDER" min:"1ms" envDefault:"3s" desc:"time of a render at scale 1"`
-	AtlasKey      string        `env:"REELWAY_SIMULATOR_ATLASCLOUD_KEY" envDefault:"simulated-atlas-key" desc:"API key that the simulated Atlas Cloud takes"`
-	KlingAccess   string        `env:"REELWAY_SIMULATOR_KLING_ACCESS_KEY" envDefault:"simulated-kling-access" desc:"access key that the simulated Kling takes"`
+	AtlasKey      string        `env:"REELWAY_SIMULATOR_ATLASCLOUD_KEY" envDefault:"simulated-atlas-key" desc:"API key that the simulated Atlas Cloud takes; several, each an account of its own, are separated by commas"`
+	KlingAccess   string        `env:"REELWAY_SIMULATOR_KLING_ACCESS_KEY" envDefault:"simulated-kling-access" desc:"access key that the simulated Kling takes; several, each an account of its own, are separated by commas"`
 	KlingSecret   string        `env:"REELWAY_SIMULATOR_KLING_SECRET_KEY" envDefault:"simulated-kling-secret-of-32-bytes" desc:"secret key that the simulated Kling takes"`
 	WebhookSecret string        `env:"REELWAY_SIMULATOR_KLING_WEBHOOK_SECRET" envDefault:"whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5" desc:"secret with which the simulated Kling, Replicate and OpenAI sign their callbacks; empty for none"`
 	Dir           string        `env:"REELWAY_SIMULATOR_DIR" desc:"where accepted tasks are kept over a restart; in memory alone when empty, in the data directory in the all-in-one"`
-	Key           string        `env:"REELWAY_SIMULATOR_KEY" envDefault:"simulated-key" desc:"API key that every other simulated provider takes"`
+	Key           string        `env:"REELWAY_SIMULATOR_KEY" envDefault:"simulated-key" desc:"API key that every other simulated provider takes; several, each an account of its own, are separated by commas"`
 }
 
 // Deps are the simulator's neighbours.
@@ -54,6 +54,7 @@ type Task struct {
 	Created    time.Time `json:"created"`
 	State      string    `json:"state"` // queued, running, succeeded, failed, canceled
 	Charged    bool      `json:"charged"`
+	Key        string    `json:"key"` // fingerprint of the key that submitted it
 
 	d             *dialect
 	kind          string // which of a provider's APIs it was submitted to
@@ -63,7 +64,9 @@ type Task struct {
 	size          int64
 	faults        map[string]int
 	callback      string
+	events        []string // that the callback is wanted for; all when empty
 	policy        bool
+	metadata      map[string]any // travels back in the callback
 }
 
 // Service is the simulator. It is safe for concurrent use.
@@ -82,8 +85,10 @@ type Service struct {
 	tasks  map[string]*Task
 	order  []*Task
 	byExt  map[string]*Task
-	faults map[string]map[string]int // provider → fault → calls left
-	media  map[string][]byte         // by size and length
+	faults map[string]map[string]fault // by provider and name
+	left   map[string]int              // calls left of a prompt's fault, by job
+	keys   map[string]keyring          // by provider; one without takes its own key
+	media  map[string][]byte           // by size and length
 
 	journal *journal // nil: in memory alone
 }
@@ -99,7 +104,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	// Derived, not random: webhooks outlive a restart of the simulator.
 	seed := sha256.Sum256([]byte("reelway simulator " + cfg.AtlasKey))
 	s := &Service{cfg: cfg, client: d.Client, log: d.Logger, key: ed25519.NewKeyFromSeed(seed[:]), tasks: map[string]*Task{},
-		byExt: map[string]*Task{}, faults: map[string]map[string]int{}, media: map[string][]byte{}, rsaKey: sync.OnceValue(makeRSAKey)}
+		byExt: map[string]*Task{}, faults: map[string]map[string]fault{}, left: map[string]int{}, keys: map[string]keyring{}, media: map[string][]byte{}, rsaKey: sync.OnceValue(makeRSAKey)}
 	if cfg.WebhookSecret != "" {
 		var err error
 		if s.hookKey, err = webhooksig.StandardKey(cfg.WebhookSecret); err != nil {
@@ -150,6 +155,7 @@ func (s *Service) Handler() http.Handler {
 	mux.HandleFunc("GET /admin/tasks", s.adminTasks)
 	mux.HandleFunc("POST /admin/tasks/{id}", s.adminMove)
 	mux.HandleFunc("POST /admin/faults", s.adminFaults)
+	mux.HandleFunc("POST /admin/keys", s.adminKeys)
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	return mux
 }
@@ -160,6 +166,15 @@ func answer(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-func taskID(prefix string) string { return prefix + strings.ReplaceAll(id.New("t"), "_", "-") }
+// taskID is of lower-case letters and digits alone: Google's SDKs read no other
+// names of files.
+func taskID(prefix string) string {
+	return prefix + strings.NewReplacer("_", "", "-", "").Replace(id.New("t"))
+}
 
-func host(r *http.Request) string { return "http://" + r.Host }
+func host(r *http.Request) string {
+	if r.TLS != nil {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
@@ -18,15 +19,20 @@ import (
 func veo() *dialect {
 	return &dialect{
 		name: "veo", calls: []string{"succeeded"}, policyLate: true, // no event tells of a failure
-		authorized: googleKey,
+		key: googleKey, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
 			type row struct {
 				status int
 				word   string
 			}
-			r := map[refusal]row{unauthorized: {403, "PERMISSION_DENIED"}, invalid: {400, "INVALID_ARGUMENT"}, notFound: {404, "NOT_FOUND"},
+			r := map[refusal]row{unauthorized: {400, "INVALID_ARGUMENT"}, noBalance: {400, "FAILED_PRECONDITION"}, invalid: {400, "INVALID_ARGUMENT"}, notFound: {404, "NOT_FOUND"},
 				rateLimited: {429, "RESOURCE_EXHAUSTED"}, broken: {503, "UNAVAILABLE"}}[k]
-			return r.status, map[string]any{"error": map[string]any{"code": r.status, "message": detail, "status": r.word}}
+			e := map[string]any{"code": r.status, "message": detail, "status": r.word}
+			if k == unauthorized { // a 400, as for a bad parameter
+				e["message"] = "API key not valid. Please pass a valid API key."
+				e["details"] = []any{map[string]any{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}}
+			}
+			return r.status, map[string]any{"error": e}
 		},
 		routes: []route{
 			{"POST", "/v1beta/models/{call}", submits(http.StatusOK, veoRead, func(t Task, _ string) any {
@@ -40,9 +46,7 @@ func veo() *dialect {
 	}
 }
 
-func googleKey(s *Service, r *http.Request) bool {
-	return s.cfg.Key != "" && r.Header.Get("X-Goog-Api-Key") == s.cfg.Key
-}
+func googleKey(_ *Service, r *http.Request) string { return r.Header.Get("X-Goog-Api-Key") }
 
 func veoRead(r *http.Request) (*Task, *refused) {
 	model, ok := strings.CutSuffix(r.PathValue("call"), ":predictLongRunning")
@@ -52,17 +56,21 @@ func veoRead(r *http.Request) (*Task, *refused) {
 			DurationSeconds         int
 			AspectRatio, Resolution string
 		}
-		WebhookConfig struct{ URIs []string }
+		WebhookConfig struct {
+			URIs         []string
+			UserMetadata map[string]any
+		}
 	}
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || !ok || len(in.Instances) != 1 {
 		return nil, &refused{invalid, "one instance is needed"}
 	}
+	in.Parameters.DurationSeconds = cmp.Or(in.Parameters.DurationSeconds, 8)
 	if d := in.Parameters.DurationSeconds; d != 4 && d != 6 && d != 8 {
 		return nil, &refused{invalid, "durationSeconds is out of bound"}
 	}
 	t := &Task{Prompt: in.Instances[0].Prompt, model: model, seconds: in.Parameters.DurationSeconds}
 	if len(in.WebhookConfig.URIs) > 0 {
-		t.callback = in.WebhookConfig.URIs[0]
+		t.callback, t.metadata = in.WebhookConfig.URIs[0], in.WebhookConfig.UserMetadata
 	}
 	t.width, t.height = pixels(in.Parameters.Resolution, in.Parameters.AspectRatio)
 	return t, nil
@@ -134,8 +142,12 @@ func rsaKeys(s *Service, _ *dialect) http.HandlerFunc {
 // veoWebhook signs a token and not the body, as Gemini does.
 func veoWebhook(s *Service, t Task, host string) ([]byte, http.Header) {
 	now := time.Now()
-	body := t.payload(map[string]any{"type": "video.generated", "version": "v1", "timestamp": now.UTC().Format(time.RFC3339),
-		"data": map[string]any{"id": t.ID, "output_file_uri": t.fileURI(host), "file_name": "files/" + t.ID}})
+	event := map[string]any{"type": "video.generated", "version": "v1", "timestamp": now.UTC().Format(time.RFC3339),
+		"data": map[string]any{"id": t.ID, "output_file_uri": t.fileURI(host), "file_name": "files/" + t.ID}}
+	if len(t.metadata) > 0 {
+		event["user_metadata"] = t.metadata
+	}
+	body := t.payload(event)
 	k := s.rsaKey()
 	token := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{"iss": "https://generativelanguage.googleapis.com", "aud": t.callback,
 		"iat": now.Unix(), "exp": now.Add(5 * time.Minute).Unix()})

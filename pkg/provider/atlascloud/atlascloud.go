@@ -73,22 +73,32 @@ type prediction struct {
 	ErrorCode json.Number     `json:"error_code"`
 }
 
-// errorTable classes HTTP statuses. Source: atlascloud.ai/docs errors.
-var errorTable = map[int]struct {
-	code    fault.Code
-	retry   bool
-	message string
-}{
-	400: {fault.InvalidRequest, false, "Atlas Cloud refused a parameter"},
-	401: {fault.ProviderUnavailable, false, "Atlas Cloud refused our key"},
-	402: {fault.ProviderUnavailable, false, "our balance at Atlas Cloud is used up"},
-	403: {fault.ProviderRejected, false, "our account at Atlas Cloud may not do this"},
-	404: {fault.ProviderRejected, false, "Atlas Cloud does not offer this model to our account"},
-	413: {fault.PayloadTooLarge, false, "the request is too large for Atlas Cloud"},
-	422: {fault.InvalidRequest, false, "Atlas Cloud refused a parameter"},
-	429: {fault.RateLimited, true, "Atlas Cloud asks us to slow down"},
-	451: {fault.ProviderRejected, false, "Atlas Cloud does not serve this region"},
+// errorTable classes HTTP statuses of a submit. Source: atlascloud.ai/docs errors.
+var errorTable = provider.Rules{
+	400: {Code: fault.InvalidRequest, Meaning: "Atlas Cloud refused a parameter"},
+	401: {Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "Atlas Cloud refused our key"},
+	402: {Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our balance at Atlas Cloud is used up"},
+	403: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "our account at Atlas Cloud may not do this"},
+	404: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "Atlas Cloud does not offer this model to our account"},
+	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for Atlas Cloud"},
+	422: {Code: fault.InvalidRequest, Meaning: "Atlas Cloud refused a parameter"},
+	429: {Code: fault.RateLimited, Retry: true, Meaning: "Atlas Cloud asks us to slow down"},
+	451: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "Atlas Cloud does not serve this region"},
 }
+
+// balanceMarks are the words by which a 403 tells of an empty balance, as older
+// answers do.
+var balanceMarks = []string{"balance", "allowance"}
+
+// failureCodes is the error_code of a failed task; any other is the render's.
+var failureCodes = map[string]provider.Rule{
+	"1039": {Code: fault.ContentPolicy, Meaning: "Atlas Cloud's moderation refused the input; revise the prompt or image"},
+}
+
+var (
+	away     = provider.Rule{Code: fault.ProviderUnavailable, Retry: true, Meaning: "Atlas Cloud is unavailable"}
+	failRule = provider.Rule{Code: fault.ProviderRejected, Meaning: "the render failed at Atlas Cloud"}
+)
 
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
@@ -127,20 +137,19 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 		}
 		return p.ID, nil
 	}
-	row, known := errorTable[ans.Status]
-	if !known {
+	detail, after := first(env.Msg, env.Message), ans.RetryAfter(a.cfg.Now())
+	rule, known := errorTable[ans.Status]
+	switch {
+	case known && ans.Status == http.StatusForbidden && provider.Policy(detail, balanceMarks...):
+		rule = errorTable[http.StatusPaymentRequired]
+	case !known:
 		definite := ans.Status >= 500 && perr == nil && env.Code == ans.Status && (len(env.Data) == 0 || string(env.Data) == "null")
 		if !definite || a.cfg.ServerErrorUnknown {
 			return "", fmt.Errorf("submit answered %d", ans.Status)
 		}
-		row.code, row.retry, row.message = fault.ProviderUnavailable, true, "Atlas Cloud is unavailable"
+		rule = away
 	}
-	if detail := first(env.Msg, env.Message); detail != "" {
-		row.message += ": " + detail
-	}
-	f := fault.New(row.code, "%s", row.message)
-	f.Provider, f.ProviderCode, f.Retryable, f.RetryAfter = Name, strconv.Itoa(ans.Status), row.retry, ans.RetryAfter(a.cfg.Now())
-	return "", &provider.RefusedError{Fault: f}
+	return "", rule.Refuse(Name, strconv.Itoa(ans.Status), detail, after)
 }
 
 // Poll implements provider.Adapter.
@@ -224,9 +233,13 @@ func (a *Adapter) verify(ctx context.Context, h http.Header, body []byte, now ti
 	return nil
 }
 
-// report normalises a prediction. A word that is not in this table is Running.
+var stateWords = map[string]provider.State{
+	"starting": provider.Queued, "created": provider.Queued, "queued": provider.Queued, "submitted": provider.Queued,
+	"processing": provider.Running, "running": provider.Running,
+}
+
+// report normalises a prediction.
 func report(p prediction) provider.Report {
-	r := provider.Report{TaskID: p.ID, Progress: -1}
 	if len(p.Outputs) == 0 && len(p.Output) > 0 {
 		var s string
 		if json.Unmarshal(p.Output, &s) == nil && s != "" {
@@ -236,32 +249,18 @@ func report(p prediction) provider.Report {
 		}
 	}
 	switch word := first(p.Status, p.Word); word {
-	case "starting", "created", "queued", "submitted":
-		r.State = provider.Queued
-	case "processing", "running":
-		r.State = provider.Running
 	case "completed", "succeeded", "succeed":
-		if len(p.Outputs) == 0 || p.Outputs[0] == "" {
-			return failed(r, fault.ProviderRejected, "Atlas Cloud reported success without a video", "empty_result")
-		}
-		r.State, r.ResultURL, r.Progress = provider.Succeeded, p.Outputs[0], 100
+		return provider.Done(Name, p.ID, first(p.Outputs...))
 	case "failed", "timeout", "cancelled", "canceled":
-		code := p.ErrorCode.String()
-		if code == "1039" {
-			return failed(r, fault.ContentPolicy, "Atlas Cloud's moderation refused the input; revise the prompt or image: "+p.Error, code)
+		code := first(p.ErrorCode.String(), word)
+		rule, known := failureCodes[code]
+		if !known {
+			rule = failRule
 		}
-		return failed(r, fault.ProviderRejected, "the render failed at Atlas Cloud ("+word+"): "+p.Error, first(code, word))
+		return rule.Fail(Name, p.ID, code, p.Error)
 	default:
-		r.State, r.UnknownWord = provider.Running, word
+		return provider.Unfinished(p.ID, word, stateWords)
 	}
-	return r
-}
-
-func failed(r provider.Report, code fault.Code, message, providerCode string) provider.Report {
-	r.State = provider.Failed
-	r.Err = fault.New(code, "%s", strings.TrimSuffix(message, ": "))
-	r.Err.Provider, r.Err.ProviderCode = Name, providerCode
-	return r
 }
 
 func (a *Adapter) header() http.Header {

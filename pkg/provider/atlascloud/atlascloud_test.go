@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -19,6 +20,23 @@ var secret = []byte("agreed")
 
 func adapter(url string) *atlascloud.Adapter {
 	return atlascloud.New(atlascloud.Config{BaseURL: url, APIKey: "k", Client: http.DefaultClient, Now: time.Now, HMACSecret: secret})
+}
+
+// An operator who does not trust the 5xx envelope has it held for unknown.
+func TestServerErrorUnknown(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = w.Write([]byte(`{"code":500,"msg":"x","data":null}`))
+	}))
+	defer srv.Close()
+	for _, unknown := range []bool{false, true} {
+		a := atlascloud.New(atlascloud.Config{BaseURL: srv.URL, APIKey: "k", Client: srv.Client(), Now: time.Now, ServerErrorUnknown: unknown})
+		var refused *provider.RefusedError
+		if _, err := a.Submit(t.Context(), provider.Task{Model: "m"}); err == nil || errors.As(err, &refused) == unknown {
+			t.Errorf("unknown %v: %v", unknown, err)
+		}
+	}
 }
 
 func TestRecorded(t *testing.T) {

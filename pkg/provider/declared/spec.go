@@ -86,13 +86,15 @@ type Errors struct {
 
 // Rule is a row of an error table.
 type Rule struct {
-	Code    fault.Code `yaml:"code"`
-	Retry   bool       `yaml:"retry"`
-	Meaning string     `yaml:"meaning"`
+	Code  fault.Code `yaml:"code"`
+	Retry bool       `yaml:"retry"`
+	// Cause is bad_key, no_balance or no_access where an operator has to act.
+	Cause   provider.Cause `yaml:"cause"`
+	Meaning string         `yaml:"meaning"`
 }
 
 func (r Rule) rule() provider.Rule {
-	return provider.Rule{Code: r.Code, Retry: r.Retry, Meaning: r.Meaning}
+	return provider.Rule{Code: r.Code, Retry: r.Retry, Cause: r.Cause, Meaning: r.Meaning}
 }
 
 // Webhook is how callbacks are proven.
@@ -106,6 +108,7 @@ type Webhook struct {
 var (
 	nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{1,30}$`)
 	codes    = []fault.Code{fault.InvalidRequest, fault.ContentPolicy, fault.RateLimited, fault.PayloadTooLarge, fault.ProviderRejected, fault.ProviderUnavailable}
+	causes   = []provider.Cause{"", provider.BadKey, provider.NoBalance, provider.NoAccess}
 	states   = []provider.State{provider.Queued, provider.Running, provider.Succeeded, provider.Failed}
 )
 
@@ -178,6 +181,9 @@ func (s *Spec) check() (errs []error) {
 	check := func(row any, r Rule) {
 		if !slices.Contains(codes, r.Code) || r.Meaning == "" {
 			bad("errors: %v needs a meaning and one of the codes %v", row, codes)
+		}
+		if !slices.Contains(causes, r.Cause) || r.Cause != "" && r.Code == fault.RateLimited {
+			bad("errors: %v has cause %q: use bad_key, no_balance or no_access, and none with rate_limited", row, r.Cause)
 		}
 	}
 	for status, r := range s.Errors.Status {

@@ -9,7 +9,8 @@
 //
 // Unconfirmed: the input of a model is its own; the names that families of
 // models use are in the table below, and fal is taken to ignore a field that a
-// model does not know. A model below workflows/ has other URLs and is refused.
+// model does not know. A 403 is taken for an empty balance by its words. A
+// model below workflows/ has other URLs and is refused.
 package fal
 
 import (
@@ -104,8 +105,11 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	}
 	if ans.Status/100 != 2 {
 		code, detail := explain(ans.Header, ans.Body)
-		if ans.Status == http.StatusUnprocessableEntity && code == policyType {
+		switch {
+		case ans.Status == http.StatusUnprocessableEntity && code == policyType:
 			return "", policyRule.Refuse(Name, code, detail, 0)
+		case ans.Status == http.StatusForbidden && provider.Policy(detail, lockMarks...):
+			return "", lockedRule.Refuse(Name, "403", detail, 0)
 		}
 		return "", errorTable.Submit(Name, ans, code, detail, a.account.Now())
 	}
@@ -187,10 +191,15 @@ func (a *Adapter) key() http.Header { return http.Header{"Authorization": {"Key 
 // errorTable classes HTTP statuses of a submit.
 var errorTable = provider.Rules{
 	400: {Code: fault.InvalidRequest, Meaning: "fal refused a parameter"},
-	401: {Code: fault.ProviderUnavailable, Meaning: "fal refused our key"},
-	403: {Code: fault.ProviderUnavailable, Meaning: "our account at fal may not do this, or is locked for its balance"},
-	404: {Code: fault.ProviderRejected, Meaning: "fal does not offer this model"},
+	401: {Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "fal refused our key"},
+	403: {Code: fault.ProviderUnavailable, Cause: provider.NoAccess, Meaning: "our account at fal may not do this"},
+	404: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "fal does not offer this model"},
 	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for fal"},
 	422: {Code: fault.InvalidRequest, Meaning: "fal refused a parameter"},
 	429: {Code: fault.RateLimited, Retry: true, Meaning: "fal asks us to slow down"},
 }
+
+// lockMarks are the words by which a 403 tells of an empty balance.
+var lockMarks = []string{"balance", "locked"}
+
+var lockedRule = provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our account at fal is locked for its balance"}

@@ -8,8 +8,9 @@
 // key; the new one the plain key only.
 //
 // Unconfirmed: whether callbacks of the old generation are signed. Callbacks
-// are verified when a webhook secret is configured, and hints otherwise. The
-// new generation's settings.audio is taken for a boolean.
+// are verified when a webhook secret is configured, and hints otherwise: if old
+// ones are not signed, those are refused then and polls tell the end. The new
+// generation's settings.audio is taken for a boolean.
 package kling
 
 import (

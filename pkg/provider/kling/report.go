@@ -18,19 +18,19 @@ var errorTable = map[int]provider.Rule{
 	1000: auth, 1001: auth, 1002: auth,
 	1003: reSign, 1004: reSign,
 	1100: balance, 1101: balance, 1102: balance, // 429, and no reason to retry
-	1103: {Code: fault.ProviderRejected, Meaning: "our account at Kling may not do this"},
+	1103: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "our account at Kling may not do this"},
 	1200: invalid, 1201: invalid,
 	1202: {Code: fault.ProviderRejected, Meaning: "Kling does not offer this"},
-	1203: {Code: fault.ProviderRejected, Meaning: "Kling does not offer this model to our account"},
+	1203: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "Kling does not offer this model to our account"},
 	1300: refused, 1301: refused,
 	1302: busy, 1303: busy,
-	1304: {Code: fault.ProviderUnavailable, Meaning: "our address is not on Kling's list"},
+	1304: {Code: fault.ProviderUnavailable, Cause: provider.NoAccess, Meaning: "our address is not on Kling's list"},
 }
 
 var (
-	auth    = provider.Rule{Code: fault.ProviderUnavailable, Meaning: "Kling refused our key"}
-	reSign  = provider.Rule{Code: fault.ProviderUnavailable, Retry: true, Meaning: "Kling's clock and ours differ"}
-	balance = provider.Rule{Code: fault.ProviderUnavailable, Meaning: "our balance at Kling is used up"}
+	auth    = provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "Kling refused our key"}
+	reSign  = provider.Rule{Code: fault.ProviderUnavailable, Retry: true, Cause: provider.BadKey, Meaning: "Kling's clock and ours differ"}
+	balance = provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our balance at Kling is used up"}
 	invalid = provider.Rule{Code: fault.InvalidRequest, Meaning: "Kling refused a parameter"}
 	refused = provider.Rule{Code: fault.ContentPolicy, Meaning: "Kling's content policy refused it; revise the prompt or image"}
 	busy    = provider.Rule{Code: fault.RateLimited, Retry: true, Meaning: "Kling asks us to slow down"}

@@ -1,7 +1,7 @@
 // Package luma speaks Luma's two APIs: Dream Machine (Ray 2, legacy) and the
 // Agents API (Ray 3 and later). The model's name says which. Source: the lumaai
-// 1.19.1 SDK for Dream Machine; integrations of 2026 for the Agents API, whose
-// docs were not to be had.
+// 1.19.1 SDK and docs.lumalabs.ai (errors) for Dream Machine; integrations of
+// 2026 and docs.agents.lumalabs.ai (error handling) for the Agents API.
 //
 // It is a small client on provider.Call: the SDK repeats a create by itself,
 // and Luma knows no key that would tell the two apart. Callbacks are unsigned
@@ -9,7 +9,7 @@
 //
 // Unconfirmed: the Agents API's callback_url, which is sent only with
 // Config.AgentsCallbacks; its word for a running task; and the words by which
-// policy refusals are told, in failure_reason and failure_code.
+// policy refusals are told in Dream Machine's failure_reason.
 package luma
 
 import (
@@ -64,9 +64,9 @@ func New(cfg Config) *Adapter {
 // errorTable classes HTTP statuses of a create, the same in both APIs.
 var errorTable = provider.Rules{
 	400: {Code: fault.InvalidRequest, Meaning: "Luma refused a parameter"},
-	401: {Code: fault.ProviderUnavailable, Meaning: "Luma refused our key"},
-	402: {Code: fault.ProviderUnavailable, Meaning: "our credit at Luma is used up"},
-	403: {Code: fault.ProviderUnavailable, Meaning: "our account at Luma may not do this"},
+	401: {Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "Luma refused our key"},
+	402: {Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our credit at Luma is used up"},
+	403: {Code: fault.ProviderUnavailable, Cause: provider.NoAccess, Meaning: "our account at Luma may not do this"},
 	404: {Code: fault.ProviderRejected, Meaning: "Luma does not offer this"},
 	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for Luma"},
 	422: {Code: fault.InvalidRequest, Meaning: "Luma refused a parameter"},
@@ -79,7 +79,19 @@ var (
 	failRule   = provider.Rule{Code: fault.ProviderRejected, Meaning: "the render failed at Luma"}
 )
 
-var policyMarks = []string{"moderation", "content policy"}
+// policyMarks are the words of a refusal in Dream Machine's failure_reason, and
+// in the detail of a create.
+var policyMarks = []string{"moderation", "content policy", "blacklisted"}
+
+// failureCodes is the Agents API's failure_code. Source: docs.agents.lumalabs.ai,
+// error handling.
+var failureCodes = map[string]provider.Rule{
+	"content_moderated": policyRule,
+	"image_too_large":   {Code: fault.InvalidRequest, Meaning: "an image is too large for Luma"},
+	"budget_exhausted":  {Code: fault.ProviderRejected, Meaning: "our credit at Luma ran out during the render"},
+	"generation_failed": failRule,
+	"output_not_found":  {Code: fault.ProviderRejected, Meaning: "Luma lost the video"},
+}
 
 // generation is Luma's task in either API.
 type generation struct {
@@ -208,7 +220,10 @@ func report(g generation) provider.Report {
 		if code == "" {
 			code = "failed"
 		}
-		if provider.Policy(g.FailureReason+" "+g.FailureCode, policyMarks...) {
+		if rule, ok := failureCodes[code]; ok {
+			return rule.Fail(Name, g.ID, code, g.FailureReason)
+		}
+		if provider.Policy(g.FailureReason, policyMarks...) {
 			return policyRule.Fail(Name, g.ID, code, g.FailureReason)
 		}
 		return failRule.Fail(Name, g.ID, code, g.FailureReason)

@@ -25,8 +25,8 @@ type apiError struct {
 var (
 	policyIn  = provider.Rule{Code: fault.ContentPolicy, Meaning: "MiniMax's content policy refused it; revise the prompt or image"}
 	policyOut = provider.Rule{Code: fault.ContentPolicy, Meaning: "MiniMax's content policy withheld the video; revise the prompt or image"}
-	auth      = provider.Rule{Code: fault.ProviderUnavailable, Meaning: "MiniMax refused our key"}
-	balance   = provider.Rule{Code: fault.ProviderUnavailable, Meaning: "our balance or quota at MiniMax is used up"}
+	auth      = provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "MiniMax refused our key"}
+	balance   = provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our balance or quota at MiniMax is used up"}
 	invalid   = provider.Rule{Code: fault.InvalidRequest, Meaning: "MiniMax refused a parameter"}
 	busy      = provider.Rule{Code: fault.RateLimited, Retry: true, Meaning: "MiniMax asks us to slow down"}
 	broken    = provider.Rule{Code: fault.ProviderRejected, Meaning: "the render failed at MiniMax"}

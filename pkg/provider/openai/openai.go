@@ -64,10 +64,10 @@ func New(cfg Config) *Adapter { return &Adapter{cfg.At(""), cfg.WebhookKeys, cfg
 // errorTable classes HTTP statuses of a create.
 var errorTable = provider.Rules{
 	400: {Code: fault.InvalidRequest, Meaning: "the provider refused a parameter"},
-	401: {Code: fault.ProviderUnavailable, Meaning: "the provider refused our key"},
-	402: {Code: fault.ProviderUnavailable, Meaning: "our balance at the provider is used up"},
-	403: {Code: fault.ProviderRejected, Meaning: "our account at the provider may not do this"},
-	404: {Code: fault.ProviderRejected, Meaning: "the provider does not offer this model to our account"},
+	401: {Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "the provider refused our key"},
+	402: {Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our balance at the provider is used up"},
+	403: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "our account at the provider may not do this"},
+	404: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "the provider does not offer this model to our account"},
 	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for the provider"},
 	422: {Code: fault.InvalidRequest, Meaning: "the provider refused a parameter"},
 	429: {Code: fault.RateLimited, Retry: true, Meaning: "the provider asks us to slow down"},
@@ -75,11 +75,11 @@ var errorTable = provider.Rules{
 
 // codes are error codes that say more than the status.
 var codes = map[string]provider.Rule{
-	"moderation_blocked":       policyRule,
-	"content_policy_violation": policyRule,
-	"content_policy":           policyRule,
-	"insufficient_quota":       errorTable[402], // a 429 that no wait heals
-	"billing_hard_limit":       errorTable[402],
+	"moderation_blocked":         policyRule,
+	"content_policy_violation":   policyRule,
+	"content_policy":             policyRule,
+	"insufficient_quota":         errorTable[402], // a 429 that no wait heals
+	"billing_hard_limit_reached": errorTable[402],
 }
 
 var (

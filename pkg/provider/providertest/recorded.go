@@ -35,7 +35,7 @@ func (r recording) body() []byte {
 
 // Recorded plays the answers of testdata/submit.json and testdata/poll.json to
 // the adapter. In the first, want is "accepted ID", "unknown", or a fault code,
-// the provider's own code in brackets, "retry" and the wait. In the second it
+// the provider's own code in brackets, "retry", the wait and the cause. In the second it
 // is the state and the result, the fault, or the unknown word; or "error", which
 // says nothing of the task. taskID is the one that is polled.
 func Recorded(t *testing.T, open func(url string) provider.Adapter, task provider.Task, taskID string) {
@@ -47,7 +47,7 @@ func Recorded(t *testing.T, open func(url string) provider.Adapter, task provide
 		case err == nil:
 			return "accepted " + id
 		case errors.As(err, &refused):
-			return describe(refused.Fault)
+			return strings.TrimSpace(describe(refused.Fault) + " " + string(refused.Cause))
 		}
 		return "unknown"
 	})
@@ -56,32 +56,29 @@ func Recorded(t *testing.T, open func(url string) provider.Adapter, task provide
 		if err != nil {
 			return "error"
 		}
-		s := string(r.State)
-		switch {
-		case r.State == provider.Succeeded:
-			s += " " + r.ResultURL
-		case r.State == provider.Failed:
-			s += " " + describe(r.Err)
-		case r.UnknownWord != "":
-			s += " unknown word " + r.UnknownWord
-		case r.Progress > 0:
-			s += fmt.Sprintf(" %d%%", r.Progress)
-		}
-		return s
+		return tell(r)
 	})
+}
+
+// tell is a report as recordings write it.
+func tell(r provider.Report) string {
+	s := string(r.State)
+	switch {
+	case r.State == provider.Succeeded:
+		s += " " + r.ResultURL
+	case r.State == provider.Failed:
+		s += " " + describe(r.Err)
+	case r.UnknownWord != "":
+		s += " unknown word " + r.UnknownWord
+	case r.Progress > 0:
+		s += fmt.Sprintf(" %d%%", r.Progress)
+	}
+	return s
 }
 
 func play(t *testing.T, file string, open func(url string) provider.Adapter, task provider.Task, ask func(context.Context, provider.Adapter, provider.Task) string) {
 	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var rows []recording
-	if err := json.Unmarshal(data, &rows); err != nil || len(rows) == 0 {
-		t.Fatalf("%s: %d rows, %v", file, len(rows), err)
-	}
-	for _, row := range rows {
+	for _, row := range read(t, file) {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for k, v := range row.Header {
 				w.Header().Set(k, v)
@@ -101,6 +98,36 @@ func play(t *testing.T, file string, open func(url string) provider.Adapter, tas
 			t.Errorf("%s, %s: %s, want %s", file, row.Name, got, row.Want)
 		}
 		srv.Close()
+	}
+}
+
+// read is the recordings of a file.
+func read(t testing.TB, file string) []recording {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []recording
+	if err := json.Unmarshal(data, &rows); err != nil || len(rows) == 0 {
+		t.Fatalf("%s: %d rows, %v", file, len(rows), err)
+	}
+	return rows
+}
+
+// RecordedWebhooks plays the bodies of testdata/webhook.json to an adapter's
+// parser below the signature; want is as in poll.json.
+func RecordedWebhooks(t testing.TB, parse func(body []byte) (provider.Report, error)) {
+	t.Helper()
+	for _, row := range read(t, "testdata/webhook.json") {
+		r, err := parse(row.body())
+		got := "error"
+		if err == nil {
+			got = tell(r)
+		}
+		if got != row.Want {
+			t.Errorf("testdata/webhook.json, %s: %s, want %s", row.Name, got, row.Want)
+		}
 	}
 }
 

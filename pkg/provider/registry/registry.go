@@ -4,6 +4,7 @@ package registry
 import (
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
@@ -17,6 +18,7 @@ type Config struct {
 	AtlasURL       string `env:"REELWAY_ATLASCLOUD_URL" url:"true" envDefault:"https://api.atlascloud.ai" desc:"Atlas Cloud's API"`
 	AtlasKey       string `env:"REELWAY_ATLASCLOUD_KEY" desc:"API key at Atlas Cloud; the provider is off without one, and simulated in the all-in-one"`
 	AtlasHMAC      string `env:"REELWAY_ATLASCLOUD_HMAC_SECRET" desc:"secret of the generic x-ai-signature, where one is agreed"`
+	AtlasUnknown   bool   `env:"REELWAY_ATLASCLOUD_SERVER_ERROR_UNKNOWN" desc:"hold a 5xx of Atlas Cloud for an unknown outcome, not for the refusal that it documents"`
 	KlingURL       string `env:"REELWAY_KLING_URL" url:"true" envDefault:"https://api-singapore.klingai.com" desc:"Kling's API"`
 	KlingAccessKey string `env:"REELWAY_KLING_ACCESS_KEY" desc:"access key at Kling; the provider is off without one, and simulated in the all-in-one"`
 	KlingSecretKey string `env:"REELWAY_KLING_SECRET_KEY" desc:"secret key at Kling"`
@@ -51,34 +53,65 @@ type Config struct {
 	OpenAIWebhook       string `env:"REELWAY_OPENAI_WEBHOOK_SECRET" desc:"whsec_ secret of that server's webhooks, two separated by a comma during a rotation"`
 	OpenAICallbackField string `env:"REELWAY_OPENAI_CALLBACK_FIELD" desc:"field in which that server takes a callback URL, such as callback_url; polled only when empty"`
 	ProvidersFile       string `env:"REELWAY_PROVIDERS_FILE" desc:"a YAML file that describes further providers (docs/providers.md)"`
+
+	AtlasKeys     string        `env:"REELWAY_ATLASCLOUD_KEYS_FILE" desc:"a YAML file of several keys at Atlas Cloud, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	KlingKeys     string        `env:"REELWAY_KLING_KEYS_FILE" desc:"a YAML file of several keys at Kling, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	FalKeys       string        `env:"REELWAY_FAL_KEYS_FILE" desc:"a YAML file of several keys at fal, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	ReplicateKeys string        `env:"REELWAY_REPLICATE_KEYS_FILE" desc:"a YAML file of several keys at Replicate, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	RunwayKeys    string        `env:"REELWAY_RUNWAY_KEYS_FILE" desc:"a YAML file of several keys at Runway, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	LumaKeys      string        `env:"REELWAY_LUMA_KEYS_FILE" desc:"a YAML file of several keys at Luma, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	MiniMaxKeys   string        `env:"REELWAY_MINIMAX_KEYS_FILE" desc:"a YAML file of several keys at MiniMax, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	BytePlusKeys  string        `env:"REELWAY_BYTEPLUS_KEYS_FILE" desc:"a YAML file of several keys at BytePlus ModelArk, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	VeoKeys       string        `env:"REELWAY_VEO_KEYS_FILE" desc:"a YAML file of several keys at the Gemini API, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	OpenAIKeys    string        `env:"REELWAY_OPENAI_KEYS_FILE" desc:"a YAML file of several keys at the server of the OpenAI Videos dialect, with weights, limits and budgets (docs/dispatcher.md); beside the single key, if that is set"`
+	KeysEvery     time.Duration `env:"REELWAY_KEYS_RELOAD" min:"50ms" envDefault:"5s" desc:"how often the keys files are read again"`
 }
 
 // Providers are the open adapters, by name.
 type Providers struct {
+	// Adapters are those of each provider's first key: they tell what it can do.
 	Adapters map[string]provider.Adapter
+	Keys     map[string]*Keyring
 	Parsers  map[string]provider.WebhookParser
+
+	files []builtin
+	every time.Duration
 }
 
-// ResultHeader is what to send with a GET of a provider's result: its key where
-// the result needs one and the URL is the provider's own, and nil otherwise.
-func (p Providers) ResultHeader(name, rawURL string) http.Header {
-	if d, ok := p.Adapters[name].(provider.Downloader); ok {
+// ResultHeader is what to send with a GET of a provider's result: the key that
+// has the task, where the result needs one and the URL is the provider's own,
+// and nil otherwise.
+func (p Providers) ResultHeader(name, keyID, rawURL string) http.Header {
+	ring := p.Keys[name]
+	if ring == nil {
+		return nil
+	}
+	k := ring.Key(keyID)
+	if k == nil {
+		return nil
+	}
+	if d, ok := k.Adapter.(provider.Downloader); ok {
 		return d.ResultHeader(rawURL)
 	}
 	return nil
 }
 
-// add opens an adapter, with its parser if it is one.
-func (p Providers) add(name string, a provider.Adapter) {
-	p.Adapters[name] = a
-	if w, ok := a.(provider.WebhookParser); ok {
-		p.Parsers[name] = w
+// add opens a provider, with its parser if it has one.
+func (p Providers) add(name string, keys *Keyring) {
+	a := keys.Keys()[0].Adapter
+	p.Adapters[name], p.Keys[name] = a, keys
+	if _, ok := a.(provider.WebhookParser); !ok {
+		return
+	}
+	p.Parsers[name] = parser{keys}
+	if c, ok := a.(provider.Challenger); ok {
+		p.Parsers[name] = challenged{parser{keys}, c}
 	}
 }
 
 // HasKey reports whether any provider is on, by a key or a description.
 func (c Config) HasKey() bool {
-	return c.AtlasKey+c.KlingAccessKey+c.KlingKey+c.FalKey+c.ReplicateKey+c.RunwayKey+c.LumaKey+c.MiniMaxKey+c.BytePlusKey+c.VeoKey+c.OpenAIKey+c.ProvidersFile != ""
+	return c.ProvidersFile != "" || slices.ContainsFunc(c.builtins(), builtin.on)
 }
 
 // client is one provider's own. Operators choose these addresses, so they are

@@ -69,7 +69,7 @@ func TestResultHeader(t *testing.T) {
 		{"veo", "https://generativelanguage.googleapis.com/v1beta/files/f:download?alt=media", 1}, {"veo", "https://elsewhere.example/f", 0},
 		{"runway", "https://generativelanguage.googleapis.com/f", 0}, {"nobody", "https://generativelanguage.googleapis.com/f", 0},
 	} {
-		if got := p.ResultHeader(c.provider, c.url); len(got) != c.want {
+		if got := p.ResultHeader(c.provider, "", c.url); len(got) != c.want {
 			t.Errorf("%s %s: %v", c.provider, c.url, got)
 		}
 	}

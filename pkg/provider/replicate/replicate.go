@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -54,10 +55,10 @@ func New(cfg Config) *Adapter { return &Adapter{cfg.At("/v1"), cfg.WebhookKeys} 
 // errorTable classes HTTP statuses of a create.
 var errorTable = provider.Rules{
 	400: {Code: fault.InvalidRequest, Meaning: "Replicate refused a parameter"},
-	401: {Code: fault.ProviderUnavailable, Meaning: "Replicate refused our key"},
-	402: {Code: fault.ProviderUnavailable, Meaning: "our credit at Replicate is used up"},
-	403: {Code: fault.ProviderRejected, Meaning: "our account at Replicate may not do this"},
-	404: {Code: fault.ProviderRejected, Meaning: "Replicate does not offer this model to our account"},
+	401: {Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "Replicate refused our key"},
+	402: {Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our credit at Replicate is used up"},
+	403: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "our account at Replicate may not do this"},
+	404: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "Replicate does not offer this model to our account"},
 	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for Replicate"},
 	422: {Code: fault.InvalidRequest, Meaning: "Replicate refused a parameter"},
 	429: {Code: fault.RateLimited, Retry: true, Meaning: "Replicate asks us to slow down"},
@@ -71,6 +72,9 @@ var (
 
 // policyMarks are the words by which failures by policy are told.
 var policyMarks = []string{"nsfw", "sensitive", "flagged", "(e005)"}
+
+// bracketed is Replicate's own code of a failure, in its text: "… (E005)".
+var bracketed = regexp.MustCompile(`\((E\d{3,4})\)`)
 
 // owners are the input names of the first and the last frame by model owner,
 // and whether sound is on by default there; the last row is for all others.
@@ -199,10 +203,14 @@ func report(p prediction) provider.Report {
 	case "succeeded":
 		return provider.Done(Name, p.ID, output(p.Output))
 	case "failed":
-		if provider.Policy(detail, policyMarks...) {
-			return policyRule.Fail(Name, p.ID, "failed", detail)
+		code := "failed"
+		if m := bracketed.FindStringSubmatch(detail); m != nil {
+			code = m[1]
 		}
-		return failRule.Fail(Name, p.ID, "failed", detail)
+		if provider.Policy(detail, policyMarks...) {
+			return policyRule.Fail(Name, p.ID, code, detail)
+		}
+		return failRule.Fail(Name, p.ID, code, detail)
 	case "canceled", "aborted": // aborted: its deadline passed before it began
 		return failRule.Fail(Name, p.ID, p.Status, p.Status)
 	}

@@ -6,7 +6,8 @@
 // 429 and 5xx by itself, and Runway knows no key that would tell the two apart.
 //
 // Unconfirmed: the scale of progress (0 to 1 in the SDK's comment); a value
-// above 1 is taken for percent. Which failures are refunded is disputed; only
+// above 1 is taken for percent; the status of a refusal for want of credits, which
+// is known by its words. Which failures are refunded is disputed; only
 // the class is kept here.
 package runway
 
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"reelway.dev/pkg/fault"
@@ -48,8 +50,8 @@ func New(cfg Config) *Adapter { return &Adapter{cfg.At("/v1")} }
 // errorTable classes HTTP statuses of a create.
 var errorTable = provider.Rules{
 	400: {Code: fault.InvalidRequest, Meaning: "Runway refused a parameter"},
-	401: {Code: fault.ProviderUnavailable, Meaning: "Runway refused our key"},
-	403: {Code: fault.ProviderRejected, Meaning: "our account at Runway may not do this"},
+	401: {Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "Runway refused our key"},
+	403: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "our account at Runway may not do this"},
 	404: {Code: fault.ProviderRejected, Meaning: "Runway does not offer this"},
 	405: {Code: fault.ProviderRejected, Meaning: "Runway does not offer this"},
 	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for Runway"},
@@ -73,7 +75,12 @@ var failures = []struct {
 	{"", provider.Rule{Code: fault.ProviderRejected, Meaning: "the render failed at Runway"}},
 }
 
+// creditMarks are the words by which a refusal tells of an empty balance.
+// Source: runwayml/sdk-node, issue 28.
+var creditMarks = []string{"enough credits"}
+
 var (
+	creditRule = provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our credits at Runway are used up"}
 	policyRule = provider.Rule{Code: fault.ContentPolicy, Meaning: "Runway's content policy refused it; revise the prompt or image"}
 	stateWords = map[string]provider.State{"PENDING": provider.Queued, "THROTTLED": provider.Queued, "RUNNING": provider.Running}
 )
@@ -112,6 +119,9 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	if ans.Status/100 != 2 {
 		var e struct{ Error string }
 		_ = json.Unmarshal(ans.Body, &e) // the status says enough
+		if ans.Status/100 == 4 && provider.Policy(e.Error, creditMarks...) {
+			return "", creditRule.Refuse(Name, strconv.Itoa(ans.Status), e.Error, 0)
+		}
 		return "", errorTable.Submit(Name, ans, "", e.Error, a.account.Now())
 	}
 	var reply task

@@ -24,6 +24,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"time"
 
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
@@ -71,15 +72,19 @@ func New(cfg Config) *Adapter {
 // errorTable classes HTTP statuses of a create.
 var errorTable = provider.Rules{
 	400: {Code: fault.InvalidRequest, Meaning: "Veo refused a parameter"},
-	401: {Code: fault.ProviderUnavailable, Meaning: "Gemini refused our key"},
-	403: {Code: fault.ProviderUnavailable, Meaning: "our account at Gemini may not do this"},
-	404: {Code: fault.ProviderRejected, Meaning: "Gemini does not offer this model to our account"},
+	401: {Code: fault.ProviderUnavailable, Cause: provider.BadKey, Meaning: "Gemini refused our key"},
+	403: {Code: fault.ProviderUnavailable, Cause: provider.NoAccess, Meaning: "our account at Gemini may not do this"},
+	404: {Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "Gemini does not offer this model to our account"},
 	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for Gemini"},
 	429: {Code: fault.RateLimited, Retry: true, Meaning: "Gemini asks us to slow down"},
 }
 
+// badKeys are the reasons by which a 400 tells of a key: Gemini has no 401 for
+// one that it does not know.
+var badKeys = map[string]bool{"API_KEY_INVALID": true, "API_KEY_EXPIRED": true}
+
 var (
-	precondition = provider.Rule{Code: fault.ProviderUnavailable, Meaning: "our account's billing or region does not allow this at Gemini"}
+	precondition = provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoAccess, Meaning: "our account's billing or region does not allow this at Gemini"}
 	policyRule   = provider.Rule{Code: fault.ContentPolicy, Meaning: "Veo's safety filters withheld the video, and nothing was charged; revise the prompt or image"}
 	invalidRule  = provider.Rule{Code: fault.InvalidRequest, Meaning: "Veo refused a parameter"}
 	failRule     = provider.Rule{Code: fault.ProviderRejected, Meaning: "the render failed at Gemini"}
@@ -96,6 +101,30 @@ type apiError struct {
 	Code    int    `json:"code"`
 	Message string `json:"message"`
 	Status  string `json:"status"`
+	Details []struct {
+		Reason     string `json:"reason"`     // of an ErrorInfo
+		RetryDelay string `json:"retryDelay"` // of a RetryInfo: "37s"
+	} `json:"details"`
+}
+
+// reason is Google's own code of an error, beyond its status.
+func (e apiError) reason() string {
+	for _, d := range e.Details {
+		if d.Reason != "" {
+			return d.Reason
+		}
+	}
+	return ""
+}
+
+// retryDelay is the wait that an error asks for in its details; 0 for none.
+func (e apiError) retryDelay() time.Duration {
+	for _, d := range e.Details {
+		if wait, err := time.ParseDuration(d.RetryDelay); err == nil && wait > 0 {
+			return min(wait, time.Hour)
+		}
+	}
+	return 0
 }
 
 // Submit implements provider.Adapter.
@@ -127,6 +156,10 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 		var e struct{ Error apiError }
 		_ = json.Unmarshal(ans.Body, &e) // the status says enough
 		switch {
+		case ans.Status == http.StatusBadRequest && badKeys[e.Error.reason()]:
+			return "", errorTable[401].Refuse(Name, e.Error.reason(), e.Error.Message, 0)
+		case ans.Status == http.StatusTooManyRequests && e.Error.retryDelay() > 0:
+			return "", errorTable[429].Refuse(Name, e.Error.Status, e.Error.Message, max(e.Error.retryDelay(), ans.RetryAfter(a.account.Now())))
 		case ans.Status == http.StatusBadRequest && e.Error.Status == "FAILED_PRECONDITION":
 			return "", precondition.Refuse(Name, e.Error.Status, e.Error.Message, 0)
 		case ans.Status == http.StatusBadRequest && provider.Policy(e.Error.Message, policyMarks...):

@@ -166,16 +166,16 @@ create index attempt_recent on attempt (provider, created_at desc) where state =
 
 -- What observers said, each fact once, and what became of it.
 create table observation (
-    id          text collate "C" primary key,
     job_id      text collate "C" not null,
+    id          text collate "C" not null,
     attempt_id  text not null,
     source      text not null,
     fact        text not null,
     verdict     text not null check (verdict in ('applied', 'ignored', 'late', 'conflict')),
     observed_at timestamptz not null,
-    created_at  timestamptz not null default now()
+    created_at  timestamptz not null default now(),
+    primary key (job_id, id)
 );
-create index observation_by_job on observation (job_id);
 
 -- Messages to publish after their transaction's commit, in the order in which
 -- they were written: a job's are written under its lock.

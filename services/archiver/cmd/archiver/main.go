@@ -35,6 +35,7 @@ func main() {
 		if err != nil {
 			return err
 		}
+		h.Add(run.Consumers, providers.Component(h.Log))
 		h.Add(run.Consumers, s.Components()...)
 		return nil
 	}, cfg, nats, bkt, reg, guard))

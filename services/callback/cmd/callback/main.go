@@ -50,6 +50,7 @@ func main() {
 		if err != nil {
 			return err
 		}
+		h.Add(run.Consumers, providers.Component(h.Log))
 		h.Add(run.Doors, run.HTTP("http", l, s.Handler()))
 		return nil
 	}, cfg, nats, led, reg, tok))

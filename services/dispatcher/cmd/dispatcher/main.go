@@ -38,11 +38,12 @@ func main() {
 			return err
 		}
 		h.OnClose(func() { _ = conn.Close() })
-		s, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters,
+		s, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters, Keys: providers.Keys,
 			Model: catalog.Builtin().ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
 		if err != nil {
 			return err
 		}
+		h.Add(run.Consumers, providers.Component(h.Log))
 		h.Add(run.Consumers, s.Components()...)
 		return nil
 	}, cfg, nats, led, reg, tok))

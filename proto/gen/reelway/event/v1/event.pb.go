@@ -30,10 +30,13 @@ const (
 // SubmitJob tells a dispatcher to take a queued job to its provider.
 // Stream JOBS, subject jobs.submit.<provider>.
 type SubmitJob struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	AccountId     string                 `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
-	Provider      string                 `protobuf:"bytes,3,opt,name=provider,proto3" json:"provider,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	JobId     string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	AccountId string                 `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	Provider  string                 `protobuf:"bytes,3,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The job's model, to know its limits before the job is asked for; the ledger
+	// may grant another job, of another model. Empty from older ledgers.
+	Model         string `protobuf:"bytes,24,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -85,6 +88,13 @@ func (x *SubmitJob) GetAccountId() string {
 func (x *SubmitJob) GetProvider() string {
 	if x != nil {
 		return x.Provider
+	}
+	return ""
+}
+
+func (x *SubmitJob) GetModel() string {
+	if x != nil {
+		return x.Model
 	}
 	return ""
 }
@@ -1297,8 +1307,11 @@ type JobEvent struct {
 	// True for progress within a state: transient, not in Postgres.
 	Transient bool `protobuf:"varint,3,opt,name=transient,proto3" json:"transient,omitempty"`
 	// On storing: where the archiver fetches the result.
-	ResultUrl     string `protobuf:"bytes,4,opt,name=result_url,json=resultUrl,proto3" json:"result_url,omitempty"`
-	AttemptId     string `protobuf:"bytes,5,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	ResultUrl string `protobuf:"bytes,4,opt,name=result_url,json=resultUrl,proto3" json:"result_url,omitempty"`
+	AttemptId string `protobuf:"bytes,5,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	// Which of the provider's keys the attempt was submitted with; empty before
+	// one was.
+	KeyId         string `protobuf:"bytes,26,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1364,6 +1377,13 @@ func (x *JobEvent) GetResultUrl() string {
 func (x *JobEvent) GetAttemptId() string {
 	if x != nil {
 		return x.AttemptId
+	}
+	return ""
+}
+
+func (x *JobEvent) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
 	}
 	return ""
 }
@@ -1474,12 +1494,13 @@ var File_reelway_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1creelway/event/v1/event.proto\x12\x10reelway.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"]\n" +
+	"\x1creelway/event/v1/event.proto\x12\x10reelway.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"s\n" +
 	"\tSubmitJob\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x02 \x01(\tR\taccountId\x12\x1a\n" +
-	"\bprovider\x18\x03 \x01(\tR\bprovider\"\x8d\x01\n" +
+	"\bprovider\x18\x03 \x01(\tR\bprovider\x12\x14\n" +
+	"\x05model\x18\x18 \x01(\tR\x05model\"\x8d\x01\n" +
 	"\vPollAttempt\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -1561,7 +1582,7 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"account_id\x18\x04 \x01(\tR\taccountId\x12\x1a\n" +
 	"\bprovider\x18\x05 \x01(\tR\bprovider\"#\n" +
 	"\x0fArtifactDeleted\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\"\xd2\x01\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"\xe9\x01\n" +
 	"\bJobEvent\x12-\n" +
 	"\x05video\x18\x01 \x01(\v2\x17.reelway.video.v1.VideoR\x05video\x12;\n" +
 	"\voccurred_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -1570,7 +1591,8 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"result_url\x18\x04 \x01(\tR\tresultUrl\x12\x1d\n" +
 	"\n" +
-	"attempt_id\x18\x05 \x01(\tR\tattemptId\"\xdc\x02\n" +
+	"attempt_id\x18\x05 \x01(\tR\tattemptId\x12\x15\n" +
+	"\x06key_id\x18\x1a \x01(\tR\x05keyId\"\xdc\x02\n" +
 	"\n" +
 	"DeadLetter\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x18\n" +

@@ -17,6 +17,7 @@ import (
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	v1 "reelway.dev/proto/gen/reelway/video/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -102,8 +103,12 @@ type Account struct {
 	CapReason     string                 `protobuf:"bytes,9,opt,name=cap_reason,json=capReason,proto3" json:"cap_reason,omitempty"`
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Why, while it is paused; an account may be suspended as well.
-	PausedReason  string                 `protobuf:"bytes,11,opt,name=paused_reason,json=pausedReason,proto3" json:"paused_reason,omitempty"`
-	PausedAt      *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=paused_at,json=pausedAt,proto3" json:"paused_at,omitempty"`
+	PausedReason string                 `protobuf:"bytes,11,opt,name=paused_reason,json=pausedReason,proto3" json:"paused_reason,omitempty"`
+	PausedAt     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=paused_at,json=pausedAt,proto3" json:"paused_at,omitempty"`
+	// Its share where jobs of many accounts wait for one provider, 1 to 100.
+	QueueWeight int32 `protobuf:"varint,13,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
+	// The highest class of the queue that it may ask for.
+	TopPriority   v1.Priority `protobuf:"varint,14,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority" json:"top_priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -220,6 +225,20 @@ func (x *Account) GetPausedAt() *timestamppb.Timestamp {
 		return x.PausedAt
 	}
 	return nil
+}
+
+func (x *Account) GetQueueWeight() int32 {
+	if x != nil {
+		return x.QueueWeight
+	}
+	return 0
+}
+
+func (x *Account) GetTopPriority() v1.Priority {
+	if x != nil {
+		return x.TopPriority
+	}
+	return v1.Priority(0)
 }
 
 type CreateAccountRequest struct {
@@ -541,7 +560,9 @@ type UpdateAccountRequest struct {
 	Tier      *string                `protobuf:"bytes,3,opt,name=tier,proto3,oneof" json:"tier,omitempty"`
 	TimeZone  *string                `protobuf:"bytes,4,opt,name=time_zone,json=timeZone,proto3,oneof" json:"time_zone,omitempty"`
 	// Empty: the tier decides again.
-	CapResolution *string `protobuf:"bytes,5,opt,name=cap_resolution,json=capResolution,proto3,oneof" json:"cap_resolution,omitempty"`
+	CapResolution *string      `protobuf:"bytes,5,opt,name=cap_resolution,json=capResolution,proto3,oneof" json:"cap_resolution,omitempty"`
+	QueueWeight   *int32       `protobuf:"varint,7,opt,name=queue_weight,json=queueWeight,proto3,oneof" json:"queue_weight,omitempty"`
+	TopPriority   *v1.Priority `protobuf:"varint,8,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority,oneof" json:"top_priority,omitempty"`
 	// Why. Required with cap_resolution; goes into the audit log with the change.
 	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -611,6 +632,20 @@ func (x *UpdateAccountRequest) GetCapResolution() string {
 		return *x.CapResolution
 	}
 	return ""
+}
+
+func (x *UpdateAccountRequest) GetQueueWeight() int32 {
+	if x != nil && x.QueueWeight != nil {
+		return *x.QueueWeight
+	}
+	return 0
+}
+
+func (x *UpdateAccountRequest) GetTopPriority() v1.Priority {
+	if x != nil && x.TopPriority != nil {
+		return *x.TopPriority
+	}
+	return v1.Priority(0)
 }
 
 func (x *UpdateAccountRequest) GetReason() string {
@@ -1787,8 +1822,11 @@ type AuthenticateResponse struct {
 	CapResolution string `protobuf:"bytes,6,opt,name=cap_resolution,json=capResolution,proto3" json:"cap_resolution,omitempty"`
 	// As KeyLimits.requests_per_minute.
 	RequestsPerMinute int32 `protobuf:"varint,7,opt,name=requests_per_minute,json=requestsPerMinute,proto3" json:"requests_per_minute,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// As in Account.
+	QueueWeight   int32       `protobuf:"varint,8,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
+	TopPriority   v1.Priority `protobuf:"varint,9,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority" json:"top_priority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuthenticateResponse) Reset() {
@@ -1868,6 +1906,20 @@ func (x *AuthenticateResponse) GetRequestsPerMinute() int32 {
 		return x.RequestsPerMinute
 	}
 	return 0
+}
+
+func (x *AuthenticateResponse) GetQueueWeight() int32 {
+	if x != nil {
+		return x.QueueWeight
+	}
+	return 0
+}
+
+func (x *AuthenticateResponse) GetTopPriority() v1.Priority {
+	if x != nil {
+		return x.TopPriority
+	}
+	return v1.Priority(0)
 }
 
 // AuditEntry is one administrative action. It is never changed or removed.
@@ -2107,7 +2159,7 @@ var File_reelway_ledger_v1_account_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\n" +
-	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x03\n" +
+	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xc3\x04\n" +
 	"\aAccount\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2123,7 +2175,9 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"created_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12#\n" +
 	"\rpaused_reason\x18\v \x01(\tR\fpausedReason\x127\n" +
-	"\tpaused_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\"\xce\x03\n" +
+	"\tpaused_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\x12!\n" +
+	"\fqueue_weight\x18\r \x01(\x05R\vqueueWeight\x12=\n" +
+	"\ftop_priority\x18\x0e \x01(\x0e2\x1a.reelway.video.v1.PriorityR\vtopPriority\"\xce\x03\n" +
 	"\x14CreateAccountRequest\x12x\n" +
 	"\x04name\x18\x01 \x01(\tBd\xbaHa\xba\x01W\n" +
 	"\x0ename.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x05\x10\x01\x18\x80\x01R\x04name\x12\x88\x01\n" +
@@ -2150,7 +2204,7 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\x05limit\"i\n" +
 	"\x14ListAccountsResponse\x126\n" +
 	"\baccounts\x18\x01 \x03(\v2\x1a.reelway.ledger.v1.AccountR\baccounts\x12\x19\n" +
-	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xb2\x06\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xd7\a\n" +
 	"\x14UpdateAccountRequest\x12v\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tBW\xbaHT\xba\x01Q\n" +
@@ -2162,14 +2216,19 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"tier.known\x12*must be development, staging or production\x1a0this in ['development', 'staging', 'production']H\x01R\x04tier\x88\x01\x01\x12+\n" +
 	"\ttime_zone\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x02R\btimeZone\x88\x01\x01\x12\xb8\x01\n" +
 	"\x0ecap_resolution\x18\x05 \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x83\x01\n" +
-	"\x14cap_resolution.known\x12;must be 480p, 720p, 1080p or 2160p, or empty for the tier's\x1a.this in ['', '480p', '720p', '1080p', '2160p']H\x03R\rcapResolution\x88\x01\x01\x12|\n" +
+	"\x14cap_resolution.known\x12;must be 480p, 720p, 1080p or 2160p, or empty for the tier's\x1a.this in ['', '480p', '720p', '1080p', '2160p']H\x03R\rcapResolution\x88\x01\x01\x121\n" +
+	"\fqueue_weight\x18\a \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x01H\x04R\vqueueWeight\x88\x01\x01\x12N\n" +
+	"\ftop_priority\x18\b \x01(\x0e2\x1a.reelway.video.v1.PriorityB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00H\x05R\vtopPriority\x88\x01\x01\x12|\n" +
 	"\x06reason\x18\x06 \x01(\tBd\xbaHa\xba\x01Y\n" +
 	"\x10reason.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x03\x18\x80\x02R\x06reasonB\a\n" +
 	"\x05_nameB\a\n" +
 	"\x05_tierB\f\n" +
 	"\n" +
 	"_time_zoneB\x11\n" +
-	"\x0f_cap_resolution\"M\n" +
+	"\x0f_cap_resolutionB\x0f\n" +
+	"\r_queue_weightB\x0f\n" +
+	"\r_top_priority\"M\n" +
 	"\x15UpdateAccountResponse\x124\n" +
 	"\aaccount\x18\x01 \x01(\v2\x1a.reelway.ledger.v1.AccountR\aaccount\"\x8f\x02\n" +
 	"\x15SuspendAccountRequest\x12v\n" +
@@ -2276,7 +2335,7 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x14RevokeAPIKeyResponse\x122\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x19.reelway.ledger.v1.APIKeyR\x06apiKey\"9\n" +
 	"\x13AuthenticateRequest\x12\"\n" +
-	"\bkey_hash\x18\x01 \x01(\fB\a\xbaH\x04z\x02h R\akeyHash\"\xfa\x01\n" +
+	"\bkey_hash\x18\x01 \x01(\fB\a\xbaH\x04z\x02h R\akeyHash\"\xdc\x02\n" +
 	"\x14AuthenticateResponse\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x15\n" +
@@ -2285,7 +2344,9 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x04tier\x18\x04 \x01(\tR\x04tier\x12)\n" +
 	"\x10suspended_reason\x18\x05 \x01(\tR\x0fsuspendedReason\x12%\n" +
 	"\x0ecap_resolution\x18\x06 \x01(\tR\rcapResolution\x12.\n" +
-	"\x13requests_per_minute\x18\a \x01(\x05R\x11requestsPerMinute\"\xff\x01\n" +
+	"\x13requests_per_minute\x18\a \x01(\x05R\x11requestsPerMinute\x12!\n" +
+	"\fqueue_weight\x18\b \x01(\x05R\vqueueWeight\x12=\n" +
+	"\ftop_priority\x18\t \x01(\x0e2\x1a.reelway.video.v1.PriorityR\vtopPriority\"\xff\x01\n" +
 	"\n" +
 	"AuditEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
@@ -2384,67 +2445,71 @@ var file_reelway_ledger_v1_account_proto_goTypes = []any{
 	(*ListAuditEntriesRequest)(nil),  // 31: reelway.ledger.v1.ListAuditEntriesRequest
 	(*ListAuditEntriesResponse)(nil), // 32: reelway.ledger.v1.ListAuditEntriesResponse
 	(*timestamppb.Timestamp)(nil),    // 33: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 34: google.protobuf.Duration
-	(*structpb.Struct)(nil),          // 35: google.protobuf.Struct
+	(v1.Priority)(0),                 // 34: reelway.video.v1.Priority
+	(*durationpb.Duration)(nil),      // 35: google.protobuf.Duration
+	(*structpb.Struct)(nil),          // 36: google.protobuf.Struct
 }
 var file_reelway_ledger_v1_account_proto_depIdxs = []int32{
 	0,  // 0: reelway.ledger.v1.Account.status:type_name -> reelway.ledger.v1.AccountStatus
 	33, // 1: reelway.ledger.v1.Account.suspended_at:type_name -> google.protobuf.Timestamp
 	33, // 2: reelway.ledger.v1.Account.created_at:type_name -> google.protobuf.Timestamp
 	33, // 3: reelway.ledger.v1.Account.paused_at:type_name -> google.protobuf.Timestamp
-	1,  // 4: reelway.ledger.v1.GetAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 5: reelway.ledger.v1.ListAccountsResponse.accounts:type_name -> reelway.ledger.v1.Account
-	1,  // 6: reelway.ledger.v1.UpdateAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 7: reelway.ledger.v1.SuspendAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 8: reelway.ledger.v1.ResumeAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	33, // 9: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
-	14, // 10: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
-	14, // 11: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
-	33, // 12: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
-	33, // 13: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
-	33, // 14: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
-	33, // 15: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
-	33, // 16: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
-	19, // 17: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
-	34, // 18: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
-	19, // 19: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
-	19, // 20: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
-	33, // 21: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	35, // 22: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
-	30, // 23: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
-	2,  // 24: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
-	4,  // 25: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
-	6,  // 26: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
-	8,  // 27: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
-	10, // 28: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
-	12, // 29: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
-	15, // 30: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
-	17, // 31: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
-	20, // 32: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
-	22, // 33: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
-	24, // 34: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
-	26, // 35: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
-	28, // 36: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
-	31, // 37: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
-	3,  // 38: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
-	5,  // 39: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
-	7,  // 40: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
-	9,  // 41: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
-	11, // 42: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
-	13, // 43: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
-	16, // 44: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
-	18, // 45: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
-	21, // 46: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
-	23, // 47: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
-	25, // 48: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
-	27, // 49: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
-	29, // 50: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
-	32, // 51: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
-	38, // [38:52] is the sub-list for method output_type
-	24, // [24:38] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	34, // 4: reelway.ledger.v1.Account.top_priority:type_name -> reelway.video.v1.Priority
+	1,  // 5: reelway.ledger.v1.GetAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 6: reelway.ledger.v1.ListAccountsResponse.accounts:type_name -> reelway.ledger.v1.Account
+	34, // 7: reelway.ledger.v1.UpdateAccountRequest.top_priority:type_name -> reelway.video.v1.Priority
+	1,  // 8: reelway.ledger.v1.UpdateAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 9: reelway.ledger.v1.SuspendAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 10: reelway.ledger.v1.ResumeAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	33, // 11: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
+	14, // 12: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
+	14, // 13: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
+	33, // 14: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
+	33, // 15: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
+	33, // 16: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
+	33, // 17: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
+	33, // 18: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
+	19, // 19: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
+	35, // 20: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
+	19, // 21: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
+	19, // 22: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
+	34, // 23: reelway.ledger.v1.AuthenticateResponse.top_priority:type_name -> reelway.video.v1.Priority
+	33, // 24: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	36, // 25: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
+	30, // 26: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
+	2,  // 27: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
+	4,  // 28: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
+	6,  // 29: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
+	8,  // 30: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
+	10, // 31: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
+	12, // 32: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
+	15, // 33: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
+	17, // 34: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
+	20, // 35: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
+	22, // 36: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
+	24, // 37: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
+	26, // 38: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
+	28, // 39: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
+	31, // 40: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
+	3,  // 41: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
+	5,  // 42: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
+	7,  // 43: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
+	9,  // 44: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
+	11, // 45: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
+	13, // 46: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
+	16, // 47: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
+	18, // 48: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
+	21, // 49: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
+	23, // 50: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
+	25, // 51: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
+	27, // 52: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
+	29, // 53: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
+	32, // 54: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
+	41, // [41:55] is the sub-list for method output_type
+	27, // [27:41] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_account_proto_init() }

@@ -109,6 +109,62 @@ func (VideoState) EnumDescriptor() ([]byte, []int) {
 	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{0}
 }
 
+// Priority is a class of the queue. A job of a higher class waits shorter where
+// jobs wait; none starves another.
+type Priority int32
+
+const (
+	// As normal.
+	Priority_PRIORITY_UNSPECIFIED Priority = 0
+	Priority_PRIORITY_LOW         Priority = 1
+	Priority_PRIORITY_NORMAL      Priority = 2
+	// For accounts that an operator allows it.
+	Priority_PRIORITY_HIGH Priority = 3
+)
+
+// Enum value maps for Priority.
+var (
+	Priority_name = map[int32]string{
+		0: "PRIORITY_UNSPECIFIED",
+		1: "PRIORITY_LOW",
+		2: "PRIORITY_NORMAL",
+		3: "PRIORITY_HIGH",
+	}
+	Priority_value = map[string]int32{
+		"PRIORITY_UNSPECIFIED": 0,
+		"PRIORITY_LOW":         1,
+		"PRIORITY_NORMAL":      2,
+		"PRIORITY_HIGH":        3,
+	}
+)
+
+func (x Priority) Enum() *Priority {
+	p := new(Priority)
+	*p = x
+	return p
+}
+
+func (x Priority) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Priority) Descriptor() protoreflect.EnumDescriptor {
+	return file_reelway_video_v1_video_proto_enumTypes[1].Descriptor()
+}
+
+func (Priority) Type() protoreflect.EnumType {
+	return &file_reelway_video_v1_video_proto_enumTypes[1]
+}
+
+func (x Priority) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Priority.Descriptor instead.
+func (Priority) EnumDescriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{1}
+}
+
 // VideoParams is the resolved request: what is priced is what is sent.
 type VideoParams struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -566,8 +622,16 @@ type Video struct {
 	// Why a requested cancel has no effect: "unsupported" by the provider, or
 	// "too_late" for the task. The video goes on and is charged when it succeeds.
 	CancelRefused string `protobuf:"bytes,52,opt,name=cancel_refused,json=cancelRefused,proto3" json:"cancel_refused,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// While it waits for its turn at its provider: how many jobs are ahead of it.
+	// Absent when it does not wait.
+	QueuePosition *int64 `protobuf:"varint,22,opt,name=queue_position,json=queuePosition,proto3,oneof" json:"queue_position,omitempty"`
+	// When the video is expected, from what the provider took for its last ones of
+	// this model; absent while too little is known.
+	EstimatedCompletionAt *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=estimated_completion_at,json=estimatedCompletionAt,proto3" json:"estimated_completion_at,omitempty"`
+	// What was given back of the capture.
+	RefundedMicros int64 `protobuf:"varint,24,opt,name=refunded_micros,json=refundedMicros,proto3" json:"refunded_micros,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Video) Reset() {
@@ -752,6 +816,27 @@ func (x *Video) GetCancelRefused() string {
 		return x.CancelRefused
 	}
 	return ""
+}
+
+func (x *Video) GetQueuePosition() int64 {
+	if x != nil && x.QueuePosition != nil {
+		return *x.QueuePosition
+	}
+	return 0
+}
+
+func (x *Video) GetEstimatedCompletionAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EstimatedCompletionAt
+	}
+	return nil
+}
+
+func (x *Video) GetRefundedMicros() int64 {
+	if x != nil {
+		return x.RefundedMicros
+	}
+	return 0
 }
 
 // PriceLine is one line of a quote.
@@ -979,7 +1064,8 @@ type VideoRequest struct {
 	User        string            `protobuf:"bytes,14,opt,name=user,proto3" json:"user,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,15,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Refuse when the quote is above this; 0 means no limit.
-	MaxCostMicros int64 `protobuf:"varint,16,opt,name=max_cost_micros,json=maxCostMicros,proto3" json:"max_cost_micros,omitempty"`
+	MaxCostMicros int64    `protobuf:"varint,16,opt,name=max_cost_micros,json=maxCostMicros,proto3" json:"max_cost_micros,omitempty"`
+	Priority      Priority `protobuf:"varint,20,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1124,6 +1210,13 @@ func (x *VideoRequest) GetMaxCostMicros() int64 {
 		return x.MaxCostMicros
 	}
 	return 0
+}
+
+func (x *VideoRequest) GetPriority() Priority {
+	if x != nil {
+		return x.Priority
+	}
+	return Priority_PRIORITY_UNSPECIFIED
 }
 
 // CreateVideoRequest submits a job.
@@ -1962,7 +2055,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05width\x18\x05 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\x05R\x06height\x12\x1f\n" +
 	"\vduration_ms\x18\a \x01(\x03R\n" +
-	"durationMs\"\xee\a\n" +
+	"durationMs\"\xaa\t\n" +
 	"\x05Video\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -1991,10 +2084,14 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12-\n" +
 	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x12%\n" +
-	"\x0ecancel_refused\x184 \x01(\tR\rcancelRefused\x1a;\n" +
+	"\x0ecancel_refused\x184 \x01(\tR\rcancelRefused\x12*\n" +
+	"\x0equeue_position\x18\x16 \x01(\x03H\x00R\rqueuePosition\x88\x01\x01\x12R\n" +
+	"\x17estimated_completion_at\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x15estimatedCompletionAt\x12'\n" +
+	"\x0frefunded_micros\x18\x18 \x01(\x03R\x0erefundedMicros\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x11\n" +
+	"\x0f_queue_position\"\x8f\x01\n" +
 	"\tPriceLine\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1f\n" +
 	"\vunit_micros\x18\x02 \x01(\x03R\n" +
@@ -2014,7 +2111,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x0fnegative_prompt\x18\n" +
 	" \x01(\bR\x0enegativePrompt\x125\n" +
 	"\x17price_per_second_micros\x18\v \x01(\x03R\x14pricePerSecondMicros\x12\x1c\n" +
-	"\twatermark\x18\f \x01(\bR\twatermark\"\x8d\x06\n" +
+	"\twatermark\x18\f \x01(\bR\twatermark\"\xcf\x06\n" +
 	"\fVideoRequest\x12\x1e\n" +
 	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x12 \n" +
 	"\x06prompt\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06prompt\x121\n" +
@@ -2035,7 +2132,8 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\twatermark\x18\r \x01(\bH\x02R\twatermark\x88\x01\x01\x12\x1c\n" +
 	"\x04user\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04user\x12a\n" +
 	"\bmetadata\x18\x0f \x03(\v2,.reelway.video.v1.VideoRequest.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x04R\bmetadata\x12/\n" +
-	"\x0fmax_cost_micros\x18\x10 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxCostMicros\x1a;\n" +
+	"\x0fmax_cost_micros\x18\x10 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxCostMicros\x12@\n" +
+	"\bpriority\x18\x14 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
@@ -2095,7 +2193,12 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x12VIDEO_STATE_FAILED\x10\x06\x12\x18\n" +
 	"\x14VIDEO_STATE_CANCELED\x10\a\x12\x17\n" +
 	"\x13VIDEO_STATE_EXPIRED\x10\b\x12\x1c\n" +
-	"\x18VIDEO_STATE_NEEDS_REVIEW\x10\t2\x80\x05\n" +
+	"\x18VIDEO_STATE_NEEDS_REVIEW\x10\t*^\n" +
+	"\bPriority\x12\x18\n" +
+	"\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fPRIORITY_LOW\x10\x01\x12\x13\n" +
+	"\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n" +
+	"\rPRIORITY_HIGH\x10\x032\x80\x05\n" +
 	"\fVideoService\x12Z\n" +
 	"\vCreateVideo\x12$.reelway.video.v1.CreateVideoRequest\x1a%.reelway.video.v1.CreateVideoResponse\x12Q\n" +
 	"\bGetVideo\x12!.reelway.video.v1.GetVideoRequest\x1a\".reelway.video.v1.GetVideoResponse\x12W\n" +
@@ -2123,83 +2226,86 @@ func file_reelway_video_v1_video_proto_rawDescGZIP() []byte {
 	return file_reelway_video_v1_video_proto_rawDescData
 }
 
-var file_reelway_video_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_reelway_video_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_reelway_video_v1_video_proto_goTypes = []any{
 	(VideoState)(0),               // 0: reelway.video.v1.VideoState
-	(*VideoParams)(nil),           // 1: reelway.video.v1.VideoParams
-	(*VideoError)(nil),            // 2: reelway.video.v1.VideoError
-	(*Attempt)(nil),               // 3: reelway.video.v1.Attempt
-	(*Artifact)(nil),              // 4: reelway.video.v1.Artifact
-	(*Video)(nil),                 // 5: reelway.video.v1.Video
-	(*PriceLine)(nil),             // 6: reelway.video.v1.PriceLine
-	(*Model)(nil),                 // 7: reelway.video.v1.Model
-	(*VideoRequest)(nil),          // 8: reelway.video.v1.VideoRequest
-	(*CreateVideoRequest)(nil),    // 9: reelway.video.v1.CreateVideoRequest
-	(*CreateVideoResponse)(nil),   // 10: reelway.video.v1.CreateVideoResponse
-	(*GetVideoRequest)(nil),       // 11: reelway.video.v1.GetVideoRequest
-	(*GetVideoResponse)(nil),      // 12: reelway.video.v1.GetVideoResponse
-	(*ListVideosRequest)(nil),     // 13: reelway.video.v1.ListVideosRequest
-	(*ListVideosResponse)(nil),    // 14: reelway.video.v1.ListVideosResponse
-	(*CancelVideoRequest)(nil),    // 15: reelway.video.v1.CancelVideoRequest
-	(*CancelVideoResponse)(nil),   // 16: reelway.video.v1.CancelVideoResponse
-	(*DeleteVideoRequest)(nil),    // 17: reelway.video.v1.DeleteVideoRequest
-	(*DeleteVideoResponse)(nil),   // 18: reelway.video.v1.DeleteVideoResponse
-	(*QuoteVideoRequest)(nil),     // 19: reelway.video.v1.QuoteVideoRequest
-	(*QuoteVideoResponse)(nil),    // 20: reelway.video.v1.QuoteVideoResponse
-	(*ListModelsRequest)(nil),     // 21: reelway.video.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),    // 22: reelway.video.v1.ListModelsResponse
-	(*WatchVideoRequest)(nil),     // 23: reelway.video.v1.WatchVideoRequest
-	(*WatchVideoResponse)(nil),    // 24: reelway.video.v1.WatchVideoResponse
-	nil,                           // 25: reelway.video.v1.Video.MetadataEntry
-	nil,                           // 26: reelway.video.v1.VideoRequest.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(Priority)(0),                 // 1: reelway.video.v1.Priority
+	(*VideoParams)(nil),           // 2: reelway.video.v1.VideoParams
+	(*VideoError)(nil),            // 3: reelway.video.v1.VideoError
+	(*Attempt)(nil),               // 4: reelway.video.v1.Attempt
+	(*Artifact)(nil),              // 5: reelway.video.v1.Artifact
+	(*Video)(nil),                 // 6: reelway.video.v1.Video
+	(*PriceLine)(nil),             // 7: reelway.video.v1.PriceLine
+	(*Model)(nil),                 // 8: reelway.video.v1.Model
+	(*VideoRequest)(nil),          // 9: reelway.video.v1.VideoRequest
+	(*CreateVideoRequest)(nil),    // 10: reelway.video.v1.CreateVideoRequest
+	(*CreateVideoResponse)(nil),   // 11: reelway.video.v1.CreateVideoResponse
+	(*GetVideoRequest)(nil),       // 12: reelway.video.v1.GetVideoRequest
+	(*GetVideoResponse)(nil),      // 13: reelway.video.v1.GetVideoResponse
+	(*ListVideosRequest)(nil),     // 14: reelway.video.v1.ListVideosRequest
+	(*ListVideosResponse)(nil),    // 15: reelway.video.v1.ListVideosResponse
+	(*CancelVideoRequest)(nil),    // 16: reelway.video.v1.CancelVideoRequest
+	(*CancelVideoResponse)(nil),   // 17: reelway.video.v1.CancelVideoResponse
+	(*DeleteVideoRequest)(nil),    // 18: reelway.video.v1.DeleteVideoRequest
+	(*DeleteVideoResponse)(nil),   // 19: reelway.video.v1.DeleteVideoResponse
+	(*QuoteVideoRequest)(nil),     // 20: reelway.video.v1.QuoteVideoRequest
+	(*QuoteVideoResponse)(nil),    // 21: reelway.video.v1.QuoteVideoResponse
+	(*ListModelsRequest)(nil),     // 22: reelway.video.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),    // 23: reelway.video.v1.ListModelsResponse
+	(*WatchVideoRequest)(nil),     // 24: reelway.video.v1.WatchVideoRequest
+	(*WatchVideoResponse)(nil),    // 25: reelway.video.v1.WatchVideoResponse
+	nil,                           // 26: reelway.video.v1.Video.MetadataEntry
+	nil,                           // 27: reelway.video.v1.VideoRequest.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
 }
 var file_reelway_video_v1_video_proto_depIdxs = []int32{
-	27, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
-	27, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	28, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
+	28, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
 	0,  // 2: reelway.video.v1.Video.state:type_name -> reelway.video.v1.VideoState
-	1,  // 3: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
-	2,  // 4: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
-	4,  // 5: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
-	25, // 6: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
-	27, // 7: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
-	27, // 8: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
-	3,  // 9: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
-	27, // 10: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
-	26, // 11: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
-	8,  // 12: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	5,  // 13: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
-	5,  // 14: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
-	0,  // 15: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
-	5,  // 16: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
-	5,  // 17: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
-	8,  // 18: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	1,  // 19: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
-	6,  // 20: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
-	7,  // 21: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
-	5,  // 22: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
-	9,  // 23: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
-	11, // 24: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
-	13, // 25: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
-	15, // 26: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
-	17, // 27: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
-	19, // 28: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
-	21, // 29: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
-	23, // 30: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
-	10, // 31: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
-	12, // 32: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
-	14, // 33: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
-	16, // 34: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
-	18, // 35: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
-	20, // 36: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
-	22, // 37: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
-	24, // 38: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
-	31, // [31:39] is the sub-list for method output_type
-	23, // [23:31] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	2,  // 3: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
+	3,  // 4: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
+	5,  // 5: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
+	26, // 6: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
+	28, // 7: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
+	28, // 8: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
+	4,  // 9: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
+	28, // 10: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
+	28, // 11: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
+	27, // 12: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
+	1,  // 13: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
+	9,  // 14: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	6,  // 15: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
+	6,  // 16: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
+	0,  // 17: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
+	6,  // 18: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
+	6,  // 19: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
+	9,  // 20: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	2,  // 21: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
+	7,  // 22: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
+	8,  // 23: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
+	6,  // 24: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
+	10, // 25: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
+	12, // 26: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
+	14, // 27: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
+	16, // 28: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
+	18, // 29: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
+	20, // 30: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
+	22, // 31: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
+	24, // 32: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
+	11, // 33: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
+	13, // 34: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
+	15, // 35: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
+	17, // 36: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
+	19, // 37: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
+	21, // 38: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
+	23, // 39: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
+	25, // 40: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
+	33, // [33:41] is the sub-list for method output_type
+	25, // [25:33] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_reelway_video_v1_video_proto_init() }
@@ -2208,13 +2314,14 @@ func file_reelway_video_v1_video_proto_init() {
 		return
 	}
 	file_reelway_video_v1_video_proto_msgTypes[0].OneofWrappers = []any{}
+	file_reelway_video_v1_video_proto_msgTypes[4].OneofWrappers = []any{}
 	file_reelway_video_v1_video_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_video_v1_video_proto_rawDesc), len(file_reelway_video_v1_video_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,

@@ -1,0 +1,20 @@
+package fal
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"reelway.dev/pkg/provider/providertest"
+)
+
+// Every row of the tables is proven by a recorded answer.
+func TestErrorTablesAreRecorded(t *testing.T) {
+	t.Parallel()
+	providertest.Complete(t, slices.Collect(maps.Keys(errorTable)), slices.Concat([]string{policyType}, lockMarks, slices.Collect(maps.Keys(validation))))
+}
+
+func TestRecordedWebhooks(t *testing.T) {
+	t.Parallel()
+	providertest.RecordedWebhooks(t, parse)
+}

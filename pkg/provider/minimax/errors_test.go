@@ -1,0 +1,20 @@
+package minimax
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"testing"
+
+	"reelway.dev/pkg/provider/providertest"
+)
+
+// Every row of the tables is proven by a recorded answer.
+func TestErrorTablesAreRecorded(t *testing.T) {
+	t.Parallel()
+	all := slices.Collect(maps.Keys(types))
+	for code := range codes {
+		all = append(all, strconv.Itoa(code))
+	}
+	providertest.Complete(t, nil, all)
+}

@@ -1,0 +1,266 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+
+	"reelway.dev/pkg/id"
+	"reelway.dev/pkg/job"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+type beginCall = call[*ledgerv1.BeginAttemptRequest, *ledgerv1.BeginAttemptResponse]
+
+// BeginAttempt commits the intent to submit, once per attempt, in one
+// transaction with whatever other intents arrive meanwhile.
+func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRequest) (*ledgerv1.BeginAttemptResponse, error) {
+	return g.s.begins.do(ctx, r)
+}
+
+// begin judges a group of intents in the order of arrival.
+func (s *Service) begin(ctx context.Context, group []*beginCall) error {
+	err := s.write(ctx, func(ctx context.Context, u *unit) error {
+		ids := make([]string, len(group))
+		for i, c := range group {
+			c.resp, c.err = &ledgerv1.BeginAttemptResponse{}, nil
+			ids[i] = c.req.GetJobId()
+		}
+		rooms, err := u.lockRooms(ctx, group)
+		if err != nil {
+			return err
+		}
+		jobs, err := u.lockJobs(ctx, ids, func(b *pgx.Batch) {
+			for _, m := range rooms {
+				m.count(b)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		for _, c := range group {
+			j := choose(c.req, jobs)
+			if j == nil {
+				c.err = notFound()
+				continue
+			}
+			if err := s.beginOne(u, c, j, rooms[c.req.GetProvider()]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.wake()
+	return err
+}
+
+// choose is the locked job that a request is for: the one that it names.
+func choose(r *ledgerv1.BeginAttemptRequest, jobs map[string]*record) *record {
+	return jobs[r.GetJobId()]
+}
+
+// beginOne judges one intent. Its verdict is the call's; an error is the
+// group's.
+func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room) error {
+	r, resp := c.req, c.resp
+	resp.JobId, resp.AccountId = j.ID, j.Account
+	if j.State == job.Submitting && j.AttemptID != nil {
+		resp.OpenAttemptId = *j.AttemptID
+		return nil
+	}
+	if j.State != job.Queued || j.Provider != r.GetProvider() || j.SubmitAfter.After(u.now) {
+		return nil
+	}
+	key, full := m.choose(r, j)
+	if full != "" {
+		resp.Full, resp.FullReason, resp.RetryAfterMs = true, full, askAgainAfter(full).Milliseconds()
+		return nil
+	}
+	deadline := u.now.Add(s.cfg.MaxRuntime)
+	j.AttemptCount++
+	a := &attempt{ID: id.New(id.Attempt), JobID: j.ID, Number: j.AttemptCount, Provider: j.Provider, State: "intended", CreatedAt: u.now,
+		KeyID: key, Model: j.Model, Cost: j.Cost}
+	j.AttemptID, j.DeadlineAt, j.Attempts = &a.ID, &deadline, append(j.Attempts, a)
+	u.begun = append(u.begun, a)
+	m.add(a)
+	if _, err := u.advance(c.ctx, j, job.Begin); err != nil {
+		return err
+	}
+	resp.Granted, resp.AttemptId, resp.Number, resp.KeyId = true, a.ID, int32(a.Number), key
+	resp.Params = &videov1.VideoParams{}
+	return proto.Unmarshal(j.Params, resp.Params)
+}
+
+// Why there is no room for a job.
+const (
+	fullProvider = "provider"
+	fullModel    = "model"
+	fullKey      = "key"
+	fullBudget   = "budget"
+	fullClosed   = "closed"
+)
+
+// askAgainAfter is when to come again: a task may end at any moment, a day does
+// not.
+func askAgainAfter(full string) time.Duration {
+	if full == fullBudget {
+		return time.Minute
+	}
+	return time.Second
+}
+
+// room is what runs at one provider, as it was counted under the provider's
+// lock. A nil room has no limits.
+type room struct {
+	provider string
+	all      int32
+	byModel  map[string]int32
+	byKey    map[string]int32
+	byBoth   map[[2]string]int32 // key, model
+	spent    map[string]int64    // by key, today
+}
+
+// limits reports whether a request has any that must be counted for.
+func limits(r *ledgerv1.BeginAttemptRequest) bool {
+	return r.GetMaxRunning() > 0 || len(r.GetMaxRunningByModel()) > 0 || slices.ContainsFunc(r.GetKeys(), func(k *ledgerv1.KeyOffer) bool {
+		return k.GetMaxRunning() > 0 || len(k.GetMaxRunningByModel()) > 0 || k.GetDailyBudgetMicros() > 0
+	})
+}
+
+// lockRooms locks the providers of a group whose limits are to be kept, so that
+// no two replicas give the last place away. It comes before all other locks.
+func (u *unit) lockRooms(ctx context.Context, group []*beginCall) (map[string]*room, error) {
+	rooms := map[string]*room{}
+	for _, c := range group {
+		if p := c.req.GetProvider(); rooms[p] == nil && limits(c.req) {
+			rooms[p] = &room{provider: p, byModel: map[string]int32{}, byKey: map[string]int32{}, byBoth: map[[2]string]int32{}, spent: map[string]int64{}}
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(rooms)) {
+		if _, err := u.tx.Exec(ctx, "select pg_advisory_xact_lock(hashtextextended('attempts at ' || $1, 0))", p); err != nil {
+			return nil, fmt.Errorf("lock provider: %w", err)
+		}
+	}
+	return rooms, nil
+}
+
+const (
+	runningSQL = "select model, key_id, count(*) from attempt where provider = $1 and ended_at is null group by model, key_id"
+	spentSQL   = "select key_id, cost_micros from key_spend where provider = $1 and day = (now() at time zone 'UTC')::date"
+)
+
+// count asks for what runs.
+func (m *room) count(b *pgx.Batch) {
+	b.Queue(runningSQL, m.provider).Query(func(rows pgx.Rows) error {
+		var model, key string
+		var n int32
+		_, err := pgx.ForEachRow(rows, []any{&model, &key, &n}, func() error {
+			m.all += n
+			m.byModel[model] += n
+			m.byKey[key] += n
+			m.byBoth[[2]string{key, model}] += n
+			return nil
+		})
+		return err
+	})
+	b.Queue(spentSQL, m.provider).Query(func(rows pgx.Rows) error {
+		var key string
+		var micros int64
+		_, err := pgx.ForEachRow(rows, []any{&key, &micros}, func() error { m.spent[key] = micros; return nil })
+		return err
+	})
+}
+
+// add counts an attempt that is granted in this unit.
+func (m *room) add(a *attempt) {
+	if m == nil {
+		return
+	}
+	m.all++
+	m.byModel[a.Model]++
+	m.byKey[a.KeyID]++
+	m.byBoth[[2]string{a.KeyID, a.Model}]++
+	m.spent[a.KeyID] += a.Cost
+}
+
+// choose is the first key with room for a job; full says what is in the way
+// when there is none. Without keys on offer there may be room without a key.
+func (m *room) choose(r *ledgerv1.BeginAttemptRequest, j *record) (key, full string) {
+	if slices.Contains(r.GetClosedModels(), j.Model) {
+		return "", fullClosed
+	}
+	if m == nil {
+		if len(r.GetKeys()) > 0 {
+			key = r.GetKeys()[0].GetKeyId()
+		}
+		return key, ""
+	}
+	over := func(n, limit int32) bool { return limit > 0 && n >= limit }
+	switch {
+	case over(m.all, r.GetMaxRunning()):
+		return "", fullProvider
+	case over(m.byModel[j.Model], r.GetMaxRunningByModel()[j.Model]):
+		return "", fullModel
+	}
+	for _, k := range r.GetKeys() {
+		id := k.GetKeyId()
+		switch {
+		case over(m.byKey[id], k.GetMaxRunning()):
+			full = fullKey
+		case over(m.byBoth[[2]string{id, j.Model}], k.GetMaxRunningByModel()[j.Model]):
+			full = cmp.Or(full, fullModel)
+		case k.GetDailyBudgetMicros() > 0 && m.spent[id]+j.Cost > k.GetDailyBudgetMicros():
+			full = cmp.Or(full, fullBudget)
+		default:
+			return id, ""
+		}
+	}
+	return "", full
+}
+
+// spend is what the attempts of a key cost on a day; refused ones give back.
+type spend struct {
+	provider, key string
+	day           time.Time
+}
+
+// writeSpend books what begun attempts are expected to cost, and gives back what
+// refused ones were. Rows are locked in one order.
+func (u *unit) writeSpend(b *pgx.Batch) {
+	sums := map[spend]int64{}
+	sum := func(a *attempt, micros int64) {
+		if a.KeyID != "" && micros != 0 {
+			sums[spend{a.Provider, a.KeyID, a.CreatedAt.UTC().Truncate(24 * time.Hour)}] += micros
+		}
+	}
+	for _, a := range u.begun {
+		sum(a, a.Cost)
+	}
+	for _, a := range u.ended {
+		if a.State == "refused" {
+			sum(a, -a.Cost)
+			a.Cost = 0
+		}
+	}
+	if len(sums) == 0 {
+		return
+	}
+	rows := slices.SortedFunc(maps.Keys(sums), func(a, b spend) int {
+		return cmp.Or(cmp.Compare(a.provider, b.provider), cmp.Compare(a.key, b.key), a.day.Compare(b.day))
+	})
+	var t table
+	column(&t, rows, func(s spend) string { return s.provider })
+	column(&t, rows, func(s spend) string { return s.key })
+	column(&t, rows, func(s spend) time.Time { return s.day })
+	column(&t, rows, func(s spend) int64 { return sums[s] })
+	b.Queue(`insert into key_spend as k (provider, key_id, day, cost_micros)
+		select provider, key, day, micros from unnest($1::text[], $2::text[], $3::date[], $4::bigint[]) as x (provider, key, day, micros)
+		on conflict (provider, key_id, day) do update set cost_micros = k.cost_micros + excluded.cost_micros`, t.columns...)
+}

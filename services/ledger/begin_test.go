@@ -1,0 +1,122 @@
+package ledger_test
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+func (x *bundle) beginWith(t *testing.T, r *ledgerv1.BeginAttemptRequest) *ledgerv1.BeginAttemptResponse {
+	t.Helper()
+	r.Provider = "testprovider"
+	resp, err := x.jobs.BeginAttempt(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func (x *bundle) opened(t *testing.T, model string) string {
+	t.Helper()
+	r, err := x.jobs.OpenJob(t.Context(), &ledgerv1.OpenJobRequest{AccountId: x.acct, Provider: "testprovider", RequestHash: make([]byte, 32), QuoteMicros: 1,
+		CostMicros: 400_000, CostCurrency: "USD", Params: &videov1.VideoParams{Model: model, Prompt: "p"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.GetVideo().GetId()
+}
+
+// However many ask at one time, no more begin than there is room for; the others
+// stay queued, and begin when a task has ended.
+func TestNoMoreBeginThanThereIsRoomFor(t *testing.T) {
+	t.Parallel()
+	x := setup(t, price, still)
+	var ids []string
+	for range 30 {
+		ids = append(ids, x.opened(t, "m"))
+	}
+	var granted, full atomic.Int64
+	var mu sync.Mutex
+	attempts := map[string]string{}
+	ask := func(ids []string) {
+		var wg sync.WaitGroup
+		for _, j := range ids {
+			wg.Go(func() {
+				r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: j, MaxRunning: 5, Keys: []*ledgerv1.KeyOffer{{KeyId: "a", MaxRunning: 3}, {KeyId: "b"}}})
+				switch {
+				case r.GetGranted():
+					granted.Add(1)
+					mu.Lock()
+					attempts[j] = r.GetAttemptId()
+					mu.Unlock()
+				case r.GetFull() && r.GetFullReason() == "provider" && r.GetRetryAfterMs() > 0:
+					full.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	ask(ids)
+	if granted.Load() != 5 || full.Load() != 25 {
+		t.Fatalf("%d granted and %d full, want 5 and 25", granted.Load(), full.Load())
+	}
+	byKey := map[string]int{}
+	for j, a := range attempts {
+		r, err := x.jobs.GetAttempt(t.Context(), &ledgerv1.GetAttemptRequest{AttemptId: a})
+		if err != nil {
+			t.Fatal(err)
+		}
+		byKey[r.GetKeyId()]++
+		x.observe(t, j, a, "failed")
+	}
+	if byKey["a"] != 3 || byKey["b"] != 2 {
+		t.Errorf("attempts by key: %v", byKey)
+	}
+	var left []string
+	for _, j := range ids {
+		if attempts[j] == "" {
+			left = append(left, j)
+		}
+	}
+	eventually(t, "ended tasks make room", func() bool { ask(left); return granted.Load() == 10 })
+}
+
+// What was in the way is told, and what was granted keeps its key; a refused
+// task gives its cost back to the key's day.
+func TestWhatIsInTheWayOfAnAttempt(t *testing.T) {
+	t.Parallel()
+	x := setup(t, price, still)
+	full := func(why string, r *ledgerv1.BeginAttemptRequest) {
+		t.Helper()
+		if resp := x.beginWith(t, r); resp.GetGranted() || !resp.GetFull() || resp.GetFullReason() != why {
+			t.Errorf("%v, want full by %s", resp, why)
+		}
+	}
+	one := x.opened(t, "m")
+	keyA := func() []*ledgerv1.KeyOffer {
+		return []*ledgerv1.KeyOffer{{KeyId: "a", DailyBudgetMicros: 500_000, MaxRunningByModel: map[string]int32{"n": 1}}}
+	}
+	full("closed", &ledgerv1.BeginAttemptRequest{JobId: one, Keys: keyA(), ClosedModels: []string{"m"}})
+	got := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: one, Keys: keyA()})
+	if !got.GetGranted() || got.GetKeyId() != "a" || got.GetJobId() != one {
+		t.Fatalf("%v", got)
+	}
+	two, three := x.opened(t, "m"), x.opened(t, "n")
+	full("budget", &ledgerv1.BeginAttemptRequest{JobId: two, Keys: keyA()}) // 0.40 of 0.50 are spent
+	full("model", &ledgerv1.BeginAttemptRequest{JobId: two, Keys: keyA(), MaxRunningByModel: map[string]int32{"m": 1}})
+	full("key", &ledgerv1.BeginAttemptRequest{JobId: two, Keys: []*ledgerv1.KeyOffer{{KeyId: "a", MaxRunning: 1}}})
+	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: three, Keys: []*ledgerv1.KeyOffer{{KeyId: "b", MaxRunningByModel: map[string]int32{"n": 1}}}}); !r.GetGranted() {
+		t.Errorf("another key and model: %v", r)
+	}
+	x.observe(t, one, got.GetAttemptId(), "refused")
+	eventually(t, "the refused task gave its cost back", func() bool {
+		return x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: two, Keys: keyA()}).GetGranted()
+	})
+	var micros int64
+	if err := x.pool.QueryRow(t.Context(), "select sum(cost_micros) from key_spend where key_id = 'a'").Scan(&micros); err != nil || micros != 400_000 {
+		t.Errorf("the key spent %d, %v", micros, err)
+	}
+}

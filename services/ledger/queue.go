@@ -1,0 +1,268 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/postgres"
+	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+)
+
+// Opened jobs wait in the table queue and leave it in a fair order, as many as
+// a provider's dispatchers have room for: what lies in JetStream cannot be put
+// in order any more. The order is start-time fair queueing (Goyal, Vin, Cheng:
+// Start-time Fair Queueing, 1996): each account's jobs of one class follow each
+// other at steps of virtual time, small where the account has weight, and none
+// begins before the time that the queue has come to. A flood stands in a long
+// row of its own, and whoever comes later with one job is next.
+
+// window is how many submit commands of one provider lie on the bus.
+const window = 256
+
+// step is the virtual time of one job, of an account of weight 1 in a class of
+// factor 1.
+const step = 1 << 20
+
+// classFactors are the shares of the classes beside each other.
+var classFactors = map[videov1.Priority]int64{
+	videov1.Priority_PRIORITY_LOW: 1, videov1.Priority_PRIORITY_UNSPECIFIED: 4, videov1.Priority_PRIORITY_NORMAL: 4, videov1.Priority_PRIORITY_HIGH: 16,
+}
+
+// flow is a row of jobs that follow each other.
+type flow struct {
+	provider, account string
+	class             int64
+}
+
+// turns gives out places in the queue. Each replica remembers its own: where
+// there are several, every account has a row at each.
+type turns struct {
+	mu    sync.Mutex
+	last  map[flow]int64
+	clock map[string]int64 // by provider: the turn of the last job that left
+}
+
+// maxFlows bounds what is remembered; whoever is not ahead of the clock needs no
+// remembering.
+const maxFlows = 20_000
+
+func (t *turns) next(provider, account string, p videov1.Priority, weight int32) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.last) > maxFlows {
+		for f, turn := range t.last {
+			if turn <= t.clock[f.provider] {
+				delete(t.last, f)
+			}
+		}
+	}
+	if t.last == nil {
+		t.last, t.clock = map[flow]int64{}, map[string]int64{}
+	}
+	f := flow{provider, account, classFactors[p]}
+	turn := max(t.clock[provider], t.last[f]) + step/(f.class*int64(max(weight, 1)))
+	t.last[f] = turn
+	return turn
+}
+
+// advance moves a provider's clock on; it never goes back.
+func (t *turns) advance(provider string, turn int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.clock == nil {
+		t.last, t.clock = map[flow]int64{}, map[string]int64{}
+	}
+	t.clock[provider] = max(t.clock[provider], turn)
+}
+
+// enqueue has a job wait for its turn.
+func (u *unit) enqueue(j *record, turn int64) {
+	j.Turn = &turn
+	u.queued = append(u.queued, j)
+}
+
+func (u *unit) writeQueued(b *pgx.Batch) {
+	if len(u.queued) > 0 {
+		t := queueColumns(u.queued)
+		b.Queue("insert into queue (provider, turn, job_id) select * from unnest($1::text[], $2::bigint[], $3::text[]) on conflict do nothing", t.columns...)
+	}
+	if len(u.unqueued) > 0 {
+		t := queueColumns(u.unqueued)
+		b.Queue(unqueueSQL, t.columns...)
+	}
+}
+
+const (
+	unqueueSQL = `delete from queue q using unnest($1::text[], $2::bigint[], $3::text[]) as x (provider, turn, job)
+		where q.provider = x.provider and q.turn = x.turn and q.job_id = x.job`
+	// waitingSQL hops from provider to provider along the key.
+	waitingSQL = `with recursive p as (
+			(select provider from queue order by provider limit 1)
+			union all
+			select (select q.provider from queue q where q.provider > p.provider order by q.provider limit 1) from p where p.provider is not null)
+		select provider from p where provider is not null`
+	nextTurnsSQL = `select q.turn, q.job_id, coalesce(j.account_id, ''), coalesce(j.traceparent, ''), coalesce(j.model, ''), coalesce(j.state = 'queued', false), coalesce(j.attempt_count, 0)
+		from queue q left join job j on j.id = q.job_id where q.provider = $1 order by q.turn, q.job_id limit $2`
+	// aheadSQL counts to a limit: who is further back need not know exactly.
+	aheadSQL = "select count(*) from (select from queue where provider = $1 and (turn, job_id) < ($2, $3) limit 10000) x"
+)
+
+func queueColumns(jobs []*record) table {
+	var t table
+	column(&t, jobs, func(j *record) string { return j.Provider })
+	column(&t, jobs, func(j *record) int64 { return *j.Turn })
+	column(&t, jobs, func(j *record) string { return j.ID })
+	return t
+}
+
+// admitTurns lets jobs out of the queue as there is room.
+func (s *Service) admitTurns(ctx context.Context) error {
+	for ctx.Err() == nil {
+		left, err := s.admitOnce(context.WithoutCancel(ctx))
+		wait := time.Second // for the jobs of other replicas; ours wake us
+		switch {
+		case err != nil:
+			s.log.WarnContext(ctx, "queue waits", "error", err.Error())
+		case left:
+			wait = 20 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.arrived:
+		case <-time.After(wait):
+		}
+	}
+	return nil
+}
+
+// admitOnce publishes the submit commands of those whose turn it is; left says
+// that others wait for room.
+func (s *Service) admitOnce(ctx context.Context) (left bool, _ error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	var failed error
+	err := postgres.InTx(ctx, s.pool, func(tx pgx.Tx) error {
+		left, failed = false, nil
+		if err := s.readClocks(ctx, tx); err != nil {
+			return err
+		}
+		var mine bool
+		if err := tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(7233513)").Scan(&mine); err != nil || !mine {
+			left = err == nil // another replica is at it, and may have looked before our job came
+			return err
+		}
+		rows, err := tx.Query(ctx, waitingSQL)
+		if err != nil {
+			return err
+		}
+		providers, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil || len(providers) == 0 {
+			return err
+		}
+		lying, err := s.bus.Commands(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range providers {
+			more, err := s.admit1(ctx, tx, p, window-lying[p], &failed)
+			if err != nil {
+				return err
+			}
+			left = left || more
+		}
+		return nil
+	})
+	if err == nil {
+		err = failed
+	}
+	if err != nil {
+		return false, fmt.Errorf("admit jobs: %w", err)
+	}
+	return left, nil
+}
+
+func (s *Service) readClocks(ctx context.Context, tx pgx.Tx) error {
+	rows, err := tx.Query(ctx, "select provider, turn from queue_clock")
+	if err != nil {
+		return err
+	}
+	var p string
+	var turn int64
+	_, err = pgx.ForEachRow(rows, []any{&p, &turn}, func() error { s.turns.advance(p, turn); return nil })
+	return err
+}
+
+// admit1 publishes the next jobs of one provider. What was published leaves the
+// queue also when the rest failed.
+func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, room int, failed *error) (left bool, _ error) {
+	if room <= 0 {
+		return true, nil
+	}
+	rows, err := tx.Query(ctx, nextTurnsSQL, provider, room)
+	if err != nil {
+		return false, err
+	}
+	var next []*record
+	var due []bus.Message
+	var live []*record
+	var turn int64
+	var id, account, trace, model string
+	var queued bool
+	var attempts int
+	if _, err := pgx.ForEachRow(rows, []any{&turn, &id, &account, &trace, &model, &queued, &attempts}, func() error {
+		at := turn
+		j := &record{ID: id, Provider: provider, Account: account, Turn: &at}
+		next = append(next, j)
+		if !queued {
+			return nil // canceled, or begun by another command
+		}
+		m, err := bus.NewMessage(bus.SubmitSubject(provider), fmt.Sprintf("%s-submit-%d", id, attempts+1), &eventv1.SubmitJob{JobId: id, AccountId: account, Provider: provider, Model: model})
+		m.TraceParent = trace
+		live, due = append(live, j), append(due, m)
+		return err
+	}); err != nil || len(next) == 0 {
+		return false, err
+	}
+	n, err := s.bus.PublishAll(ctx, due)
+	if err != nil {
+		*failed = err
+		next = live[:n]
+		if n == 0 {
+			return false, nil
+		}
+	}
+	t := queueColumns(next)
+	last := *next[len(next)-1].Turn
+	b := &pgx.Batch{}
+	// It is the command that is silent from now on. Whoever is locked is looked at by another.
+	b.Queue(`update job j set swept_at = now() from (select id from job where id = any($1) and state = 'queued' and swept_at < now() - $2::interval
+			order by id for update skip locked) x where j.id = x.id`, t.columns[2], s.cfg.SweepAfter/2)
+	b.Queue(unqueueSQL, t.columns...)
+	b.Queue(`insert into queue_clock as c (provider, turn) values ($1, $2) on conflict (provider) do update set turn = greatest(c.turn, excluded.turn)`, provider, last)
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+		return false, err
+	}
+	s.turns.advance(provider, last)
+	return len(next) == room, nil
+}
+
+// position is how many jobs are ahead of one that waits; false when it does not.
+func (s *Service) position(ctx context.Context, j *record) (int64, bool, error) {
+	if j.Turn == nil {
+		return 0, false, nil
+	}
+	var ahead int64
+	var waits bool
+	err := s.pool.QueryRow(ctx, "select exists (select from queue where provider = $1 and turn = $2 and job_id = $3), ("+aheadSQL+")",
+		j.Provider, *j.Turn, j.ID).Scan(&waits, &ahead)
+	if err != nil {
+		return 0, false, fmt.Errorf("read queue: %w", err)
+	}
+	return ahead, waits, nil
+}
