@@ -180,6 +180,9 @@ func (s *Service) receiveStatic(w http.ResponseWriter, r *http.Request) (status 
 		status, reason := unparsed(err)
 		return status, reason, nil
 	}
+	if report.TaskID == "" {
+		return http.StatusBadRequest, "garbage", nil
+	}
 	found, err := s.d.Find(r.Context(), name, report.TaskID)
 	switch {
 	case err != nil:

@@ -70,10 +70,15 @@ func (s *Service) stop(ctx context.Context, adapter provider.Adapter, a *ledgerv
 		s.m.canceled(ctx, a.GetProvider(), "error")
 		return fmt.Errorf("cancel task: %w", err)
 	default:
-		s.m.canceled(ctx, a.GetProvider(), "taken")
-		s.d.Logger.InfoContext(ctx, "cancel taken", "job_id", a.GetJobId(), "provider", a.GetProvider())
+		result := "taken"
+		if err != nil {
+			result = "no_task"
+		}
+		s.m.canceled(ctx, a.GetProvider(), result)
+		s.d.Logger.InfoContext(ctx, "cancel asked for", "job_id", a.GetJobId(), "provider", a.GetProvider(), "result", result)
 	}
-	forgotten := err == nil || errors.Is(err, provider.ErrNoTask)
+	// Gone since it took the cancel; or never seen, when it must be visible by now.
+	forgotten := err == nil || errors.Is(err, provider.ErrNoTask) && age(a) > s.cfg.SubmitTimeout+absenceMargin
 	// What has become of it is the provider's to say.
 	call, done = context.WithTimeout(ctx, callTimeout)
 	r, err := adapter.Poll(call, a.GetProviderTaskId(), t)
@@ -83,7 +88,7 @@ func (s *Service) stop(ctx context.Context, adapter provider.Adapter, a *ledgerv
 	case err == nil && (r.State == provider.Succeeded || r.State == provider.Failed):
 		return s.publish(ctx, provider.Observe(r, seen))
 	case errors.Is(err, provider.ErrNoTask) && forgotten:
-		// Some forget what they canceled: asked just now, and gone.
+		// Some forget what they canceled.
 		f := fault.New(fault.ProviderRejected, "%s canceled the task and does not know it any more", a.GetProvider())
 		f.Provider, f.ProviderCode = a.GetProvider(), "canceled"
 		return s.publish(ctx, provider.Observe(provider.Report{TaskID: a.GetProviderTaskId(), State: provider.Failed, Err: f, Canceled: true}, seen))

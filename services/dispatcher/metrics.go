@@ -33,7 +33,7 @@ func newMetrics() (metrics, error) {
 	words, err4 := m.Int64Counter("reelway.dispatcher.unknown_words", metric.WithUnit("{poll}"),
 		metric.WithDescription("polls that answered with a status word that the adapter does not know, by provider; the API has changed"))
 	cancel, err5 := m.Int64Counter("reelway.dispatcher.cancels", metric.WithUnit("{call}"),
-		metric.WithDescription("tasks that a provider was asked to cancel, by provider and result: taken, too_late, unsupported, error"))
+		metric.WithDescription("tasks that a provider was asked to cancel, by provider and result: taken, too_late, unsupported, no_task, error"))
 	givenUp, err6 := m.Int64Counter("reelway.dispatcher.given_up", metric.WithUnit("{attempt}"),
 		metric.WithDescription("attempts of unknown outcome that were given up for another, by provider; each may have cost money"))
 	return metrics{submit, poll, hold, words, cancel, givenUp}, errors.Join(err1, err2, err3, err4, err5, err6)

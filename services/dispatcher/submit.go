@@ -131,7 +131,7 @@ func (s *Service) send(ctx, call context.Context, d *desk, p *pass, m *eventv1.S
 		d.traffic.Outcome(ctx, d.name, model, probe, took, "")
 		d.traffic.Unbench(ctx, d.name, key.ID)
 		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: taskID}}}
-		o.GetAccepted().PollAfterMs = s.firstPoll(ctx, key.Adapter, seen.AttemptID).Milliseconds()
+		o.GetAccepted().PollAfterMs = jitter(paceOf(key.Adapter, b, b.WebhookTrust).first(s.cfg.PollInterval)).Milliseconds()
 		return s.publish(ctx, fill(o, seen))
 	case errors.As(err, &refusal):
 		f := refusal.Fault

@@ -1,12 +1,10 @@
 package dispatcher
 
 import (
-	"context"
 	"math/rand/v2"
 	"time"
 
 	"reelway.dev/pkg/provider"
-	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
 // pace is by what the polls of a task are timed: how long its model takes, half
@@ -17,12 +15,19 @@ type pace struct {
 	trust         float64
 }
 
+// observed is what the ledger knows of a model's times and of a provider's
+// webhooks.
+type observed interface {
+	GetTypicalMs() int64
+	GetSlowMs() int64
+}
+
 // paceOf reads a pace. A provider that calls nobody back is trusted with
-// nothing; one of which nothing is known yet, fully.
-func paceOf(adapter provider.Adapter, a *ledgerv1.GetAttemptResponse) pace {
-	p := pace{typical: time.Duration(a.GetTypicalMs()) * time.Millisecond, slow: time.Duration(a.GetSlowMs()) * time.Millisecond, trust: 1}
-	if a != nil && a.WebhookTrust != nil {
-		p.trust = float64(a.GetWebhookTrust()) / 100
+// nothing; one of which nothing is known yet (no trust), fully.
+func paceOf(adapter provider.Adapter, x observed, trust *int32) pace {
+	p := pace{typical: time.Duration(x.GetTypicalMs()) * time.Millisecond, slow: time.Duration(x.GetSlowMs()) * time.Millisecond, trust: 1}
+	if trust != nil {
+		p.trust = float64(*trust) / 100
 	}
 	if _, calls := adapter.(provider.WebhookParser); !calls {
 		p.trust = 0
@@ -35,17 +40,8 @@ func paceOf(adapter provider.Adapter, a *ledgerv1.GetAttemptResponse) pace {
 // enough for models of unknown length.
 const trustEnough = 0.9
 
-// firstPoll is when to ask first for a task that was just accepted; 0 leaves it
-// to the ledger's watchdog, which is never later than it says.
-func (s *Service) firstPoll(ctx context.Context, adapter provider.Adapter, attempt string) time.Duration {
-	a, err := s.d.Jobs.GetAttempt(ctx, &ledgerv1.GetAttemptRequest{AttemptId: attempt})
-	if err != nil { // it only says when
-		s.d.Logger.WarnContext(ctx, "pace not read", "attempt_id", attempt, "error", err.Error())
-	}
-	return jitter(paceOf(adapter, a).first(s.cfg.PollInterval))
-}
-
-// first is the first wait: shortly before the task is likely done where webhooks
+// first is the wait before the first poll of a task that was just accepted; 0
+// leaves it to the ledger's watchdog, which is never later than it says: shortly before the task is likely done where webhooks
 // are lost, and after it should long have been told where they come.
 func (p pace) first(interval time.Duration) time.Duration {
 	early, late := interval, 7*interval

@@ -73,13 +73,13 @@ type calling struct {
 func TestPaceOf(t *testing.T) {
 	t.Parallel()
 	a := &ledgerv1.GetAttemptResponse{TypicalMs: 2000, SlowMs: 1000, WebhookTrust: proto.Int32(40)}
-	if p := paceOf(silent{}, a); p != (pace{2 * time.Second, 2 * time.Second, 0}) {
+	if p := paceOf(silent{}, a, a.WebhookTrust); p != (pace{2 * time.Second, 2 * time.Second, 0}) {
 		t.Errorf("%+v", p)
 	}
-	if p := paceOf(calling{}, a); p.trust != .4 {
+	if p := paceOf(calling{}, a, a.WebhookTrust); p.trust != .4 {
 		t.Errorf("%+v", p)
 	}
-	if p := paceOf(calling{}, nil); p != (pace{trust: 1}) {
+	if p := paceOf(calling{}, &ledgerv1.BeginAttemptResponse{}, nil); p != (pace{trust: 1}) {
 		t.Errorf("%+v", p)
 	}
 }

@@ -89,8 +89,8 @@ func (s *Service) giveUp(ctx context.Context, a *ledgerv1.GetAttemptResponse, se
 }
 
 func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
-	adapter, g := s.d.Providers[m.GetProvider()], s.gates[m.GetProvider()]
-	if adapter == nil {
+	g := s.gates[m.GetProvider()]
+	if g == nil {
 		return bus.Terminate(fmt.Errorf("no adapter for provider %q", m.GetProvider()))
 	}
 	a, err := s.d.Jobs.GetAttempt(ctx, &ledgerv1.GetAttemptRequest{AttemptId: m.GetAttemptId()})
@@ -111,7 +111,8 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	if a.GetProviderTaskId() == "" {
 		return s.lookFor(ctx, a.GetAttemptId())
 	}
-	if adapter, err = s.account(a.GetProvider(), a.GetKeyId()); err != nil {
+	adapter, err := s.account(a.GetProvider(), a.GetKeyId())
+	if err != nil {
 		return s.withoutKey(ctx, a, err)
 	}
 	if wait := g.closed(s.d.Now()); wait > 0 {
@@ -162,6 +163,6 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return s.stop(ctx, adapter, a) // its command was lost, or not yet obeyed
 	}
 	next := &eventv1.PollAttempt{JobId: m.GetJobId(), AttemptId: m.GetAttemptId(), Provider: m.GetProvider(), Polls: m.GetPolls() + 1}
-	wait := jitter(paceOf(adapter, a).next(s.cfg.PollInterval, next.GetPolls(), age(a)))
+	wait := jitter(paceOf(adapter, a, a.WebhookTrust).next(s.cfg.PollInterval, next.GetPolls(), age(a)))
 	return s.d.Bus.SchedulePoll(ctx, next, seen.At.Add(wait))
 }

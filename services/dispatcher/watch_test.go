@@ -3,6 +3,7 @@ package dispatcher_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
+	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/natstest"
 	"reelway.dev/pkg/provider"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
@@ -47,6 +49,13 @@ func (p *plain) Poll(_ context.Context, taskID string, _ provider.Task) (provide
 type vanished struct{ *plain }
 
 func (vanished) Cancel(context.Context, string, provider.Task) error { return nil }
+
+// stranger does not know what it is to cancel.
+type stranger struct{ *plain }
+
+func (stranger) Cancel(context.Context, string, provider.Task) error {
+	return fmt.Errorf("cancel: %w", provider.ErrNoTask)
+}
 
 // attempts answers for the ledger.
 type attempts struct {
@@ -118,20 +127,20 @@ func (x *bench) poll(t *testing.T, m *eventv1.PollAttempt) {
 	}
 }
 
-// handled waits until a submit command is acknowledged.
-func (x *bench) handled(t *testing.T) {
+// acknowledged waits until a consumer has done its first message.
+func (x *bench) acknowledged(t *testing.T, stream, consumer string) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(60 * time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		c, err := x.bus.JetStream().Consumer(t.Context(), bus.StreamJobs, bus.SubmitConsumer("acme").Name)
+		c, err := x.bus.JetStream().Consumer(t.Context(), stream, consumer)
 		if err == nil && c.CachedInfo().AckFloor.Consumer > 0 {
 			return
 		}
 		select {
 		case <-deadline:
-			t.Fatalf("not handled: %v", err)
+			t.Fatalf("not acknowledged: %v", err)
 		case <-tick.C:
 		}
 	}
@@ -142,10 +151,22 @@ func (x *bench) next(t *testing.T) *eventv1.Observation {
 	select {
 	case o := <-x.seen:
 		return o
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("nothing was observed")
 	}
 	return nil
+}
+
+// nothingElse checks that nothing was observed: what is published now comes
+// after it on the same bus, and is all there is.
+func (x *bench) nothingElse(t *testing.T) {
+	t.Helper()
+	if err := x.bus.PublishObservation(t.Context(), &eventv1.Observation{JobId: "video_1", AttemptId: "att_1", Provider: "acme", Id: "mark"}); err != nil {
+		t.Fatal(err)
+	}
+	if o := x.next(t); o.GetId() != "mark" {
+		t.Errorf("%v", o)
+	}
 }
 
 // An attempt of unknown outcome is given up where the policy says so, and when
@@ -176,15 +197,9 @@ func TestGivingUp(t *testing.T) {
 				return
 			}
 			if name != "too early" {
-				x.handled(t)
+				x.acknowledged(t, bus.StreamJobs, bus.SubmitConsumer("acme").Name)
 			}
-			// What comes after it on the same bus is all there is.
-			if err := x.bus.PublishObservation(t.Context(), &eventv1.Observation{JobId: "video_1", AttemptId: "att_1", Provider: "acme", Id: "mark"}); err != nil {
-				t.Fatal(err)
-			}
-			if o := x.next(t); o.GetId() != "mark" {
-				t.Errorf("%v", o)
-			}
+			x.nothingElse(t)
 		})
 	}
 }
@@ -239,6 +254,70 @@ func TestForgottenAfterCancel(t *testing.T) {
 	x.poll(t, &eventv1.PollAttempt{})
 	if o := x.next(t); o.GetRendered() == nil {
 		t.Errorf("%v", o)
+	}
+}
+
+// That a provider never saw a task proves its end only when it must be visible.
+func TestUnknownToTheProvider(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ageMs  int64
+		proven bool
+	}{"just submitted": {1000, false}, "long ago": {60_000, true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := &plain{answer: func(n int) (provider.Report, error) {
+				if n < 4 {
+					return provider.Report{}, provider.ErrNoTask
+				}
+				return provider.Done("acme", "", "https://result.example/v.mp4"), nil
+			}}
+			x := setup(t, stranger{p}, &ledgerv1.GetAttemptResponse{State: "accepted", ProviderTaskId: "t1", CancelRequested: true, AgeMs: c.ageMs}, "")
+			x.poll(t, &eventv1.PollAttempt{})
+			if o := x.next(t); (o.GetCanceled() != nil) != c.proven || (o.GetRendered() != nil) == c.proven {
+				t.Errorf("%v", o)
+			}
+		})
+	}
+}
+
+// An attempt in review is polled as it comes up, once each time: a verdict is
+// told; without one nothing is, and no other poll is made.
+func TestPollsInReview(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		r    provider.Report
+		err  error
+		fact func(o *eventv1.Observation) bool
+	}{
+		"finished":   {r: provider.Done("acme", "", "https://result.example/v.mp4"), fact: func(o *eventv1.Observation) bool { return o.GetRendered() != nil }},
+		"failed":     {r: provider.Rule{Code: fault.ProviderRejected}.Fail("acme", "", "failed", "no"), fact: func(o *eventv1.Observation) bool { return o.GetFailed() != nil }},
+		"canceled":   {r: provider.Rule{Code: fault.ProviderRejected}.Fail("acme", "", "canceled", "no"), fact: func(o *eventv1.Observation) bool { return o.GetCanceled() != nil }},
+		"still runs": {r: provider.Unfinished("", "running", map[string]provider.State{"running": provider.Running})},
+		"no answer":  {err: errors.New("read task: status 502")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := &plain{answer: func(int) (provider.Report, error) { return c.r, c.err }}
+			// Older than MaxRuntime, so that a live one would time out now.
+			x := setup(t, p, &ledgerv1.GetAttemptResponse{State: "uncertain", ProviderTaskId: "t1", InReview: true, AgeMs: 7_200_000}, "resubmit")
+			x.poll(t, &eventv1.PollAttempt{})
+			if c.fact != nil {
+				if o := x.next(t); !c.fact(o) {
+					t.Errorf("%v", o)
+				}
+				return
+			}
+			x.acknowledged(t, bus.StreamWatchdog, bus.PollConsumer("acme").Name)
+			s, err := x.bus.JetStream().Stream(t.Context(), bus.StreamWatchdog)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := s.CachedInfo().State.Msgs; n != 0 {
+				t.Errorf("%d polls to come", n)
+			}
+			x.nothingElse(t)
+		})
 	}
 }
 

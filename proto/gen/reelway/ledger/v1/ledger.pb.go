@@ -882,7 +882,11 @@ type BeginAttemptResponse struct {
 	Full         bool  `protobuf:"varint,30,opt,name=full,proto3" json:"full,omitempty"`
 	RetryAfterMs int64 `protobuf:"varint,31,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
 	// What was full: provider, model, key, budget or closed.
-	FullReason    string `protobuf:"bytes,32,opt,name=full_reason,json=fullReason,proto3" json:"full_reason,omitempty"`
+	FullReason string `protobuf:"bytes,32,opt,name=full_reason,json=fullReason,proto3" json:"full_reason,omitempty"`
+	// When granted: as in GetAttemptResponse, to tell when to poll first.
+	TypicalMs     int64  `protobuf:"varint,62,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
+	SlowMs        int64  `protobuf:"varint,63,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	WebhookTrust  *int32 `protobuf:"varint,64,opt,name=webhook_trust,json=webhookTrust,proto3,oneof" json:"webhook_trust,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -999,6 +1003,27 @@ func (x *BeginAttemptResponse) GetFullReason() string {
 		return x.FullReason
 	}
 	return ""
+}
+
+func (x *BeginAttemptResponse) GetTypicalMs() int64 {
+	if x != nil {
+		return x.TypicalMs
+	}
+	return 0
+}
+
+func (x *BeginAttemptResponse) GetSlowMs() int64 {
+	if x != nil {
+		return x.SlowMs
+	}
+	return 0
+}
+
+func (x *BeginAttemptResponse) GetWebhookTrust() int32 {
+	if x != nil && x.WebhookTrust != nil {
+		return *x.WebhookTrust
+	}
+	return 0
 }
 
 // GetAttemptRequest reads what is needed to poll an attempt.
@@ -3785,7 +3810,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x13daily_budget_micros\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x11dailyBudgetMicros\x1aD\n" +
 	"\x16MaxRunningByModelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x98\x03\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x8c\x04\n" +
 	"\x14BeginAttemptResponse\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x12\x1d\n" +
 	"\n" +
@@ -3801,7 +3826,12 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04full\x18\x1e \x01(\bR\x04full\x12$\n" +
 	"\x0eretry_after_ms\x18\x1f \x01(\x03R\fretryAfterMs\x12\x1f\n" +
 	"\vfull_reason\x18  \x01(\tR\n" +
-	"fullReason\";\n" +
+	"fullReason\x12\x1d\n" +
+	"\n" +
+	"typical_ms\x18> \x01(\x03R\ttypicalMs\x12\x17\n" +
+	"\aslow_ms\x18? \x01(\x03R\x06slowMs\x12(\n" +
+	"\rwebhook_trust\x18@ \x01(\x05H\x00R\fwebhookTrust\x88\x01\x01B\x10\n" +
+	"\x0e_webhook_trust\";\n" +
 	"\x11GetAttemptRequest\x12&\n" +
 	"\n" +
 	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xb4\x04\n" +
@@ -4251,6 +4281,7 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 	if File_reelway_ledger_v1_ledger_proto != nil {
 		return
 	}
+	file_reelway_ledger_v1_ledger_proto_msgTypes[12].OneofWrappers = []any{}
 	file_reelway_ledger_v1_ledger_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
