@@ -28,7 +28,7 @@ import (
 // Config is what an operator may set.
 type Config struct {
 	SubmitTimeout time.Duration `env:"REELWAY_SUBMIT_TIMEOUT" min:"100ms" envDefault:"60s" desc:"longest wait for a provider's answer to a submit; afterwards its outcome is unknown and is looked for"`
-	PollInterval  time.Duration `env:"REELWAY_POLL_INTERVAL" min:"10ms" envDefault:"10s" desc:"first interval between polls of an overdue attempt; it grows to six times this"`
+	PollInterval  time.Duration `env:"REELWAY_POLL_INTERVAL" min:"10ms" envDefault:"10s" desc:"shortest interval between polls of an attempt; it grows to six times this, and twice that where the provider's webhooks arrive"`
 	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
 	Concurrency   int           `env:"REELWAY_PROVIDER_CONCURRENCY" min:"1" max:"10000" envDefault:"32" desc:"submissions under way to one provider by one replica"`
 	Rate          float64       `env:"REELWAY_PROVIDER_RATE" min:"0.001" envDefault:"50" desc:"submissions a second to one provider by all replicas, unless its keys file says otherwise; and polls a second by each replica"`
