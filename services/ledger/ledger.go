@@ -45,7 +45,7 @@ type Config struct {
 	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" min:"1s" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
 	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" min:"10ms" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
 	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" min:"100ms" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
-	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" min:"100ms" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
+	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" min:"100ms" envDefault:"5m" desc:"longest time after acceptance without news from the provider before it is polled"`
 	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" min:"10ms" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
 	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" min:"1ms" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
 	Workers       int           `env:"REELWAY_LEDGER_WORKERS" min:"1" max:"64" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
@@ -87,6 +87,7 @@ type Service struct {
 	times   renderTimes
 	used    usedKeys
 	seen    metric.Int64Counter
+	trust   trusted
 }
 
 // New returns a ledger on a migrated database.
@@ -103,7 +104,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
-	return s, errors.Join(err1, err2, s.watchOutbox(meter), s.measureBooks(meter))
+	return s, errors.Join(err1, err2, s.watchOutbox(meter), s.measureBooks(meter), s.measureTrust(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.

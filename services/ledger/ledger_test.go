@@ -342,8 +342,8 @@ func TestCancelAndBeginRace(t *testing.T) {
 		var canceled, begun bool
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			_, err := x.jobs.CancelJob(context.Background(), &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: v.GetId()})
-			canceled = err == nil
+			r, err := x.jobs.CancelJob(context.Background(), &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: v.GetId()})
+			canceled = err == nil && r.GetVideo().GetState() == videov1.VideoState_VIDEO_STATE_CANCELED
 		})
 		wg.Go(func() {
 			r, err := x.jobs.BeginAttempt(context.Background(), &ledgerv1.BeginAttemptRequest{JobId: v.GetId(), Provider: "testprovider"})

@@ -179,6 +179,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 		if x.job = jobs[x.o.GetJobId()]; x.job == nil {
 			continue // a dead letter, once the others are committed
 		}
+		u.called(x.job, x.o)
 		fact := [2]string{x.o.GetJobId(), x.o.GetId()}
 		if known[fact] {
 			x.verdict = duplicate
@@ -241,6 +242,10 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 	}
 	if a == nil || a.ID != o.GetAttemptId() || j.State.Terminal() {
 		if o.GetRendered() != nil || o.GetAccepted() != nil {
+			// A task of an attempt that was given up is known by its id from now on.
+			if old := j.attempt(o.GetAttemptId()); old != nil && old.GivenUp && !claimTask(u, old, o, owners) {
+				return conflict, nil
+			}
 			if j.State != job.Succeeded && !j.Late {
 				j.Late = true
 				if o.GetRendered() != nil && j.State.Terminal() {
@@ -255,6 +260,12 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 	if !claimTask(u, a, o, owners) {
 		return conflict, nil
 	}
+	if r := o.GetCancelRefused(); r != nil {
+		return u.refuseCancel(ctx, j, r.GetReason())
+	}
+	if o.GetGivenUp() != nil && !s.mayGiveUp(j, a) {
+		return ignored, nil
+	}
 	m, err := read(j, o)
 	if err != nil {
 		return "", err
@@ -265,6 +276,9 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 			u.changeAttempt(a)
 		}
 		return applied, nil
+	}
+	if m.in == job.RefuseRetry && o.GetRefused() != nil && j.Cancel.At != nil {
+		m.in = job.Stop // surely nowhere, and not wanted any more
 	}
 	if m.in == job.RefuseRetry && j.AttemptCount >= s.cfg.MaxAttempts {
 		m.in = job.Refuse
@@ -321,6 +335,13 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 		m = meaning{in: job.Render, attempt: "succeeded", ended: true, url: &url}
 	case *eventv1.Observation_Failed:
 		m, verr = meaning{in: job.Fail, attempt: "failed", ended: true}, f.Failed.GetError()
+	case *eventv1.Observation_Canceled:
+		m, verr = meaning{in: job.Fail, attempt: "canceled", ended: true}, f.Canceled.GetError()
+		if j.Cancel.At != nil {
+			m.in = job.Stop
+		}
+	case *eventv1.Observation_GivenUp:
+		m = meaning{in: job.RefuseRetry, attempt: "uncertain", ended: true}
 	case *eventv1.Observation_TimedOut:
 		m = meaning{in: job.TimeOut, attempt: "uncertain", ended: true}
 		verr = &videov1.VideoError{Code: string(fault.ProviderOutcomeUnknown), Provider: j.Provider,
@@ -345,7 +366,10 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	j, o := x.job, x.o
 	if m.attempt != "" {
-		a.State, a.Error = m.attempt, m.err
+		a.State, a.Error, a.GivenUp = m.attempt, m.err, o.GetGivenUp() != nil
+		if m.in == job.Render || m.in == job.Fail || m.in == job.Stop {
+			a.VerdictSource = o.GetSource()
+		}
 		if m.ended {
 			a.EndedAt = &u.now
 		}
@@ -365,7 +389,7 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	if m.in == job.RefuseRetry {
 		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(j.AttemptCount))
 		j.SubmitAfter, j.DeadlineAt = u.now.Add(delay), nil
-	} else if m.err != nil {
+	} else if m.err != nil && m.in != job.Stop {
 		j.Error = m.err
 	}
 	if _, err := u.advance(x.ctx, j, m.in); err != nil {
@@ -377,7 +401,7 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	case j.State == job.NeedsReview:
 		s.suspend(u, j, a)
 	}
-	return nil
+	return u.passCancel(x.ctx, j)
 }
 
 func taskID(o *eventv1.Observation) string {
@@ -390,6 +414,8 @@ func taskID(o *eventv1.Observation) string {
 		return f.Rendered.GetProviderTaskId()
 	case *eventv1.Observation_Failed:
 		return f.Failed.GetProviderTaskId()
+	case *eventv1.Observation_Canceled:
+		return f.Canceled.GetProviderTaskId()
 	}
 	return ""
 }

@@ -35,6 +35,7 @@ type unit struct {
 	freed    []idempotencyKey
 	deferred []deferral
 	reviews  []*review
+	cancels  []*record // whose caller's wish to cancel changed
 	purse
 	spending spending
 	byDay    map[usageKey]*usage // what ended, for usage
@@ -176,6 +177,7 @@ func (u *unit) flush(ctx context.Context) (*pgx.Batch, error) {
 	u.writeOpened(b)
 	u.writeAttempts(b)
 	u.writeChanged(b)
+	u.writeCancels(b)
 	u.writeRedacted(b)
 	u.writeSeen(b)
 	u.writeRemovals(b)

@@ -194,7 +194,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	calls, err := callback.New(callback.Deps{Bus: b, Parsers: providers.Parsers, Tokens: tokens, Logger: h.Log, Now: time.Now})
+	calls, err := callback.New(callback.Deps{Bus: b, Parsers: providers.Parsers, Tokens: tokens, Logger: h.Log, Now: time.Now, Find: callback.Lookup(jobs)})
 	if err != nil {
 		return err
 	}
@@ -260,18 +260,7 @@ func (s *Stack) simulate(h *run.Host, set *Settings) error {
 	set.Ledger.ProgressEvery = min(set.Ledger.ProgressEvery, max(set.Ledger.TypicalRender/20, 50*time.Millisecond))
 	h.Add(run.Last, run.HTTP("simulator", l, sim.Handler()))
 	h.Add(run.Last, sim.Components()...)
-	sims, p := set.Simulator, &set.Providers
-	p.AtlasURL, p.AtlasKey = s.SimURL+"/atlascloud", sims.AtlasKey
-	p.KlingURL, p.KlingKey, p.KlingWebhook = s.SimURL+"/kling", sims.KlingAccess, sims.WebhookSecret
-	for name, a := range map[string]struct{ url, key *string }{
-		"fal": {&p.FalURL, &p.FalKey}, "replicate": {&p.ReplicateURL, &p.ReplicateKey}, "runway": {&p.RunwayURL, &p.RunwayKey},
-		"luma": {&p.LumaURL, &p.LumaKey}, "minimax": {&p.MiniMaxURL, &p.MiniMaxKey}, "byteplus": {&p.BytePlusURL, &p.BytePlusKey},
-		"veo": {&p.VeoURL, &p.VeoKey}, "openai/v1": {&p.OpenAIURL, &p.OpenAIKey},
-	} {
-		*a.url, *a.key = s.SimURL+"/"+name, sims.Key
-	}
-	p.FalKeysURL, p.LumaAgentsURL, p.LumaAgentsCallbacks = p.FalURL+"/.well-known/jwks.json", p.LumaURL, true
-	p.ReplicateWebhook, p.OpenAIWebhook, p.OpenAICallbackField = sims.WebhookSecret, sims.WebhookSecret, "callback_url"
+	simulated(&set.Providers, s.SimURL, set.Simulator)
 	return nil
 }
 

@@ -44,7 +44,8 @@ const (
 	VideoState_VIDEO_STATE_SUCCEEDED VideoState = 5
 	// Final: no video, the hold was released.
 	VideoState_VIDEO_STATE_FAILED VideoState = 6
-	// Final: canceled before a provider began, the hold was released.
+	// Final: canceled before a provider began, or by the provider when it was
+	// asked to; the hold was released.
 	VideoState_VIDEO_STATE_CANCELED VideoState = 7
 	// Final: its time ran out before any provider was called, the hold was released.
 	VideoState_VIDEO_STATE_EXPIRED VideoState = 8
@@ -404,7 +405,7 @@ type Attempt struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Provider string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
-	// intended, accepted, refused, uncertain, succeeded, failed, canceled
+	// intended, accepted, refused, uncertain, succeeded, failed, canceled, given_up
 	State          string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	ProviderTaskId string                 `protobuf:"bytes,4,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
 	ErrorCode      string                 `protobuf:"bytes,5,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
@@ -628,6 +629,9 @@ type Video struct {
 	ExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// True when progress is estimated from elapsed time, not told by the provider.
 	ProgressEstimated bool `protobuf:"varint,21,opt,name=progress_estimated,json=progressEstimated,proto3" json:"progress_estimated,omitempty"`
+	// Why a requested cancel has no effect: "unsupported" by the provider, or
+	// "too_late" for the task. The video goes on and is charged when it succeeds.
+	CancelRefused string `protobuf:"bytes,52,opt,name=cancel_refused,json=cancelRefused,proto3" json:"cancel_refused,omitempty"`
 	// While it waits for its turn at its provider: how many jobs are ahead of it.
 	// Absent when it does not wait.
 	QueuePosition *int64 `protobuf:"varint,22,opt,name=queue_position,json=queuePosition,proto3,oneof" json:"queue_position,omitempty"`
@@ -815,6 +819,13 @@ func (x *Video) GetProgressEstimated() bool {
 		return x.ProgressEstimated
 	}
 	return false
+}
+
+func (x *Video) GetCancelRefused() string {
+	if x != nil {
+		return x.CancelRefused
+	}
+	return ""
 }
 
 func (x *Video) GetQueuePosition() int64 {
@@ -2339,7 +2350,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05width\x18\x05 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\x05R\x06height\x12\x1f\n" +
 	"\vduration_ms\x18\a \x01(\x03R\n" +
-	"durationMs\"\x83\t\n" +
+	"durationMs\"\xaa\t\n" +
 	"\x05Video\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -2367,7 +2378,8 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"lateResult\x129\n" +
 	"\n" +
 	"expires_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12-\n" +
-	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x12*\n" +
+	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x12%\n" +
+	"\x0ecancel_refused\x184 \x01(\tR\rcancelRefused\x12*\n" +
 	"\x0equeue_position\x18\x16 \x01(\x03H\x00R\rqueuePosition\x88\x01\x01\x12R\n" +
 	"\x17estimated_completion_at\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x15estimatedCompletionAt\x12'\n" +
 	"\x0frefunded_micros\x18\x18 \x01(\x03R\x0erefundedMicros\x1a;\n" +
