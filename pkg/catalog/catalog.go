@@ -7,6 +7,7 @@
 package catalog
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"slices"
@@ -74,14 +75,6 @@ const (
 	Wait     = "wait"     // never submit again by guess; the default
 	Resubmit = "resubmit" // the operator accepts that one video may be paid for twice
 )
-
-// Terms is what a dispatcher has to know of a model. Zero means not known.
-type Terms struct {
-	Typical, Max      time.Duration // to generate a video
-	RequestsPerMinute int           // submissions that the provider takes
-	ConcurrentTasks   int           // tasks that the provider works on at once
-	OnUncertain       string        // Wait or Resubmit
-}
 
 // Catalog is a set of models. Its files may replace the set at any time; every
 // call sees one whole set. It is safe for concurrent use.
@@ -155,15 +148,10 @@ func (c *Catalog) Model(id string) (Model, bool) {
 	return m, ok
 }
 
-// Terms is what a dispatcher has to know of a model; of one that is not in the
-// catalogue nothing is known, and its uncertain outcomes are waited for.
-func (c *Catalog) Terms(model string) Terms {
-	m := c.set.Load().byID[model]
-	t := Terms{Typical: m.TypicalTime, Max: m.MaxTime, RequestsPerMinute: m.RequestsPerMinute, ConcurrentTasks: m.ConcurrentTasks, OnUncertain: Wait}
-	if m.OnUncertain == Resubmit {
-		t.OnUncertain = Resubmit
-	}
-	return t
+// OnUncertain is what becomes of a model's submissions whose outcome stays
+// unknown: Wait, also for a model that is not in the catalogue, or Resubmit.
+func (c *Catalog) OnUncertain(model string) string {
+	return cmp.Or(c.set.Load().byID[model].OnUncertain, Wait)
 }
 
 // ProviderModel is the provider's own name for what params ask of a model. It

@@ -346,20 +346,19 @@ func TestProviderModel(t *testing.T) {
 	}
 }
 
-func TestTerms(t *testing.T) {
+func TestOnUncertain(t *testing.T) {
 	t.Parallel()
-	if got := catalog.Builtin().Terms("veo-3.1"); got != (catalog.Terms{Max: 6 * time.Minute, RequestsPerMinute: 10, ConcurrentTasks: 10, OnUncertain: catalog.Wait}) {
-		t.Errorf("%+v", got)
-	}
-	if got := catalog.Builtin().Terms("gone"); got != (catalog.Terms{OnUncertain: catalog.Wait}) {
-		t.Errorf("%+v", got)
-	}
-	c, err := catalog.Parse([]byte(strings.Replace(priced("{second: 1}"), "id: x", "id: x, on_uncertain: resubmit, typical_time: 1m", 1)))
+	c, err := catalog.Parse([]byte(strings.Replace(priced("{second: 1}"), "id: x", "id: x, on_uncertain: resubmit", 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := c.Terms("x"); got != (catalog.Terms{Typical: time.Minute, OnUncertain: catalog.Resubmit}) {
-		t.Errorf("%+v", got)
+	for model, want := range map[string]string{"gone": catalog.Wait, "x": catalog.Resubmit} {
+		if got := c.OnUncertain(model); got != want {
+			t.Errorf("%s: %q, want %q", model, got, want)
+		}
+	}
+	if got := catalog.Builtin().OnUncertain("veo-3.1"); got != catalog.Wait {
+		t.Error(got)
 	}
 }
 

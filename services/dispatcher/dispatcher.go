@@ -52,8 +52,8 @@ type Deps struct {
 	Logger *slog.Logger
 	Now    func() time.Time
 	// OnUncertain is a model's policy for a submission whose outcome is unknown
-	// and which its provider cannot be asked for: "wait" for its webhook or
-	// deadline, or "resubmit", which may cost twice. Without it, wait.
+	// and which its provider cannot be asked for: catalog.Wait for its webhook or
+	// deadline, or catalog.Resubmit, which may cost twice. Without it, wait.
 	OnUncertain func(modelID string) string
 }
 

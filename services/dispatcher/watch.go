@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/catalog"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
@@ -75,7 +76,7 @@ func (s *Service) lookFor(ctx context.Context, attempt string) error {
 // giveUp frees the job of an attempt of unknown outcome for another, if its
 // model's policy takes the risk of two tasks. The ledger does so once for a job.
 func (s *Service) giveUp(ctx context.Context, a *ledgerv1.GetAttemptResponse, seen provider.Seen, wait time.Duration) error {
-	if s.d.OnUncertain == nil || s.d.OnUncertain(a.GetParams().GetModel()) != "resubmit" || a.GetInReview() {
+	if s.d.OnUncertain == nil || s.d.OnUncertain(a.GetParams().GetModel()) != catalog.Resubmit || a.GetInReview() {
 		return nil // webhook or deadline will tell
 	}
 	if wait > 0 {

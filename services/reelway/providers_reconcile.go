@@ -31,8 +31,8 @@ type reconcileCmd struct {
 // findBatch is how many task ids are asked for at a time.
 const findBatch = 1000
 
-// line is one finding, or one task that agrees.
-type line struct {
+// finding is a task on which the two differ.
+type finding struct {
 	TaskID  string `json:"task_id"`
 	Job     string `json:"job_id,omitempty"`
 	Account string `json:"account_id,omitempty"`
@@ -66,9 +66,9 @@ type reconciliation struct {
 	Rows        int    `json:"rows"`
 	Tasks       int    `json:"tasks"`
 	Matched     int    `json:"matched"`
-	Orphans     []line `json:"orphans"`     // billed there, unknown here
-	Ghosts      []line `json:"ghosts"`      // made there for us, not billed
-	Differences []line `json:"differences"` // billed at another price
+	Orphans     []finding `json:"orphans"`     // billed there, unknown here
+	Ghosts      []finding `json:"ghosts"`      // made there for us, not billed
+	Differences []finding `json:"differences"` // billed at another price
 	Sums        sums   `json:"sums"`
 
 	billed, expected, orphans, ghosts, difference, unpriced int64
@@ -84,7 +84,7 @@ func (c *reconcileCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("--file: %w", err)
 	}
-	r := &reconciliation{Provider: c.Provider, Currency: v.Currency, Rows: v.Rows, Tasks: len(v.Bills), Orphans: []line{}, Ghosts: []line{}, Differences: []line{}}
+	r := &reconciliation{Provider: c.Provider, Currency: v.Currency, Rows: v.Rows, Tasks: len(v.Bills), Orphans: []finding{}, Ghosts: []finding{}, Differences: []finding{}}
 	err = c.within(ctx, c.Timeout, func(ctx context.Context, d doors) error {
 		earliest, latest, err := r.match(ctx, d, v)
 		if err != nil {
@@ -186,7 +186,7 @@ func (r *reconciliation) match(ctx context.Context, d doors, v *invoice) (earlie
 // compare judges one billed task.
 func (r *reconciliation) compare(b *bill, t *ledgerv1.ProviderTask, currency string) {
 	r.billed += b.Micros
-	l := line{TaskID: b.ID, Billed: money.Format(b.Micros)}
+	l := finding{TaskID: b.ID, Billed: money.Format(b.Micros)}
 	if t == nil {
 		r.orphans += b.Micros
 		r.Orphans = append(r.Orphans, l)
@@ -237,7 +237,7 @@ func (r *reconciliation) haunt(ctx context.Context, d doors, v *invoice, from, t
 					r.Sums.UnknownTasks++
 				}
 			case t.GetState() == "succeeded" && v.Bills[t.GetProviderTaskId()] == nil:
-				l := line{TaskID: t.GetProviderTaskId(), Job: t.GetJobId(), Account: t.GetAccountId(), Model: t.GetModel(), State: t.GetState()}
+				l := finding{TaskID: t.GetProviderTaskId(), Job: t.GetJobId(), Account: t.GetAccountId(), Model: t.GetModel(), State: t.GetState()}
 				if t.GetCostCurrency() == v.Currency {
 					r.ghosts += t.GetCostMicros()
 					l.Expected = money.Format(t.GetCostMicros())
@@ -261,7 +261,7 @@ func (r *reconciliation) add() {
 // table is the findings and the sums.
 func (r *reconciliation) table() [][]string {
 	rows := [][]string{{"", "TASK", "VIDEO", "MODEL", "BILLED", "EXPECTED", "DIFFERENCE", "REASON"}}
-	for kind, list := range map[string][]line{"orphan": r.Orphans, "ghost": r.Ghosts, "price": r.Differences} {
+	for kind, list := range map[string][]finding{"orphan": r.Orphans, "ghost": r.Ghosts, "price": r.Differences} {
 		for _, l := range list {
 			rows = append(rows, []string{kind, l.TaskID, l.Job, l.Model, l.Billed, l.Expected, l.Difference, l.Reason})
 		}

@@ -44,7 +44,7 @@ func main() {
 		}
 		h.OnClose(func() { _ = conn.Close() })
 		s, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters, Keys: providers.Keys,
-			Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
+			Model: cat.ProviderModel, OnUncertain: cat.OnUncertain, Tokens: tokens, Logger: h.Log, Now: time.Now})
 		if err != nil {
 			return err
 		}
