@@ -31,7 +31,8 @@ const (
 	Succeeded State = "succeeded"
 	// Failed: no video, hold released. Final.
 	Failed State = "failed"
-	// Canceled: ended by the caller before a provider began. Final.
+	// Canceled: ended by the caller, before a provider began or, by the provider's
+	// own word, after. Final.
 	Canceled State = "canceled"
 	// Expired: its time ran out before any provider was called. Final.
 	Expired State = "expired"
@@ -56,6 +57,7 @@ const (
 	Archive       Input = "archive"        // the copy is in the bucket
 	ArchiveFailed Input = "archive_failed" // the result cannot be had
 	Cancel        Input = "cancel"         // the caller's wish
+	Stop          Input = "stop"           // the caller's wish, proven done
 	Expire        Input = "expire"         // waited too long in the queue
 	TimeOut       Input = "time_out"       // no verdict in the longest possible time
 )
@@ -82,12 +84,14 @@ var Table = []Transition{
 	{Submitting, Progress, Running, "a webhook or look-up overtook the answer"},
 	{Submitting, Render, Storing, "the verdict overtook the answer"},
 	{Submitting, Fail, Failed, "the verdict overtook the answer"},
-	{Submitting, RefuseRetry, Queued, "surely not accepted, another attempt follows"},
+	{Submitting, RefuseRetry, Queued, "surely not accepted, or given up knowingly: another attempt follows"},
+	{Submitting, Stop, Canceled, "surely not accepted, or canceled by the provider, and not wanted any more"},
 	{Submitting, Refuse, Failed, "surely not accepted, no attempt would help"},
 	{Submitting, FallBack, Queued, "surely not accepted or given up at once, the next route follows"},
 	{Submitting, TimeOut, NeedsReview, "whether the provider has the task was never learned"},
 	{Running, Progress, Running, "progress"},
 	{Running, Render, Storing, "the provider finished"},
+	{Running, Stop, Canceled, "the provider canceled it, as the caller wished"},
 	{Running, Fail, Failed, "the provider gave it up"},
 	{Running, FallBack, Queued, "the provider gave it up, the next route follows"},
 	{Running, TimeOut, NeedsReview, "the provider never gave a verdict"},

@@ -53,6 +53,8 @@ type Video struct {
 	LateResult        bool              `json:"late_result,omitempty"`
 	Route             string            `json:"route,omitempty"`   // the alias that was asked for
 	Dropped           []string          `json:"dropped,omitempty"` // optional parameters that the model lacks
+	CancelRequested   bool              `json:"cancel_requested,omitempty"`
+	CancelRefused     string            `json:"cancel_refused,omitempty"` // unsupported, too_late
 	URL               string            `json:"url,omitempty"`
 	URLExpiresAt      int64             `json:"url_expires_at,omitempty"`
 }
@@ -128,7 +130,8 @@ func Of(v *videov1.Video) Video {
 		Size: fmt.Sprintf("%dx%d", p.GetWidth(), p.GetHeight()), State: string(s), ProgressEstimated: v.GetProgressEstimated(), QueuePosition: v.QueuePosition,
 		EstimatedAt: unix(v.GetEstimatedCompletionAt()), Duration: p.GetDurationSeconds(),
 		AspectRatio: p.GetAspectRatio(), Resolution: p.GetResolution(), NegativePrompt: p.GetNegativePrompt(), Provider: v.GetProvider(),
-		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(), Route: v.GetRoute(), Dropped: v.GetDropped(),
+		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(), CancelRequested: v.GetCancelRequested(), CancelRefused: v.GetCancelRefused(),
+		Route: v.GetRoute(), Dropped: v.GetDropped(),
 		Cost: Cost{Quote: money.Format(v.GetQuoteMicros()), Held: money.Format(v.GetHeldMicros()), Captured: money.Format(v.GetCapturedMicros()),
 			QuoteMicros: v.GetQuoteMicros(), HeldMicros: v.GetHeldMicros(), CapturedMicros: v.GetCapturedMicros(), RefundedMicros: v.GetRefundedMicros()},
 	}

@@ -145,9 +145,7 @@ func (s *Service) send(ctx, call context.Context, d *desk, p *pass, m *eventv1.S
 		d.traffic.Outcome(ctx, d.name, model, probe, took, "")
 		d.traffic.Unbench(ctx, d.name, key.ID)
 		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: taskID}}}
-		if _, calls := key.Adapter.(provider.WebhookParser); !calls {
-			o.GetAccepted().PollAfterMs = s.interval(1).Milliseconds()
-		}
+		o.GetAccepted().PollAfterMs = jitter(paceOf(key.Adapter, b, b.WebhookTrust).first(s.cfg.PollInterval)).Milliseconds()
 		return s.publish(ctx, fill(o, seen))
 	case errors.As(err, &refusal):
 		f := refusal.Fault

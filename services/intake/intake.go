@@ -229,17 +229,22 @@ func (s *Service) get(ctx context.Context, p auth.Principal, videoID string) (*v
 	if !id.Safe(videoID) {
 		return nil, missing()
 	}
+	var known *videov1.Video
 	if v, ok, err := s.d.Status.Status(ctx, videoID); err == nil && ok && !job.FromProto(v.GetState()).Terminal() {
 		if v.GetAccountId() != p.AccountID {
 			return nil, missing()
 		}
+		known = v
 		if v.GetState() != videov1.VideoState_VIDEO_STATE_QUEUED || time.Since(v.GetCreatedAt().AsTime()) < queuedAfter {
 			return v, nil
 		}
 	}
 	r, err := s.d.Jobs.GetJob(ctx, &ledgerv1.GetJobRequest{JobId: videoID, AccountId: p.AccountID})
 	if err != nil {
-		return nil, fault.FromStatus(err)
+		if f := fault.FromStatus(err); f.Code != fault.Unavailable || known == nil {
+			return nil, f
+		}
+		return known, nil // without its place in the queue
 	}
 	return r.GetVideo(), nil
 }
@@ -286,23 +291,4 @@ func (s *Service) list(ctx context.Context, p auth.Principal, r *videov1.ListVid
 		return nil, fault.FromStatus(err)
 	}
 	return &videov1.ListVideosResponse{Videos: resp.GetVideos(), HasMore: resp.GetHasMore()}, nil
-}
-
-func (s *Service) models() *videov1.ListModelsResponse {
-	resp := &videov1.ListModelsResponse{}
-	for _, m := range s.d.Catalog.Models() {
-		resp.Models = append(resp.Models, m.Proto())
-	}
-	for _, a := range s.d.Routes.Table().Aliases() {
-		x := &videov1.Alias{Id: a.Name, Description: a.Description, Pick: a.Pick}
-		for _, r := range a.Routes {
-			if _, ok := s.d.Catalog.Model(r.Model); ok {
-				x.Models = append(x.Models, r.Model)
-			}
-		}
-		if len(x.GetModels()) > 0 || len(a.Routes) == 0 {
-			resp.Aliases = append(resp.Aliases, x)
-		}
-	}
-	return resp
 }

@@ -43,6 +43,7 @@ func (s *Service) Handler() http.Handler {
 	route("GET /v1/videos/{id}/content", auth.VideosRead, s.content)
 	route("POST /v1/videos:quote", auth.VideosRead, s.quoteVideo)
 	route("GET /v1/models", auth.VideosRead, s.listModels)
+	route("GET /v1/models/{id...}", auth.VideosRead, s.getModel)
 	route("GET /v1/balance", auth.BillingRead, s.getBalance)
 	route("GET /v1/usage", auth.BillingRead, s.getUsage)
 	route("GET /v1/statement", auth.BillingRead, s.getStatement)
@@ -255,20 +256,6 @@ func priced(o map[string]any, p *videov1.VideoParams, ls []*videov1.PriceLine) m
 	o["model"], o["duration"], o["resolution"], o["aspect_ratio"] = p.GetModel(), p.GetDurationSeconds(), p.GetResolution(), p.GetAspectRatio()
 	o["width"], o["height"], o["lines"] = p.GetWidth(), p.GetHeight(), lines
 	return o
-}
-
-func (s *Service) listModels(w http.ResponseWriter, _ *http.Request, _ auth.Principal) error {
-	data, aliases, all := []map[string]any{}, []map[string]any{}, s.models()
-	for _, a := range all.GetAliases() {
-		aliases = append(aliases, map[string]any{"id": a.GetId(), "object": "alias", "description": a.GetDescription(), "pick": a.GetPick(), "models": append([]string{}, a.GetModels()...)})
-	}
-	for _, m := range all.GetModels() {
-		data = append(data, map[string]any{"id": m.GetId(), "object": "model", "created": 0, "owned_by": m.GetProvider(), "name": m.GetDisplayName(), "provider": m.GetProvider(), "tasks": m.GetTasks(),
-			"durations": m.GetDurationsSeconds(), "resolutions": m.GetResolutions(), "aspect_ratios": m.GetAspectRatios(), "audio": m.GetAudio(),
-			"seed": m.GetSeed(), "negative_prompt": m.GetNegativePrompt(), "price_per_second_from": money.Format(m.GetPricePerSecondMicros())})
-	}
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data, "aliases": aliases})
-	return nil
 }
 
 func (s *Service) getBalance(w http.ResponseWriter, r *http.Request, p auth.Principal) error {

@@ -22,7 +22,12 @@ type beginCall = call[*ledgerv1.BeginAttemptRequest, *ledgerv1.BeginAttemptRespo
 // BeginAttempt commits the intent to submit, once per attempt, in one
 // transaction with whatever other intents arrive meanwhile.
 func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRequest) (*ledgerv1.BeginAttemptResponse, error) {
-	return g.s.begins.do(ctx, r)
+	resp, err := g.s.begins.do(ctx, r)
+	if err == nil && resp.GetGranted() {
+		x := g.s.times.render(r.GetProvider(), resp.GetParams().GetModel())
+		resp.TypicalMs, resp.SlowMs, resp.WebhookTrust = x.typical.Milliseconds(), x.slow.Milliseconds(), g.s.trustOf(ctx, r.GetProvider())
+	}
+	return resp, err
 }
 
 // begin judges a group of intents in the order of arrival.

@@ -47,7 +47,7 @@ type Config struct {
 	QueueLife     time.Duration `env:"REELWAY_QUEUE_LIFE" min:"1s" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
 	SweepInterval time.Duration `env:"REELWAY_SWEEP_INTERVAL" min:"10ms" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
 	SweepAfter    time.Duration `env:"REELWAY_SWEEP_AFTER" min:"100ms" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
-	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" min:"100ms" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
+	WatchAfter    time.Duration `env:"REELWAY_WATCH_AFTER" min:"100ms" envDefault:"5m" desc:"longest time after acceptance without news from the provider before it is polled"`
 	ProgressEvery time.Duration `env:"REELWAY_PROGRESS_EVERY" min:"10ms" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
 	TypicalRender time.Duration `env:"REELWAY_TYPICAL_RENDER" min:"1ms" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
 	Workers       int           `env:"REELWAY_LEDGER_WORKERS" min:"1" max:"64" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
@@ -90,6 +90,7 @@ type Service struct {
 	used    usedKeys
 	seen    metric.Int64Counter
 	fell    metric.Int64Counter
+	trust   trusted
 }
 
 // New returns a ledger on a migrated database.
@@ -108,7 +109,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		metric.WithInt64Callback(s.countJobs))
 	s.fell, err3 = meter.Int64Counter("reelway.ledger.fallbacks", metric.WithUnit("{job}"),
 		metric.WithDescription("jobs that went on to their next route, by the provider left and the next one"))
-	return s, errors.Join(err1, err2, err3, s.watchOutbox(meter), s.measureBooks(meter))
+	return s, errors.Join(err1, err2, err3, s.watchOutbox(meter), s.measureBooks(meter), s.measureTrust(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.

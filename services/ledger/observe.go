@@ -136,8 +136,10 @@ func (s *Service) observed(x sighting) error {
 
 const (
 	// One that was ignored or contradicted the known may be true later.
+	// The fence has each looked up by its key, however few observations there
+	// were when the plan was made.
 	knownFactsSQL = `select o.job_id, o.id from unnest($1::text[], $2::text[]) as x (job, id)
-		join observation o on o.job_id = x.job and o.id = x.id where o.verdict in ('applied', 'late')`
+		cross join lateral (select o.job_id, o.id from observation o where o.job_id = x.job and o.id = x.id and o.verdict in ('applied', 'late') offset 0) o`
 	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider = any($1) and provider_task_id = any($2)"
 )
 
@@ -181,6 +183,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 		if x.job = jobs[x.o.GetJobId()]; x.job == nil {
 			continue // a dead letter, once the others are committed
 		}
+		u.called(x.job, x.o)
 		fact := [2]string{x.o.GetJobId(), x.o.GetId()}
 		if known[fact] {
 			x.verdict = duplicate
@@ -245,10 +248,20 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 		return s.judgeFate(ctx, u, x, a, owners)
 	}
 	if a == nil || a.ID != o.GetAttemptId() || j.State.Terminal() {
+		// A task of an attempt that was given up is known by its id from now on.
+		if old := j.attempt(o.GetAttemptId()); old != nil && old.GivenUp && (o.GetRendered() != nil || o.GetAccepted() != nil) && !claimTask(u, old, o, owners) {
+			return conflict, nil
+		}
 		return u.judgeLate(j, o)
 	}
 	if !claimTask(u, a, o, owners) {
 		return conflict, nil
+	}
+	if r := o.GetCancelRefused(); r != nil {
+		return u.refuseCancel(ctx, j, r.GetReason())
+	}
+	if o.GetGivenUp() != nil && !s.mayGiveUp(j, a) {
+		return ignored, nil
 	}
 	m, err := read(j, o)
 	if err != nil {
@@ -263,6 +276,9 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 	}
 	if j.State == job.Queued && !slices.Contains(revived, m.in) || a.State == "failed" && m.in != job.Render {
 		return ignored, nil // the job waits for another attempt already
+	}
+	if m.in == job.RefuseRetry && o.GetRefused() != nil && j.Cancel.At != nil {
+		m.in = job.Stop // surely nowhere, and not wanted any more
 	}
 	m.in = s.reroute(j, m.in, m.verr)
 	if _, legal := job.Next(j.State, m.in); !legal || m.in == job.Progress && j.State == job.Running {
@@ -341,6 +357,13 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 		m = meaning{in: job.Render, attempt: "succeeded", ended: true, url: &url}
 	case *eventv1.Observation_Failed:
 		m = meaning{in: job.Fail, attempt: "failed", ended: true, verr: f.Failed.GetError()}
+	case *eventv1.Observation_Canceled:
+		m = meaning{in: job.Fail, attempt: "canceled", ended: true, verr: f.Canceled.GetError()}
+		if j.Cancel.At != nil {
+			m.in = job.Stop
+		}
+	case *eventv1.Observation_GivenUp:
+		m = meaning{in: job.RefuseRetry, attempt: "uncertain", ended: true}
 	case *eventv1.Observation_TimedOut:
 		m = meaning{in: job.TimeOut, attempt: "uncertain", ended: true}
 		m.verr = &videov1.VideoError{Code: string(fault.ProviderOutcomeUnknown), Provider: j.Provider,
@@ -374,7 +397,10 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 		}
 	}
 	if m.attempt != "" {
-		a.State, a.Error = m.attempt, m.err
+		a.State, a.Error, a.GivenUp = m.attempt, m.err, o.GetGivenUp() != nil
+		if m.in == job.Render || m.in == job.Fail || m.in == job.Stop {
+			a.VerdictSource = o.GetSource()
+		}
 		if m.ended {
 			a.EndedAt = &u.now
 		}
@@ -400,7 +426,7 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 		if err := u.follow(j, j.Route+1); err != nil {
 			return err
 		}
-	case m.err != nil:
+	case m.err != nil && m.in != job.Stop:
 		j.Error = m.err
 	}
 	if _, err := u.advance(x.ctx, j, m.in); err != nil {
@@ -412,7 +438,7 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	case job.NeedsReview:
 		s.suspend(u, j, a)
 	}
-	return nil
+	return u.passCancel(x.ctx, j)
 }
 
 func taskID(o *eventv1.Observation) string {
@@ -425,6 +451,8 @@ func taskID(o *eventv1.Observation) string {
 		return f.Rendered.GetProviderTaskId()
 	case *eventv1.Observation_Failed:
 		return f.Failed.GetProviderTaskId()
+	case *eventv1.Observation_Canceled:
+		return f.Canceled.GetProviderTaskId()
 	}
 	return ""
 }

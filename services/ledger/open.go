@@ -15,6 +15,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/postgres"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
@@ -50,6 +51,11 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 		}
 	}
 	res, err := g.s.opens.do(ctx, o)
+	if errors.Is(err, postgres.ErrUnknown) {
+		f := fault.Wrap(err, fault.Unavailable, "whether the video was accepted is unknown; retry with the same Idempotency-Key, or without one look for it first")
+		f.Retryable = r.GetIdempotencyKey() != ""
+		return nil, f
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +140,9 @@ func (u *unit) claimKeys(ctx context.Context, group []*openCall) (claimed, error
 		on conflict do nothing`, t.columns...); err != nil {
 		return nil, fmt.Errorf("claim idempotency keys: %w", err)
 	}
-	rows, err := u.tx.Query(ctx, `select i.account_id, i.key, i.job_id, i.request_hash from idempotency i
-		join unnest($1::text[], $2::text[], $3::text[]) as x (account, key, job) on i.account_id = x.account and i.key = x.key
+	// The fence has each looked up by its key, whatever the plan was made on.
+	rows, err := u.tx.Query(ctx, `select i.account_id, i.key, i.job_id, i.request_hash from unnest($1::text[], $2::text[], $3::text[]) as x (account, key, job)
+		cross join lateral (select * from idempotency i where i.account_id = x.account and i.key = x.key offset 0) i
 		where i.job_id <> x.job`, t.columns[:3]...)
 	if err != nil {
 		return nil, fmt.Errorf("read idempotency keys: %w", err)

@@ -43,6 +43,7 @@ type record struct {
 	Plan                             routePlan
 	Route                            int    // of Plan: the one that Provider, Model, Params and the cost are of
 	Turn                             *int64 // in the queue; nil when an older version opened the job
+	Cancel                           cancellation
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
@@ -52,7 +53,7 @@ type record struct {
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
 	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted,
-	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn, plan, route`
+	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn, cancel_requested_at, cancel_refused, plan, route`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -64,7 +65,7 @@ func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
 		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted,
-		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn, &j.Plan, &j.Route}
+		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn, &j.Cancel.At, &j.Cancel.Refused, &j.Plan, &j.Route}
 }
 
 type querier interface {
@@ -100,7 +101,9 @@ func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 	}
 	if !j.State.Terminal() {
 		v.HeldMicros = j.Quote
+		v.CancelRequested = j.Cancel.At != nil
 	}
+	v.CancelRefused = j.Cancel.Refused
 	switch j.State {
 	case job.Storing:
 		v.Progress = 99 // rendered; what is left is ours

@@ -156,7 +156,7 @@ func (s *Service) judgeFate(ctx context.Context, u *unit, x *sighting, a *attemp
 		outcome, verdict = billed, late
 	case o.GetAccepted() != nil:
 		return late, nil
-	case o.GetFailed() == nil && o.GetRefused() == nil:
+	case o.GetFailed() == nil && o.GetRefused() == nil && o.GetCanceled() == nil:
 		return ignored, nil
 	}
 	r, fresh, err := u.conclude(ctx, j, outcome, "ledger", "the provider's late word: "+factName(o))
@@ -257,4 +257,16 @@ func (g *moneyServer) ListReviews(ctx context.Context, r *ledgerv1.ListReviewsRe
 	}
 	resp.HasMore = more
 	return resp, nil
+}
+
+// mayGiveUp reports whether an attempt of unknown outcome may be given up for
+// another. It is done once for a job, never for a task that the provider is
+// known to have, and not for a job that is to be canceled.
+func (s *Service) mayGiveUp(j *record, a *attempt) bool {
+	for _, before := range j.Attempts {
+		if before.GivenUp {
+			return false
+		}
+	}
+	return a.State == "uncertain" && a.TaskID == "" && j.Cancel.At == nil && j.AttemptCount < s.cfg.MaxAttempts
 }

@@ -35,6 +35,7 @@ type unit struct {
 	freed    []idempotencyKey
 	deferred []deferral
 	reviews  []*review
+	cancels  []*record // whose caller's wish to cancel changed
 	purse
 	spending spending
 	byDay    map[usageKey]*usage // what ended, for usage
@@ -178,6 +179,7 @@ func (u *unit) flush(ctx context.Context) (*pgx.Batch, error) {
 	u.writeAttempts(b)
 	u.writeChanged(b)
 	u.writeRerouted(b)
+	u.writeCancels(b)
 	u.writeRedacted(b)
 	u.writeSeen(b)
 	u.writeRemovals(b)

@@ -34,13 +34,18 @@ func (c *config) offers(provider string) bool {
 }
 
 func main() {
-	door, cfg, nats, led, bkt, guard, ways := &config{}, &intake.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &safehttp.Config{}, &route.Config{}
+	door, cfg, nats, led, bkt, guard := &config{}, &intake.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &safehttp.Config{}
+	models, ways := &catalog.Config{}, &route.Config{}
 	os.Exit(run.Main("intake", "takes requests: authenticates, validates, prices, submits", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_HTTP_ADDR", door.Addr)
 		if err != nil {
 			return err
 		}
 		gl, err := h.Listen("REELWAY_GRPC_ADDR", door.GRPCAddr)
+		if err != nil {
+			return err
+		}
+		cat, err := catalog.Open(*models, door.offers, h.Log)
 		if err != nil {
 			return err
 		}
@@ -87,8 +92,9 @@ func main() {
 		s.Register(srv)
 		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, authn.Components(b)...)
+		h.Add(run.Consumers, cat.Components()...)
 		h.Add(run.Consumers, routes.Components()...)
 		h.Add(run.Consumers, s.Components()...)
 		return nil
-	}, door, cfg, nats, led, bkt, guard, ways))
+	}, door, cfg, nats, led, bkt, guard, models, ways))
 }
