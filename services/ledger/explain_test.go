@@ -24,7 +24,7 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 			select job_id_at(now() - interval '20 days' + g * interval '1 minute') || lpad(g::text, 8, '0'), case when g % 100 = 0 then 'queued' else 'failed' end, 'acct_' || g % 50, 'kling',
 				case when g % 100 = 0 then 'held' else 'released' end, 10, case when g % 100 > 0 then now() end, 'user_' || g % 977, ''
 			from generate_series(1, 30000) g`,
-		`insert into attempt (id, job_id, number, provider, state, provider_task_id) select 'att_' || g, 'video_' || g, 1, 'kling', 'failed', 'task_' || g from generate_series(1, 30000) g`,
+		`insert into attempt (id, job_id, number, provider, state, provider_task_id, ended_at) select 'att_' || g, 'video_' || g, 1, 'kling', 'failed', 'task_' || g, case when g % 100 > 0 then now() end from generate_series(1, 30000) g`,
 		`insert into observation (id, job_id, attempt_id, source, fact, verdict, observed_at) select 'fact_' || g, 'video_' || g, 'att_' || g, 's', 'f', 'applied', now() from generate_series(1, 30000) g`,
 		`insert into idempotency (account_id, key, job_id, request_hash) select 'acct_' || g % 50, 'key_' || g, 'video_' || g, '' from generate_series(1, 30000) g`,
 		`insert into outbox (publish_after, message_id, subject, type, data) select now() + (g - 600) * interval '1 second', 'm', 's', 't', '' from generate_series(1, 20000) g`,
