@@ -6,6 +6,7 @@ import (
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/money"
+	"reelway.dev/pkg/route"
 	"reelway.dev/pkg/videojson"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -15,27 +16,54 @@ func (s *Service) models() *videov1.ListModelsResponse {
 	for _, m := range s.d.Catalog.Models() {
 		resp.Models = append(resp.Models, m.Proto())
 	}
+	for _, a := range s.d.Routes.Table().Aliases() {
+		if x := s.alias(a); len(x.GetModels()) > 0 || len(a.Routes) == 0 {
+			resp.Aliases = append(resp.Aliases, x)
+		}
+	}
 	return resp
 }
 
+// alias shows an alias with those of its models that are on offer.
+func (s *Service) alias(a route.Alias) *videov1.Alias {
+	x := &videov1.Alias{Id: a.Name, Description: a.Description, Pick: a.Pick}
+	for _, r := range a.Routes {
+		if _, ok := s.d.Catalog.Model(r.Model); ok {
+			x.Models = append(x.Models, r.Model)
+		}
+	}
+	return x
+}
+
 func (s *Service) listModels(w http.ResponseWriter, _ *http.Request, _ auth.Principal) error {
-	data := []map[string]any{}
-	for _, m := range s.models().GetModels() {
+	data, aliases, all := []map[string]any{}, []map[string]any{}, s.models()
+	for _, m := range all.GetModels() {
 		data = append(data, modelJSON(m))
 	}
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data})
+	for _, a := range all.GetAliases() {
+		aliases = append(aliases, aliasJSON(a))
+	}
+	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data, "aliases": aliases})
 	return nil
 }
 
-// getModel shows one model. Its id may hold slashes.
+// getModel shows one model, or alias. Its id may hold slashes.
 func (s *Service) getModel(w http.ResponseWriter, r *http.Request, _ auth.Principal) error {
 	id := r.PathValue("id")
+	if a, ok := s.d.Routes.Table().Alias(id); ok {
+		videojson.Write(w, http.StatusOK, aliasJSON(s.alias(a)))
+		return nil
+	}
 	m, ok := s.d.Catalog.Model(id)
 	if !ok || id == "" {
 		return fault.New(fault.NotFound, "no such model; GET /v1/models lists the models")
 	}
 	videojson.Write(w, http.StatusOK, modelJSON(m.Proto()))
 	return nil
+}
+
+func aliasJSON(a *videov1.Alias) map[string]any {
+	return map[string]any{"id": a.GetId(), "object": "alias", "description": a.GetDescription(), "pick": a.GetPick(), "models": append([]string{}, a.GetModels()...)}
 }
 
 // modelJSON is a model as REST shows it. What is not known is null.

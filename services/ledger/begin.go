@@ -86,7 +86,7 @@ func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room) error {
 		return nil
 	}
 	if away := r.GetUnavailableModel(); away != "" {
-		if j.Model == away && j.routeAt(j.Route+1) != nil {
+		if j.Model == away && j.next() != nil {
 			return s.leave(c.ctx, u, j)
 		}
 		resp.Full, resp.FullReason, resp.RetryAfterMs = true, fullClosed, askAgainAfter(fullClosed).Milliseconds()

@@ -419,7 +419,8 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	var delay time.Duration
 	switch {
 	case m.in == job.RefuseRetry:
-		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(j.tries()))
+		all, _ := j.tries()
+		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(all))
 		j.SubmitAfter, j.DeadlineAt = u.now.Add(delay), nil
 	case m.in == job.FallBack:
 		j.SubmitAfter, j.DeadlineAt, x.left = u.now, nil, j.Provider

@@ -85,21 +85,36 @@ func (j *record) models() []string {
 	return all
 }
 
-// tries is how many attempts the job's present route has had.
-func (j *record) tries() (n int) {
+// tries is how many attempts the job's present route has had, and how many of
+// them its provider had no time for.
+func (j *record) tries() (all, limited int) {
 	for _, a := range j.Attempts {
-		if a.Route == j.Route {
-			n++
+		if a.Route != j.Route {
+			continue
+		}
+		all++
+		var e videov1.VideoError
+		if len(a.Error) > 0 && proto.Unmarshal(a.Error, &e) == nil && fault.Code(e.GetCode()) == fault.RateLimited {
+			limited++
 		}
 	}
-	return n
+	return all, limited
+}
+
+// next is the route that a job may go on to: none when its end is wanted, and
+// none after an attempt that was given up, whose task may exist and cost.
+func (j *record) next() *ledgerv1.Route {
+	if j.Cancel.At != nil || slices.ContainsFunc(j.Attempts, func(a *attempt) bool { return a.GivenUp }) {
+		return nil
+	}
+	return j.routeAt(j.Route + 1)
 }
 
 // fallsBack reports whether a definite refusal or failure of the present route
 // leads to the next one. Nobody may have been paid: a task of which the provider
 // said that it succeeded, or that somebody canceled there, may cost.
 func (j *record) fallsBack(e *videov1.VideoError) bool {
-	if j.routeAt(j.Route+1) == nil {
+	if j.next() == nil {
 		return false
 	}
 	switch fault.Code(e.GetCode()) {
@@ -110,6 +125,11 @@ func (j *record) fallsBack(e *videov1.VideoError) bool {
 	}
 	return e.GetProviderCode() != "empty_result" && e.GetProviderCode() != "canceled"
 }
+
+// limitedTries is how often a job is taken to a provider that has no time for
+// it, in maximal attempts, where there is no other route: that is no fault of
+// the job, and every refusal slows all of them down.
+const limitedTries = 10
 
 // reroute turns what a refusal or a failure means into what follows from it,
 // once the present route's own attempts are used up. While there is another route
@@ -124,7 +144,14 @@ func (s *Service) reroute(j *record, in job.Input, e *videov1.VideoError) job.In
 				most = 1
 			}
 		}
-		if j.tries() >= most {
+		all, limited := j.tries()
+		used := all - limited
+		if fault.Code(e.GetCode()) == fault.RateLimited {
+			if used = all; j.next() == nil {
+				most *= limitedTries
+			}
+		}
+		if used >= most {
 			in = job.Refuse
 		}
 	}
@@ -137,7 +164,7 @@ func (s *Service) reroute(j *record, in job.Input, e *videov1.VideoError) job.In
 // routeWaitedTooLong reports whether a queued job should try its next route: no
 // attempt of it is open, so nothing is under way on the present one.
 func (s *Service) routeWaitedTooLong(u *unit, j *record) bool {
-	return j.State == job.Queued && s.cfg.RouteWait > 0 && u.now.Sub(j.SubmitAfter) > s.cfg.RouteWait && j.routeAt(j.Route+1) != nil
+	return j.State == job.Queued && s.cfg.RouteWait > 0 && u.now.Sub(j.SubmitAfter) > s.cfg.RouteWait && j.next() != nil
 }
 
 // leave has a queued job go on to its next route at once.

@@ -65,7 +65,6 @@ func main() {
 			return err
 		}
 		h.OnClose(func() { _ = conn.Close() })
-		cat := catalog.Builtin().Only(door.offers)
 		routes, err := route.Open(*ways, cat, h.Log)
 		if err != nil {
 			return err
