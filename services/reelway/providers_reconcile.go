@@ -59,17 +59,17 @@ type sums struct {
 
 // reconciliation is what an invoice and the ledger make of each other.
 type reconciliation struct {
-	Provider    string `json:"provider"`
-	Currency    string `json:"currency"`
-	From        string `json:"from,omitempty"` // of the time in which ghosts were looked for
-	To          string `json:"to,omitempty"`   // exclusive
-	Rows        int    `json:"rows"`
-	Tasks       int    `json:"tasks"`
-	Matched     int    `json:"matched"`
+	Provider    string    `json:"provider"`
+	Currency    string    `json:"currency"`
+	From        string    `json:"from,omitempty"` // of the time in which ghosts were looked for
+	To          string    `json:"to,omitempty"`   // exclusive
+	Rows        int       `json:"rows"`
+	Tasks       int       `json:"tasks"`
+	Matched     int       `json:"matched"`
 	Orphans     []finding `json:"orphans"`     // billed there, unknown here
 	Ghosts      []finding `json:"ghosts"`      // made there for us, not billed
 	Differences []finding `json:"differences"` // billed at another price
-	Sums        sums   `json:"sums"`
+	Sums        sums      `json:"sums"`
 
 	billed, expected, orphans, ghosts, difference, unpriced int64
 }
