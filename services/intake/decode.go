@@ -53,6 +53,7 @@ type body struct {
 	Metadata       map[string]string `json:"metadata"`
 	MaxCost        number            `json:"max_cost"`
 	Priority       string            `json:"priority"`
+	NotifyEmail    string            `json:"notify_email"`
 }
 
 type reference struct {
@@ -379,6 +380,6 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 	return &videov1.VideoRequest{
 		Model: b.Model, Prompt: b.Prompt, NegativePrompt: b.NegativePrompt, DurationSeconds: max(seconds, duration), Resolution: b.Resolution,
 		AspectRatio: b.AspectRatio, Size: b.Size, Platform: b.Platform, ImageUrl: image, EndImageUrl: b.EndImageURL, Seed: b.Seed,
-		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros, Priority: priority,
+		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros, Priority: priority, NotifyEmail: b.NotifyEmail,
 	}, bad
 }

@@ -143,6 +143,7 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.
 			bad = append(bad, fault.Field{Name: "metadata", Message: "must not hold a NUL character"})
 		}
 	}
+	bad = append(bad, checkNotify(r.GetNotifyEmail())...)
 	if len(bad) > 0 {
 		return m, nil, invalid(bad)
 	}
@@ -184,7 +185,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: q.GetParams(),
 		Provider: m.Provider, QuoteMicros: q.GetTotalMicros(), User: r.GetUser(), Metadata: r.GetMetadata(),
 		CostMicros: m.Cost(q.GetParams(), q.GetTotalMicros()), CostCurrency: catalog.CostCurrency,
-		Priority: r.GetPriority(), QueueWeight: p.QueueWeight,
+		Priority: r.GetPriority(), QueueWeight: p.QueueWeight, NotifyEmail: r.GetNotifyEmail(),
 	})
 	if err != nil {
 		return nil, fault.FromStatus(err)

@@ -244,6 +244,7 @@ func (u *unit) writeRedacted(b *pgx.Batch) {
 	}
 	var t table
 	column(&t, u.redacted, func(j *record) string { return j.ID })
+	b.Queue("delete from job_mail where job_id = any($1)", t.columns...)
 	column(&t, u.redacted, func(j *record) []byte { return j.Params })
 	column(&t, u.redacted, func(j *record) string { return j.User })
 	b.Queue(`update job set params = x.params, end_user = x.end_user, metadata = '{}', counted_in = case when job.end_user = x.end_user then counted_in end, request_hash = null, redacted_at = now()

@@ -43,6 +43,7 @@ import (
 	"reelway.dev/services/intake"
 	"reelway.dev/services/ledger"
 	"reelway.dev/services/notifier"
+	"reelway.dev/services/notifier/mail"
 	"reelway.dev/services/simulator"
 )
 
@@ -71,10 +72,11 @@ type Settings struct {
 	Intake     intake.Config
 	Simulator  simulator.Config
 	Bucket     bucket.Config
+	Mail       mail.Config
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket}
+	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Mail}
 }
 
 // Load reads the settings from the environment.
@@ -202,6 +204,10 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
+	letters, err := mail.New(set.Mail.Or(public, "mail "+secret), mail.Deps{Bus: b, Ledger: ledgerv1.NewMailServiceClient(conn), Jobs: jobs, Files: files, Logger: h.Log, Now: time.Now})
+	if err != nil {
+		return err
+	}
 	counters, err := b.Counters(ctx)
 	if err != nil {
 		return err
@@ -217,6 +223,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	mux.Handle("/v1/callbacks/", calls.Handler())
 	mux.Handle("GET /v1/stream", note.Handler())
 	mux.Handle("GET /v1/videos/{id}/events", note.Handler())
+	mux.Handle(mail.Path, letters.Handler())
 	if f := files.Handler(); f != nil {
 		mux.Handle(bucket.FilesPath, f)
 	}
@@ -228,6 +235,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, disp.Components()...)
 	h.Add(run.Consumers, arch.Components()...)
 	h.Add(run.Consumers, note.Components()...)
+	h.Add(run.Consumers, letters.Components()...)
 	h.Add(run.Consumers, authn.Components(b)...)
 	h.Add(run.Relays, led.Components()...)
 	h.Add(run.Last, rpc.Component("ledger-grpc", inner, mem))
