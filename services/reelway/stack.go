@@ -82,7 +82,7 @@ func (s *Settings) parts() []any {
 // Load reads the settings from the environment.
 func Load(environ []string) (*Settings, error) {
 	s := &Settings{}
-	return s, run.Load(environ, []string{"REELWAY_POSTGRES_BIN", serverVariable}, s.parts()...)
+	return s, run.Load(environ, []string{"REELWAY_POSTGRES_BIN", serverVariable, urlVariable, keyVariable, profileVariable}, s.parts()...)
 }
 
 // Describe lists every setting, for --help.
