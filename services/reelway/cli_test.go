@@ -205,6 +205,23 @@ func TestCommandsForPeople(t *testing.T) {
 	if s.code != 3 || s.out != "" || !strings.Contains(s.err, "the video failed: ") {
 		t.Errorf("a failure: %+v", s)
 	}
+	// What no provider has begun can be canceled: here it waits for a minute.
+	resp, err := http.Post(st.SimURL+"/admin/faults", "application/json", strings.NewReader(`{"provider":"kling","fault":"rate_limit","count":1000,"retry_after":60}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	id = strings.TrimSpace(p.must("submit", "A boat", "-m", "kling-v2-6"))
+	soon(t, "canceled", func() bool {
+		s = p.run("", "cancel", id)
+		return s.code == 0
+	})
+	if s.out != id+"  canceled\n" || s.err != "" {
+		t.Errorf("cancel: %+v", s)
+	}
+	if s := p.run("", "watch", id); s.code != 3 || s.out != "" || !strings.Contains(s.err, "the video canceled: canceled by the caller") {
+		t.Errorf("watch of a canceled video: %+v", s)
+	}
 }
 
 // closedPort is an address where nobody listens.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -70,6 +71,7 @@ type Service struct {
 	links   links
 	smtp    *sender // nil: nothing is sent
 	letters metric.Int64Counter
+	failing atomic.Bool // the last letter was not sent, and could be later
 }
 
 // New returns a Service; every field of d is required. What is wrong with the
@@ -167,8 +169,12 @@ func (s *Service) deliver(ctx context.Context, ev event, write func() content) e
 	wait := r.GetWait().AsDuration()
 	for _, l := range r.GetLetters() {
 		if err := s.send(ctx, ev, l, write()); err != nil {
-			s.d.Logger.WarnContext(ctx, "letter waits", "event_id", ev.id, "account_id", ev.account, "error", err.Error())
 			wait = max(wait, s.cfg.Retry)
+			if !s.failing.Swap(true) { // once, not for each letter that waits
+				s.d.Logger.WarnContext(ctx, "letters wait", "event_id", ev.id, "account_id", ev.account, "error", err.Error())
+			}
+		} else if s.failing.Swap(false) {
+			s.d.Logger.InfoContext(ctx, "letters go out again")
 		}
 	}
 	if wait > 0 {

@@ -343,7 +343,7 @@ func TestRefusals(t *testing.T) {
 	if n := len(x.smtp.Letters()); n != 1 {
 		t.Errorf("%d letters", n)
 	}
-	if s := x.logs.String(); strings.Contains(s, "ada@") || !strings.Contains(s, "letter refused") || !strings.Contains(s, "letter waits") {
+	if s := x.logs.String(); strings.Contains(s, "ada@") || !strings.Contains(s, "letter refused") || !strings.Contains(s, "letters wait") || !strings.Contains(s, "letters go out again") {
 		t.Errorf("the log: %s", s)
 	}
 }
