@@ -1,11 +1,13 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +71,8 @@ func (g *mailServer) BeginMail(ctx context.Context, r *ledgerv1.BeginMailRequest
 		if err != nil {
 			return fmt.Errorf("read addresses: %w", err)
 		}
+		// In one order everywhere: two events must not wait for each other.
+		slices.SortFunc(addresses, func(a, b string) int { return bytes.Compare(recipient(a), recipient(b)) })
 		var longest time.Duration
 		claimed := map[string]bool{}
 		for _, a := range addresses {

@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -99,6 +100,7 @@ func TestOnlyWhoAskedIsWrittenTo(t *testing.T) {
 	} {
 		job := p.ask(c.user, c.notify)
 		to, _ := p.begin(fmt.Sprint("e", i), job, time.Minute, 100)
+		slices.Sort(to)
 		if fmt.Sprint(to) != c.want {
 			t.Errorf("job of %q with %q: %v, not %s", c.user, c.notify, to, c.want)
 		}

@@ -395,7 +395,7 @@ func TestProfiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.fails(1, "is open to other users; run: chmod 600", "balance")
-	if err := os.WriteFile(path, []byte("curent: a\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("actual: a\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.fails(1, "config.yaml cannot be read", "balance")
@@ -453,5 +453,36 @@ func TestHelpAndCompletion(t *testing.T) {
 	cmd.Env = append(slices.Clone(p.env), "PATH="+p.dir+":"+os.Getenv("PATH"))
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "submitting succeeded\n" {
 		t.Errorf("%q %v", out, err)
+	}
+}
+
+// What became of a video's webhooks stands in its timeline; that they are of
+// another version's server does not matter.
+func TestShowTellsOfWebhooks(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/v1/videos/video_1":
+			_, _ = io.WriteString(w, `{"id":"video_1","state":"succeeded","status":"completed","created_at":1764000000,"completed_at":1764000060,"cost":{"captured":"0.210000","captured_micros":210000}}`)
+		case r.URL.Path == "/v1/webhook_deliveries" && r.URL.Query().Get("video") == "video_1":
+			_, _ = io.WriteString(w, `{"object":"list","data":[{"id":"whd_2","endpoint":"whe_2","type":"video.completed","state":"pending","attempts":3,"occurred_at":1764000061,"next_attempt_at":1764003600},
+				{"id":"whd_1","endpoint":"whe_1","type":"video.running","state":"delivered","attempts":1,"occurred_at":1764000001,"ended_at":1764000002}]}`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer srv.Close()
+	p := newPerson(t, "REELWAY_URL="+srv.URL, "REELWAY_API_KEY=rw_key_of_a_test")
+	out := p.must("show", "video_1")
+	last := -1
+	for _, want := range []string{"submitted", "2025-11-24 16:00:02Z  webhook    video.running to whe_1: delivered, 1 attempts", "0.210000 credits captured", "webhook    video.completed to whe_2: pending, 3 attempts, the next at 2025-11-24 17:00:00Z"} {
+		i := strings.Index(out, want)
+		if i <= last {
+			t.Errorf("%q is missing, or not in order:\n%s", want, out)
+		}
+		last = i
+	}
+	if out := p.must("show", "video_1", "--json"); !strings.Contains(out, `"webhook_deliveries":[{"id":"whd_2"`) {
+		t.Errorf("%s", out)
 	}
 }

@@ -48,7 +48,7 @@ type cli struct {
 
 	Submit     submitCmd     `cmd:"" help:"Submit a video; with --watch, wait for it and save the file."`
 	Jobs       jobsCmd       `cmd:"" help:"List your videos, the latest first."`
-	Show       showCmd       `cmd:"" help:"Show a video: its state, its file, its attempts and its money."`
+	Show       showCmd       `cmd:"" help:"Show a video: its state, its file, its attempts, webhooks and money."`
 	Cancel     cancelCmd     `cmd:"" help:"Cancel videos that no provider has begun."`
 	Watch      watchCmd      `cmd:"" help:"Watch a video to its end."`
 	Quote      quoteCmd      `cmd:"" help:"Say what a video would cost."`

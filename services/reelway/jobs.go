@@ -94,7 +94,8 @@ type showCmd struct {
 
 // Help implements kong.HelpProvider.
 func (*showCmd) Help() string {
-	return `What was asked for, and what became of it and of its money, in order.
+	return `What was asked for, and what became of it, of its money and of its webhooks, in
+order.
 
 Examples:
 
@@ -109,8 +110,12 @@ func (s *showCmd) Run(ctx context.Context, io *console) error {
 		if err := cl.call(ctx, http.MethodGet, "/v1/videos/"+url.PathEscape(s.ID), nil, &v); err != nil {
 			return err
 		}
+		webhooks, err := cl.deliveries(ctx, v.ID)
+		if err != nil {
+			return err
+		}
 		if s.JSON {
-			return s.answer(io.out, v)
+			return s.answer(io.out, shown{v, webhooks})
 		}
 		rows := [][]string{{"video", v.ID}, {"state", io.tint(v.State) + doing(v, time.Now())[len(v.State):]}, {"progress", fmt.Sprintf("%d %%", v.Progress)}, {"model", v.Model}, {"provider", v.Provider},
 			{"format", fmt.Sprintf("%s s, %s, %s, %s", v.Seconds, v.Resolution, v.AspectRatio, v.Size)}}
@@ -132,8 +137,37 @@ func (s *showCmd) Run(ctx context.Context, io *console) error {
 		if _, err := fmt.Fprintln(io.out); err != nil {
 			return err
 		}
-		return printTable(io.out, timeline(v))
+		return printTable(io.out, timeline(v, webhooks))
 	})
+}
+
+// shown is a video with what became of its webhooks.
+type shown struct {
+	videojson.Video
+	Webhooks []delivery `json:"webhook_deliveries,omitempty"`
+}
+
+// delivery is one event on its way to one endpoint of the account's.
+type delivery struct {
+	ID            string `json:"id"`
+	Endpoint      string `json:"endpoint"`
+	Type          string `json:"type"`
+	State         string `json:"state"`
+	Attempts      int32  `json:"attempts"`
+	OccurredAt    int64  `json:"occurred_at"`
+	NextAttemptAt *int64 `json:"next_attempt_at"`
+	EndedAt       *int64 `json:"ended_at"`
+}
+
+// deliveries are a video's webhooks; none from a server that knows of none.
+func (c client) deliveries(ctx context.Context, video string) ([]delivery, error) {
+	var list struct{ Data []delivery }
+	err := c.call(ctx, http.MethodGet, "/v1/webhook_deliveries?"+url.Values{"video": {video}, "limit": {"100"}}.Encode(), nil, &list)
+	var r *refusal
+	if errors.As(err, &r) && r.status == http.StatusNotFound {
+		return nil, nil
+	}
+	return list.Data, err
 }
 
 func refunds(v videojson.Video) string {
@@ -144,7 +178,7 @@ func refunds(v videojson.Video) string {
 }
 
 // timeline is what happened to a video, in order.
-func timeline(v videojson.Video) [][]string {
+func timeline(v videojson.Video, webhooks []delivery) [][]string {
 	type moment struct {
 		at   int64
 		what []string
@@ -172,6 +206,16 @@ func timeline(v videojson.Video) [][]string {
 	}
 	if v.ExpiresAt != nil {
 		all = append(all, moment{*v.ExpiresAt, []string{"removal", "the file is kept until here"}})
+	}
+	for _, d := range webhooks {
+		m := moment{d.OccurredAt, []string{"webhook", fmt.Sprintf("%s to %s: %s, %d attempts", d.Type, d.Endpoint, d.State, d.Attempts)}}
+		switch {
+		case d.EndedAt != nil:
+			m.at = *d.EndedAt
+		case d.NextAttemptAt != nil:
+			m.what[1] += ", the next at " + at(*d.NextAttemptAt)
+		}
+		all = append(all, m)
 	}
 	slices.SortStableFunc(all, func(a, b moment) int { return cmp.Compare(a.at, b.at) })
 	var rows [][]string

@@ -41,13 +41,16 @@ type content struct {
 type fact struct{ Name, Value string }
 
 // ofJob is the letter about a job's end.
-func ofJob(v *videov1.Video, state job.State, link string, life time.Duration) content {
+func ofJob(v *videov1.Video, state job.State, life time.Duration, link func(kind string) string) content {
 	p := v.GetParams()
 	c := content{Facts: []fact{{"Video", v.GetId()}, {"Model", p.GetModel()}, {"Length", fmt.Sprintf("%d s", p.GetDurationSeconds())}}}
 	if state == job.Succeeded {
 		c.Subject, c.Heading = "Your video is ready", "Your video is ready"
 		c.Paragraphs = []string{"It was made and stored. The link works for " + span(life) + ", for whoever has it."}
-		c.Link, c.LinkText = link, "Watch the video"
+		c.Link, c.LinkText = link(videoFile), "Watch the video"
+		if v.GetArtifact().GetThumbnail().GetKey() != "" {
+			c.Thumbnail = link(thumbnail)
+		}
 		if a := v.GetArtifact(); a.GetWidth() > 0 {
 			c.Facts = append(c.Facts, fact{"Size", fmt.Sprintf("%d × %d", a.GetWidth(), a.GetHeight())})
 		}

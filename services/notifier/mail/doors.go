@@ -18,7 +18,7 @@ const Path = "/v1/mail/"
 // Handler serves the links in letters, to people: without a key, by signature.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+Path+"videos/{id}", s.video)
+	mux.HandleFunc("GET "+Path+"videos/{id}/{kind}", s.file)
 	mux.HandleFunc("GET "+Path+"unsubscribe", s.ask)
 	mux.HandleFunc("POST "+Path+"unsubscribe", s.unsubscribe)
 	return run.Traced(mux)
@@ -48,13 +48,13 @@ var (
 	busy    = answer{Heading: "Not now", Text: "This does not work at the moment. Please try again in a minute."}
 )
 
-// video leads on to the file, by a URL that is signed now: the letter's link lives
+// file leads on to a video or its thumbnail, by a URL that is signed now: the letter's link lives
 // longer than the bucket's URLs do.
-func (s *Service) video(w http.ResponseWriter, r *http.Request) {
-	id, q := r.PathValue("id"), r.URL.Query()
+func (s *Service) file(w http.ResponseWriter, r *http.Request) {
+	id, kind, q := r.PathValue("id"), r.PathValue("kind"), r.URL.Query()
 	account, until := q.Get("account"), q.Get("until")
 	at, err := strconv.ParseInt(until, 10, 64)
-	if err != nil || !s.links.verify(q.Get("token"), "video", account, id, until) {
+	if err != nil || !s.links.verify(q.Get("token"), kind, account, id, until) {
 		s.write(w, r, http.StatusForbidden, altered)
 		return
 	}
@@ -70,6 +70,9 @@ func (s *Service) video(w http.ResponseWriter, r *http.Request) {
 	}
 	v := got.GetVideo()
 	key := v.GetArtifact().GetKey()
+	if kind == thumbnail {
+		key = v.GetArtifact().GetThumbnail().GetKey()
+	}
 	switch {
 	case err != nil:
 	case key == "" || job.FromProto(v.GetState()) != job.Succeeded:

@@ -29,11 +29,17 @@ func (l links) verify(token string, parts ...string) bool {
 	return len(l.secret) > 0 && hmac.Equal([]byte(token), []byte(l.sign(parts...)))
 }
 
-// video leads to a finished video until a time.
-func (l links) video(account, id string, until time.Time) string {
+// The files of a video that a letter leads to.
+const (
+	videoFile = "video"
+	thumbnail = "thumbnail"
+)
+
+// file leads to a file of a finished video until a time.
+func (l links) file(kind, account, id string, until time.Time) string {
 	at := strconv.FormatInt(until.Unix(), 10)
-	q := url.Values{"account": {account}, "until": {at}, "token": {l.sign("video", account, id, at)}}
-	return strings.TrimRight(l.base, "/") + "/v1/mail/videos/" + url.PathEscape(id) + "?" + q.Encode()
+	q := url.Values{"account": {account}, "until": {at}, "token": {l.sign(kind, account, id, at)}}
+	return strings.TrimRight(l.base, "/") + "/v1/mail/videos/" + url.PathEscape(id) + "/" + kind + "?" + q.Encode()
 }
 
 // unsubscribe ends an account's e-mail to an address, which it does not tell.

@@ -132,7 +132,9 @@ func (s *Service) jobEnded(ctx context.Context, ev *eventv1.JobEvent) error {
 	}
 	state := job.FromProto(v.GetState())
 	return s.deliver(ctx, event{id: v.GetId() + "/" + string(state), account: v.GetAccountId(), job: v.GetId(), at: ev.GetOccurredAt()}, func() content {
-		return ofJob(v, state, s.links.video(v.GetAccountId(), v.GetId(), s.d.Now().Add(s.cfg.LinkLife)), s.cfg.LinkLife)
+		return ofJob(v, state, s.cfg.LinkLife, func(kind string) string {
+			return s.links.file(kind, v.GetAccountId(), v.GetId(), s.d.Now().Add(s.cfg.LinkLife))
+		})
 	})
 }
 

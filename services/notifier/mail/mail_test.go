@@ -212,7 +212,7 @@ func (x *bundle) eventually(what string, ok func() bool) {
 
 func done(id string) *videov1.Video {
 	return &videov1.Video{Id: id, AccountId: account, State: videov1.VideoState_VIDEO_STATE_SUCCEEDED, Params: &videov1.VideoParams{Model: "kling-v2-6", Prompt: "a secret prompt", DurationSeconds: 5},
-		Artifact: &videov1.Artifact{Key: "k.mp4", Width: 1280, Height: 720}, CapturedMicros: 210_000}
+		Artifact: &videov1.Artifact{Key: "k.mp4", Width: 1280, Height: 720, Thumbnail: &videov1.Variant{Key: "k.jpg"}}, CapturedMicros: 210_000}
 }
 
 func TestALetterHasBothFormsAndItsHeaders(t *testing.T) {
@@ -236,7 +236,7 @@ func TestALetterHasBothFormsAndItsHeaders(t *testing.T) {
 	}
 	html := strings.ReplaceAll(l.HTML, "&amp;", "&")
 	for _, part := range []string{l.Text, html} {
-		for _, want := range []string{"Your video is ready", "https://video.acme.example/v1/mail/videos/video_1?account=acct_1&token=", "7 days", "kling-v2-6", "5 s", "1280 × 720", unsubscribe} {
+		for _, want := range []string{"Your video is ready", "https://video.acme.example/v1/mail/videos/video_1/video?account=acct_1&token=", "7 days", "kling-v2-6", "5 s", "1280 × 720", unsubscribe} {
 			if !strings.Contains(part, want) {
 				t.Errorf("%q is not in\n%s", want, part)
 			}
@@ -465,6 +465,21 @@ func TestDoors(t *testing.T) {
 	// The file's URL is signed when the link is opened.
 	if code, h, _ := page(t, http.MethodGet, watch); code != http.StatusFound || h.Get("Location") != "https://files.example/k.mp4?signed" || h.Get("Cache-Control") != "no-store" {
 		t.Errorf("%d %v", code, h)
+	}
+	// So is its picture's, which is in the letter where there is one.
+	_, src, ok := strings.Cut(l.HTML, `<img src="`)
+	src, _, _ = strings.Cut(src, `"`)
+	if code, h, _ := page(t, http.MethodGet, here(strings.ReplaceAll(src, "&amp;", "&"))); !ok || code != http.StatusFound || h.Get("Location") != "https://files.example/k.jpg?signed" {
+		t.Errorf("thumbnail %q: %d %v", src, code, h)
+	}
+	if code, _, _ := page(t, http.MethodGet, strings.Replace(watch, "/video?", "/thumbnail?", 1)); code != http.StatusForbidden {
+		t.Errorf("the video's token opens its thumbnail: %d", code)
+	}
+	bare := done("video_2")
+	bare.Artifact.Thumbnail = nil
+	x.end(bare, "succeeded", now)
+	if l := x.letters(2)[1]; strings.Contains(l.HTML, "<img") {
+		t.Errorf("a picture of nothing:\n%s", l.HTML)
 	}
 	for name, change := range map[string]func(url.Values){
 		"account": func(q url.Values) { q.Set("account", "acct_2") }, "until": func(q url.Values) { q.Set("until", "9999999999") },
