@@ -41,20 +41,21 @@ const (
 	mailOfAccountSQL = `select email from account where id = $1 and email <> '' and $2 = ''`
 	unsubscribedSQL  = `select exists (select from mail_unsubscribed where account_id = $1 and recipient = $2)`
 	// A letter whose claimer has died is taken over.
-	claimMailSQL = `insert into mail (account_id, event_id, recipient, leased_until) values ($1, $2, $3, now() + $4::interval)
+	claimMailSQL = `insert into mail (account_id, event_id, recipient, leased_until) values ($1, $2, $3, clock_timestamp() + $4::interval)
 		on conflict (account_id, event_id, recipient) do update set leased_until = excluded.leased_until
-			where mail.state = 'sending' and mail.leased_until <= now()`
-	knownMailSQL = `select state <> 'sending', greatest(leased_until - now(), interval '0') from mail
+			where mail.state = 'sending' and mail.leased_until <= clock_timestamp()`
+	knownMailSQL = `select state <> 'sending', greatest(leased_until - clock_timestamp(), interval '0') from mail
 		where account_id = $1 and event_id = $2 and recipient = $3`
 	// The letter before which there have been per_hour - 1 others.
 	mailShareSQL = `select begun_at + interval '1 hour' - now() from mail
 		where recipient = $1 and begun_at > now() - interval '1 hour' order by begun_at desc offset $2 limit 1`
 	endMailSQL = `update mail set state = $4, ended_at = now() where account_id = $1 and event_id = $2 and recipient = $3 and state = 'sending'`
-	deferSQL   = `update mail set leased_until = now() where account_id = $1 and event_id = $2 and recipient = $3 and state = 'sending'`
+	deferSQL   = `update mail set leased_until = clock_timestamp() where account_id = $1 and event_id = $2 and recipient = $3 and state = 'sending'`
 	doneSQL    = `delete from job_mail where job_id = $1 and ` + recipientSQL + ` = $2`
 )
 
-// BeginMail claims what is to be sent of an event. The clock is the database's.
+// BeginMail claims what is to be sent of an event. The clock is the database's, at
+// the moment: a claim may have waited for another's end.
 func (g *mailServer) BeginMail(ctx context.Context, r *ledgerv1.BeginMailRequest) (*ledgerv1.BeginMailResponse, error) {
 	var resp *ledgerv1.BeginMailResponse
 	err := postgres.InTx(ctx, g.s.pool, func(tx pgx.Tx) error {
