@@ -25,6 +25,7 @@ import (
 
 	"github.com/creack/pty"
 
+	"reelway.dev/pkg/videojson"
 	"reelway.dev/services/reelway"
 )
 
@@ -484,5 +485,24 @@ func TestShowTellsOfWebhooks(t *testing.T) {
 	}
 	if out := p.must("show", "video_1", "--json"); !strings.Contains(out, `"webhook_deliveries":[{"id":"whd_2"`) {
 		t.Errorf("%s", out)
+	}
+}
+
+func TestAProgressBarSaysHowLong(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_764_000_000, 0)
+	in := func(d time.Duration) *int64 { n := now.Add(d).Unix(); return &n }
+	ahead := int64(3)
+	for want, v := range map[string]videojson.Video{
+		"running":                           {State: "running"},
+		"running, about 45s left":           {State: "running", EstimatedAt: in(45 * time.Second)},
+		"running, about 2m 5s left":         {State: "running", EstimatedAt: in(125 * time.Second)},
+		"queued, 3 ahead, about 1h 3m left": {State: "queued", QueuePosition: &ahead, EstimatedAt: in(63 * time.Minute)},
+		"storing, any moment":               {State: "storing", EstimatedAt: in(-time.Minute)},
+		"succeeded":                         {State: "succeeded", Status: "completed", EstimatedAt: in(time.Minute)},
+	} {
+		if got := reelway.Doing(v, now); got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
 	}
 }

@@ -1,5 +1,6 @@
-// Package smtptest is a real SMTP server for tests: STARTTLS by a certificate of
-// its own, PLAIN authentication, and every letter that it took.
+// Package smtptest is a real SMTP server for tests: STARTTLS, or TLS from the first
+// byte, by a certificate of its own, PLAIN authentication, and every letter that it
+// took.
 package smtptest
 
 import (
@@ -49,9 +50,10 @@ type Server struct {
 	// CA is its certificate in PEM.
 	CA string
 
-	srv  *smtp.Server
-	addr string
-	done chan struct{}
+	srv    *smtp.Server
+	addr   string // of STARTTLS
+	secure string // of TLS from the first byte
+	served sync.WaitGroup
 
 	mu      sync.Mutex
 	letters []Letter
@@ -65,26 +67,31 @@ func Start() (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a listener of this machine waits for nothing
+	settings := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	plain, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a listener of this machine waits for nothing
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s := &Server{CA: ca, addr: l.Addr().String(), done: make(chan struct{}), came: make(chan struct{})}
+	secure, err := tls.Listen("tcp", "127.0.0.1:0", settings)
+	if err != nil {
+		_ = plain.Close()
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	s := &Server{CA: ca, addr: plain.Addr().String(), secure: secure.Addr().String(), came: make(chan struct{})}
 	s.srv = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return &session{s: s, c: c}, nil }))
 	s.srv.Domain, s.srv.ReadTimeout, s.srv.WriteTimeout = "localhost", time.Minute, time.Minute
-	s.srv.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	s.srv.TLSConfig = settings
 	s.srv.ErrorLog = silence{}
-	go func() {
-		defer close(s.done)
-		_ = s.srv.Serve(l)
-	}()
+	for _, l := range []net.Listener{plain, secure} {
+		s.served.Go(func() { _ = s.srv.Serve(l) })
+	}
 	return s, nil
 }
 
 // Close stops the server.
 func (s *Server) Close() {
 	_ = s.srv.Close()
-	<-s.done
+	s.served.Wait()
 }
 
 // URL is how a client reaches it, with the credentials.
@@ -93,6 +100,11 @@ func (s *Server) URL() string { return s.URLAs(User, Password) }
 // URLAs is URL with other credentials.
 func (s *Server) URLAs(user, password string) string {
 	return (&url.URL{Scheme: "smtp", User: url.UserPassword(user, password), Host: s.addr}).String()
+}
+
+// SecureURL is URL with TLS from the first byte.
+func (s *Server) SecureURL() string {
+	return (&url.URL{Scheme: "smtps", User: url.UserPassword(User, Password), Host: s.secure}).String()
 }
 
 // Answer has each letter to an address answered by answer; nil takes it.
