@@ -35,13 +35,13 @@ type record struct {
 	Late, Deleted                    bool
 	Counted                          bool // in usage
 	RequestHash                      []byte
+	NotifyEmail                      string // of one that is being opened; kept apart
 	Params, Error, Artifact          []byte
 	Metadata                         []byte
 	ResultURL                        *string
 	Traceparent                      string
 	Budgets                          []counted // where its money is counted
 	Turn                             *int64    // in the queue; nil when an older version opened the job
-	NotifyEmail                      string    // of one that is being opened; kept apart
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
@@ -235,6 +235,7 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	if len(u.opened) == 0 {
 		return
 	}
+	u.writeNotify(b)
 	var t table
 	column(&t, u.opened, func(j *record) string { return j.ID })
 	column(&t, u.opened, func(j *record) string { return j.Account })
@@ -254,7 +255,6 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
 	t.columns = append(t.columns, u.now)
 	column(&t, u.opened, func(j *record) int64 { return *j.Turn })
-	u.writeNotify(b)
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
 			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, turn, created_at, updated_at, swept_at, submit_after)
 		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace,

@@ -65,6 +65,7 @@ type Config struct {
 type Settings struct {
 	Config
 	Process    run.Config
+	Mail       mail.Config
 	Providers  registry.Config
 	Ledger     ledger.Config
 	Dispatcher dispatcher.Config
@@ -72,11 +73,10 @@ type Settings struct {
 	Intake     intake.Config
 	Simulator  simulator.Config
 	Bucket     bucket.Config
-	Mail       mail.Config
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Mail}
+	return []any{&s.Config, &s.Process, &s.Mail, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket}
 }
 
 // Load reads the settings from the environment.

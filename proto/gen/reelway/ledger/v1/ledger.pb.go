@@ -89,8 +89,10 @@ type OpenJobRequest struct {
 	Params      *v1.VideoParams `protobuf:"bytes,5,opt,name=params,proto3" json:"params,omitempty"`
 	Provider    string          `protobuf:"bytes,6,opt,name=provider,proto3" json:"provider,omitempty"`
 	// The most that this job may cost: the hold.
-	QuoteMicros int64             `protobuf:"varint,7,opt,name=quote_micros,json=quoteMicros,proto3" json:"quote_micros,omitempty"`
-	User        string            `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
+	QuoteMicros int64  `protobuf:"varint,7,opt,name=quote_micros,json=quoteMicros,proto3" json:"quote_micros,omitempty"`
+	User        string `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
+	// As VideoRequest.notify_email.
+	NotifyEmail string            `protobuf:"bytes,104,opt,name=notify_email,json=notifyEmail,proto3" json:"notify_email,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,9,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the provider is expected to ask for the video, in millionths of
 	// cost_currency (ISO 4217); no currency: unknown. Its own word, once it has
@@ -99,9 +101,7 @@ type OpenJobRequest struct {
 	CostCurrency string      `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
 	Priority     v1.Priority `protobuf:"varint,22,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
 	// As Account.queue_weight; 0 counts as 1.
-	QueueWeight int32 `protobuf:"varint,23,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
-	// As VideoRequest.notify_email.
-	NotifyEmail   string `protobuf:"bytes,104,opt,name=notify_email,json=notifyEmail,proto3" json:"notify_email,omitempty"`
+	QueueWeight   int32 `protobuf:"varint,23,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -192,6 +192,13 @@ func (x *OpenJobRequest) GetUser() string {
 	return ""
 }
 
+func (x *OpenJobRequest) GetNotifyEmail() string {
+	if x != nil {
+		return x.NotifyEmail
+	}
+	return ""
+}
+
 func (x *OpenJobRequest) GetMetadata() map[string]string {
 	if x != nil {
 		return x.Metadata
@@ -225,13 +232,6 @@ func (x *OpenJobRequest) GetQueueWeight() int32 {
 		return x.QueueWeight
 	}
 	return 0
-}
-
-func (x *OpenJobRequest) GetNotifyEmail() string {
-	if x != nil {
-		return x.NotifyEmail
-	}
-	return ""
 }
 
 type OpenJobResponse struct {
@@ -3254,15 +3254,15 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x06params\x18\x05 \x01(\v2\x1d.reelway.video.v1.VideoParamsB\x06\xbaH\x03\xc8\x01\x01R\x06params\x12#\n" +
 	"\bprovider\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x12*\n" +
 	"\fquote_micros\x18\a \x01(\x03B\a\xbaH\x04\"\x02 \x00R\vquoteMicros\x12\x12\n" +
-	"\x04user\x18\b \x01(\tR\x04user\x12K\n" +
+	"\x04user\x18\b \x01(\tR\x04user\x120\n" +
+	"\fnotify_email\x18h \x01(\tB\r\xbaH\n" +
+	"\xd8\x01\x01r\x05\x18\xfe\x01`\x01R\vnotifyEmail\x12K\n" +
 	"\bmetadata\x18\t \x03(\v2/.reelway.ledger.v1.OpenJobRequest.MetadataEntryR\bmetadata\x12(\n" +
 	"\vcost_micros\x18\x14 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
 	"costMicros\x129\n" +
 	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12@\n" +
 	"\bpriority\x18\x16 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12,\n" +
-	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x120\n" +
-	"\fnotify_email\x18h \x01(\tB\r\xbaH\n" +
-	"\xd8\x01\x01r\x05\x18\xfe\x01`\x01R\vnotifyEmail\x1a;\n" +
+	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +

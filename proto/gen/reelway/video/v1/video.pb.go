@@ -1258,20 +1258,20 @@ type VideoRequest struct {
 	// "WIDTHxHEIGHT", as OpenAI's API takes it.
 	Size string `protobuf:"bytes,7,opt,name=size,proto3" json:"size,omitempty"`
 	// Where the video will be shown ("tiktok", "youtube", …): ratio and pixels.
-	Platform    string            `protobuf:"bytes,8,opt,name=platform,proto3" json:"platform,omitempty"`
-	ImageUrl    string            `protobuf:"bytes,9,opt,name=image_url,json=imageUrl,proto3" json:"image_url,omitempty"`
-	EndImageUrl string            `protobuf:"bytes,10,opt,name=end_image_url,json=endImageUrl,proto3" json:"end_image_url,omitempty"`
-	Seed        *int64            `protobuf:"varint,11,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
-	Audio       *bool             `protobuf:"varint,12,opt,name=audio,proto3,oneof" json:"audio,omitempty"`
-	Watermark   *bool             `protobuf:"varint,13,opt,name=watermark,proto3,oneof" json:"watermark,omitempty"`
-	User        string            `protobuf:"bytes,14,opt,name=user,proto3" json:"user,omitempty"`
+	Platform    string `protobuf:"bytes,8,opt,name=platform,proto3" json:"platform,omitempty"`
+	ImageUrl    string `protobuf:"bytes,9,opt,name=image_url,json=imageUrl,proto3" json:"image_url,omitempty"`
+	EndImageUrl string `protobuf:"bytes,10,opt,name=end_image_url,json=endImageUrl,proto3" json:"end_image_url,omitempty"`
+	Seed        *int64 `protobuf:"varint,11,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
+	Audio       *bool  `protobuf:"varint,12,opt,name=audio,proto3,oneof" json:"audio,omitempty"`
+	Watermark   *bool  `protobuf:"varint,13,opt,name=watermark,proto3,oneof" json:"watermark,omitempty"`
+	User        string `protobuf:"bytes,14,opt,name=user,proto3" json:"user,omitempty"`
+	// An address that is written to when the video is done or has failed; kept
+	// until then, and shown to nobody.
+	NotifyEmail string            `protobuf:"bytes,101,opt,name=notify_email,json=notifyEmail,proto3" json:"notify_email,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,15,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Refuse when the quote is above this; 0 means no limit.
 	MaxCostMicros int64    `protobuf:"varint,16,opt,name=max_cost_micros,json=maxCostMicros,proto3" json:"max_cost_micros,omitempty"`
 	Priority      Priority `protobuf:"varint,20,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
-	// An address that is written to when the video is done or has failed; kept
-	// until then, and shown to nobody.
-	NotifyEmail   string `protobuf:"bytes,101,opt,name=notify_email,json=notifyEmail,proto3" json:"notify_email,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1404,6 +1404,13 @@ func (x *VideoRequest) GetUser() string {
 	return ""
 }
 
+func (x *VideoRequest) GetNotifyEmail() string {
+	if x != nil {
+		return x.NotifyEmail
+	}
+	return ""
+}
+
 func (x *VideoRequest) GetMetadata() map[string]string {
 	if x != nil {
 		return x.Metadata
@@ -1423,13 +1430,6 @@ func (x *VideoRequest) GetPriority() Priority {
 		return x.Priority
 	}
 	return Priority_PRIORITY_UNSPECIFIED
-}
-
-func (x *VideoRequest) GetNotifyEmail() string {
-	if x != nil {
-		return x.NotifyEmail
-	}
-	return ""
 }
 
 // CreateVideoRequest submits a job.
@@ -2366,12 +2366,12 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x04seed\x18\v \x01(\x03H\x00R\x04seed\x88\x01\x01\x12\x19\n" +
 	"\x05audio\x18\f \x01(\bH\x01R\x05audio\x88\x01\x01\x12!\n" +
 	"\twatermark\x18\r \x01(\bH\x02R\twatermark\x88\x01\x01\x12\x1c\n" +
-	"\x04user\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04user\x12a\n" +
+	"\x04user\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04user\x120\n" +
+	"\fnotify_email\x18e \x01(\tB\r\xbaH\n" +
+	"\xd8\x01\x01r\x05\x18\xfe\x01`\x01R\vnotifyEmail\x12a\n" +
 	"\bmetadata\x18\x0f \x03(\v2,.reelway.video.v1.VideoRequest.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x04R\bmetadata\x12/\n" +
 	"\x0fmax_cost_micros\x18\x10 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxCostMicros\x12@\n" +
-	"\bpriority\x18\x14 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x120\n" +
-	"\fnotify_email\x18e \x01(\tB\r\xbaH\n" +
-	"\xd8\x01\x01r\x05\x18\xfe\x01`\x01R\vnotifyEmail\x1a;\n" +
+	"\bpriority\x18\x14 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
