@@ -181,11 +181,12 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 		return nil, fmt.Errorf("marshal request: %w", err)
 	}
 	hash := sha256.Sum256(raw)
-	resp, err := s.d.Jobs.OpenJob(ctx, &ledgerv1.OpenJobRequest{NotifyEmail: r.GetNotifyEmail(),
+	resp, err := s.d.Jobs.OpenJob(ctx, &ledgerv1.OpenJobRequest{
 		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: q.GetParams(),
 		Provider: m.Provider, QuoteMicros: q.GetTotalMicros(), User: r.GetUser(), Metadata: r.GetMetadata(),
 		CostMicros: m.Cost(q.GetParams(), q.GetTotalMicros()), CostCurrency: catalog.CostCurrency,
 		Priority: r.GetPriority(), QueueWeight: p.QueueWeight,
+		NotifyEmail: r.GetNotifyEmail(),
 	})
 	if err != nil {
 		return nil, fault.FromStatus(err)
