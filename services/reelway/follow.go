@@ -195,11 +195,11 @@ func doing(v videojson.Video, now time.Time) string {
 	if left < time.Second {
 		return text + ", any moment"
 	}
-	return text + ", about " + brief(left) + " left"
+	return text + ", about " + lasting(left) + " left"
 }
 
-// brief is a length of time in at most two units: 45s, 2m 5s, 1h 3m.
-func brief(d time.Duration) string {
+// lasting is a length of time in at most two units: 45s, 2m 5s, 1h 3m.
+func lasting(d time.Duration) string {
 	switch d = d.Round(time.Second); {
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", d/time.Second)

@@ -159,7 +159,7 @@ func (c *caller) finish(ctx context.Context, io *console, cl client, video, path
 				return err
 			}
 		}
-		return &exitError{exitNoVideo, fmt.Errorf("the video %s: %s", v.State, reason(v))}
+		return &exitError{exitNoVideo, fmt.Errorf("the video %s: %s", v.State, grounds(v))}
 	}
 	out := saved{Video: v}
 	if path != "" {
@@ -187,8 +187,8 @@ func (c *caller) finish(ctx context.Context, io *console, cl client, video, path
 	return err
 }
 
-// reason is why a video ended without a result, for people.
-func reason(v videojson.Video) string {
+// grounds are why a video ended without a result, for people.
+func grounds(v videojson.Video) string {
 	if v.Error != nil {
 		return v.Error.Message
 	}
