@@ -26,6 +26,7 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 		pass(s, ledgerv1.AccountService_SuspendAccount_FullMethodName, a.SuspendAccount),
 		pass(s, ledgerv1.AccountService_ResumeAccount_FullMethodName, a.ResumeAccount),
 		pass(s, ledgerv1.AccountService_CreateEndUser_FullMethodName, a.CreateEndUser),
+		pass(s, ledgerv1.AccountService_UpdateEndUser_FullMethodName, a.UpdateEndUser),
 		pass(s, ledgerv1.AccountService_ListEndUsers_FullMethodName, a.ListEndUsers),
 		pass(s, ledgerv1.AccountService_CreateAPIKey_FullMethodName, a.CreateAPIKey),
 		pass(s, ledgerv1.AccountService_ListAPIKeys_FullMethodName, a.ListAPIKeys),

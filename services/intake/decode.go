@@ -50,6 +50,7 @@ type body struct {
 	Audio          *bool             `json:"audio"`
 	Watermark      *bool             `json:"watermark"`
 	User           string            `json:"user"`
+	NotifyEmail    string            `json:"notify_email"`
 	Metadata       map[string]string `json:"metadata"`
 	MaxCost        number            `json:"max_cost"`
 	Priority       string            `json:"priority"`
@@ -387,7 +388,7 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 			wrong(u.name, "has more than 4096 characters")
 		}
 	}
-	return &videov1.VideoRequest{
+	return &videov1.VideoRequest{NotifyEmail: b.NotifyEmail,
 		Model: b.Model, Prompt: b.Prompt, NegativePrompt: b.NegativePrompt, DurationSeconds: max(seconds, duration), Resolution: b.Resolution,
 		AspectRatio: b.AspectRatio, Size: b.Size, Platform: b.Platform, ImageUrl: image, EndImageUrl: b.EndImageURL, Seed: b.Seed,
 		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros, Priority: priority,

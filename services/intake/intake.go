@@ -141,6 +141,7 @@ func (s *Service) plan(p auth.Principal, r *videov1.VideoRequest, bad ...fault.F
 			bad = append(bad, fault.Field{Name: "metadata", Message: "must not hold a NUL character"})
 		}
 	}
+	bad = append(bad, checkNotify(r.GetNotifyEmail())...)
 	if len(bad) > 0 {
 		return nil, invalid(bad)
 	}
@@ -208,6 +209,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 		Provider: first.Model.Provider, QuoteMicros: first.Price, User: r.GetUser(), Metadata: r.GetMetadata(),
 		CostMicros: first.Model.Cost(first.Params, first.Price), CostCurrency: catalog.CostCurrency, Plan: jobPlan(plan),
 		Priority: r.GetPriority(), QueueWeight: p.QueueWeight,
+		NotifyEmail: r.GetNotifyEmail(),
 	})
 	if err != nil {
 		return nil, fault.FromStatus(err)

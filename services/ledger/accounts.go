@@ -22,14 +22,14 @@ type accountServer struct {
 }
 
 const accountColumns = `id, name, tier, status = 'suspended', suspended_reason, suspended_at, time_zone,
-	coalesce(cap_resolution, ''), cap_reason, created_at, paused_reason, paused_at, queue_weight, top_priority`
+	coalesce(cap_resolution, ''), cap_reason, created_at, paused_reason, paused_at, queue_weight, top_priority, email`
 
 func scanAccount(row pgx.CollectableRow) (*ledgerv1.Account, error) {
 	a := &ledgerv1.Account{Status: ledgerv1.AccountStatus_ACCOUNT_STATUS_ACTIVE}
 	var suspended bool
 	var since, paused *time.Time
 	var created time.Time
-	err := row.Scan(&a.Id, &a.Name, &a.Tier, &suspended, &a.SuspendedReason, &since, &a.TimeZone, &a.CapResolution, &a.CapReason, &created, &a.PausedReason, &paused, &a.QueueWeight, &a.TopPriority)
+	err := row.Scan(&a.Id, &a.Name, &a.Tier, &suspended, &a.SuspendedReason, &since, &a.TimeZone, &a.CapResolution, &a.CapReason, &created, &a.PausedReason, &paused, &a.QueueWeight, &a.TopPriority, &a.Email)
 	if err != nil {
 		return nil, err
 	}

@@ -17,3 +17,9 @@ func Prove(ctx context.Context, s *Service, tx pgx.Tx, whole bool) ([]string, er
 	r, err := s.ask(ctx, tx, part)
 	return r.violations, err
 }
+
+// ForgetMail forgets letters and addresses older than an age, as is done once an
+// hour.
+func ForgetMail(ctx context.Context, s *Service, kept time.Duration) error {
+	return s.forgetMailOnce(ctx, kept)
+}

@@ -121,6 +121,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	ledgerv1.RegisterPrivacyServiceServer(r, &privacyServer{s: s})
 	ledgerv1.RegisterProviderServiceServer(r, &providerServer{s: s})
+	ledgerv1.RegisterMailServiceServer(r, &mailServer{s: s})
 }
 
 // Components are the ledger's background parts.
@@ -137,6 +138,7 @@ func (s *Service) Components() []run.Component {
 		{Name: "ledger-retention", Run: s.retain},
 		{Name: "ledger-reconcile", Run: s.reconcile},
 		{Name: "ledger-key-use", Run: s.noteUse},
+		{Name: "ledger-mail", Run: s.forgetMail},
 	}
 	for range s.cfg.Workers {
 		out = append(out, run.Component{Name: "ledger-opens", Run: s.opens.work}, run.Component{Name: "ledger-begins", Run: s.begins.work},

@@ -246,6 +246,7 @@ func (u *unit) draft(c *openCall, cs claimed) *record {
 		State: job.Queued, Version: 1, Quote: dearest(r.OpenJobRequest), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
 		Model: r.GetParams().GetModel(), Params: r.params, Plan: routePlan{r.GetPlan()}, planned: r.plan, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
 	j.expect(r.GetCostMicros(), r.GetCostCurrency())
+	j.NotifyEmail = r.GetNotifyEmail()
 	if taken := cs[r.key()]; taken != nil {
 		j.ID, taken.hash = taken.id, r.GetRequestHash()
 	} else {

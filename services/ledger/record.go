@@ -35,6 +35,7 @@ type record struct {
 	Late, Deleted                    bool
 	Counted                          bool // in usage
 	RequestHash                      []byte
+	NotifyEmail                      string // of one that is being opened; kept apart
 	Params, Error, Artifact          []byte
 	Metadata                         []byte
 	ResultURL                        *string
@@ -242,6 +243,7 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	if len(u.opened) == 0 {
 		return
 	}
+	u.writeNotify(b)
 	var t table
 	column(&t, u.opened, func(j *record) string { return j.ID })
 	column(&t, u.opened, func(j *record) string { return j.Account })

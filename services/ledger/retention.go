@@ -248,6 +248,7 @@ func (u *unit) writeRedacted(b *pgx.Batch) {
 	}
 	var t table
 	column(&t, u.redacted, func(j *record) string { return j.ID })
+	b.Queue("delete from job_mail where job_id = any($1)", t.columns...)
 	column(&t, u.redacted, func(j *record) []byte { return j.Params })
 	column(&t, u.redacted, func(j *record) string { return j.User })
 	column(&t, u.redacted, func(j *record) []byte { return j.planned })

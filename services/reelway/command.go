@@ -46,6 +46,17 @@ type cli struct {
 	Demo     demoCmd     `cmd:"" help:"Start Reelway, submit a video, watch it live, save the MP4 and print what it cost."`
 	Settings settingsCmd `cmd:"" help:"List every environment variable with its default."`
 
+	Submit     submitCmd     `cmd:"" help:"Submit a video; with --watch, wait for it and save the file."`
+	Jobs       jobsCmd       `cmd:"" help:"List your videos, the latest first."`
+	Show       showCmd       `cmd:"" help:"Show a video: its state, its file, its attempts, webhooks and money."`
+	Cancel     cancelCmd     `cmd:"" help:"Cancel videos that no provider has begun."`
+	Watch      watchCmd      `cmd:"" help:"Watch a video to its end."`
+	Quote      quoteCmd      `cmd:"" help:"Say what a video would cost."`
+	Balance    balanceCmd    `cmd:"" help:"Show what you may spend, and what is held."`
+	Usage      usageCmd      `cmd:"" help:"Show what you used, by day, model, user or key."`
+	Profiles   profilesCmd   `cmd:"" help:"Servers and keys of yours: list, set, use."`
+	Completion completionCmd `cmd:"" help:"Print the script that lets a shell complete commands."`
+
 	Accounts  accountsCmd  `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
 	Keys      keysCmd      `cmd:"" help:"API keys of an account: create, list, rotate, revoke, limit."`
 	Budgets   budgetsCmd   `cmd:"" help:"Budgets of an account, its keys, users and models: set, list, delete."`
@@ -57,7 +68,7 @@ type cli struct {
 }
 
 // Main runs the command line and returns the exit code: 0 done, 1 failed, 2
-// wrong usage.
+// wrong usage, and what docs/cli.md tells of verbs for people.
 func Main(args []string, stdout, stderr io.Writer) int {
 	// A reader that went away (a pipe to head) must not kill us before we drain.
 	signal.Ignore(syscall.SIGPIPE)
@@ -71,6 +82,10 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stderr, "reelway:", err)
 		return 1
 	}
+	if len(args) > 0 && args[0] == completeWord {
+		complete(parser.Model.Node, args[1:], stdout)
+		return 0
+	}
 	k, err := parser.Parse(args)
 	if code >= 0 {
 		return code // --help has been printed
@@ -81,11 +96,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
 	k.BindTo(stdout, (*io.Writer)(nil))
+	k.Bind(&console{in: os.Stdin, out: stdout, err: stderr})
 	if err := k.Run(); err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {
 			_, _ = fmt.Fprintln(stderr, "reelway:", line)
 		}
-		return 1
+		return exitCode(err)
 	}
 	return 0
 }

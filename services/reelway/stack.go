@@ -44,6 +44,7 @@ import (
 	"reelway.dev/services/intake"
 	"reelway.dev/services/ledger"
 	"reelway.dev/services/notifier"
+	"reelway.dev/services/notifier/mail"
 	"reelway.dev/services/simulator"
 )
 
@@ -65,6 +66,7 @@ type Config struct {
 type Settings struct {
 	Config
 	Process    run.Config
+	Mail       mail.Config
 	Providers  registry.Config
 	Ledger     ledger.Config
 	Dispatcher dispatcher.Config
@@ -77,13 +79,13 @@ type Settings struct {
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Models, &s.Routes}
+	return []any{&s.Config, &s.Process, &s.Mail, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Models, &s.Routes}
 }
 
 // Load reads the settings from the environment.
 func Load(environ []string) (*Settings, error) {
 	s := &Settings{}
-	return s, run.Load(environ, []string{"REELWAY_POSTGRES_BIN", serverVariable}, s.parts()...)
+	return s, run.Load(environ, []string{"REELWAY_POSTGRES_BIN", serverVariable, urlVariable, keyVariable, profileVariable}, s.parts()...)
 }
 
 // Describe lists every setting, for --help.
@@ -212,6 +214,10 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
+	letters, err := mail.New(set.Mail.Or(public, "mail "+secret), mail.Deps{Bus: b, Ledger: ledgerv1.NewMailServiceClient(conn), Jobs: jobs, Files: files, Logger: h.Log, Now: time.Now})
+	if err != nil {
+		return err
+	}
 	counters, err := b.Counters(ctx)
 	if err != nil {
 		return err
@@ -227,6 +233,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	mux.Handle("/v1/callbacks/", calls.Handler())
 	mux.Handle("GET /v1/stream", note.Handler())
 	mux.Handle("GET /v1/videos/{id}/events", note.Handler())
+	mux.Handle(mail.Path, letters.Handler())
 	if f := files.Handler(); f != nil {
 		mux.Handle(bucket.FilesPath, f)
 	}
@@ -238,6 +245,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, disp.Components()...)
 	h.Add(run.Consumers, arch.Components()...)
 	h.Add(run.Consumers, note.Components()...)
+	h.Add(run.Consumers, letters.Components()...)
 	h.Add(run.Consumers, authn.Components(b)...)
 	h.Add(run.Consumers, cat.Components()...)
 	h.Add(run.Consumers, routes.Components()...)

@@ -29,15 +29,21 @@ import (
 // start runs a stack in this process on ports of its own.
 func start(t *testing.T, dir string, processors ...sdktrace.SpanProcessor) (*reelway.Stack, func()) {
 	t.Helper()
-	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0",
-		"REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_DATA_DIR=" + dir, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms"})
+	return startWith(t, dir, nil, slog.New(slog.DiscardHandler), processors...)
+}
+
+// startWith is start with further settings and a log.
+func startWith(t *testing.T, dir string, env []string, log *slog.Logger, processors ...sdktrace.SpanProcessor) (*reelway.Stack, func()) {
+	t.Helper()
+	set, err := reelway.Load(append(env, "REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0",
+		"REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_DATA_DIR="+dir, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan *reelway.Stack, 1), make(chan error, 1)
 	go func() {
-		done <- reelway.Run(ctx, set, slog.New(slog.DiscardHandler), func(s *reelway.Stack) { ready <- s }, processors...)
+		done <- reelway.Run(ctx, set, log, func(s *reelway.Stack) { ready <- s }, processors...)
 	}()
 	select {
 	case s := <-ready:

@@ -10,6 +10,7 @@ import (
 
 type usersCmd struct {
 	Create userCreateCmd `cmd:"" help:"Register one of an account's own users."`
+	Set    userSetCmd    `cmd:"" help:"Change where an end user is written to, and whether."`
 	List   userListCmd   `cmd:"" help:"List an account's end users by id."`
 	Erase  userEraseCmd  `cmd:"" help:"Remove what is known of an end user: prompts, videos, the name. Postings remain."`
 }
@@ -19,17 +20,18 @@ type userCreateCmd struct {
 	ID      string `arg:"" help:"The user's id: what the account sends as user with its requests."`
 	Account string `required:"" help:"The account's id." placeholder:"ID"`
 	Name    string `help:"A name to show."`
+	Email   string `help:"Where the user is written to." placeholder:"ADDRESS"`
+	Notify  bool   `help:"The user wants e-mail when a video is done or has failed. Needs --email."`
 }
 
 // Run registers the user.
 func (c *userCreateCmd) Run(ctx context.Context, out io.Writer) error {
 	return c.do(ctx, func(ctx context.Context, d doors) error {
-		r, err := d.accounts.CreateEndUser(ctx, &ledgerv1.CreateEndUserRequest{AccountId: c.Account, UserId: c.ID, Name: c.Name})
+		r, err := d.accounts.CreateEndUser(ctx, &ledgerv1.CreateEndUserRequest{AccountId: c.Account, UserId: c.ID, Name: c.Name, Email: c.Email, Notify: c.Notify})
 		if err != nil {
 			return err
 		}
-		u := r.GetEndUser()
-		return c.answer(out, u, []string{"user", u.GetId()}, []string{"account", u.GetAccountId()}, []string{"name", u.GetName()}, []string{"created", when(u.GetCreatedAt())})
+		return c.answer(out, r.GetEndUser(), userRows(r.GetEndUser())...)
 	})
 }
 
@@ -46,10 +48,10 @@ func (c *userListCmd) Run(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		rows, last := [][]string{{"USER", "NAME", "CREATED"}}, ""
+		rows, last := [][]string{{"USER", "NAME", "E-MAIL", "NOTIFY", "CREATED"}}, ""
 		for _, u := range r.GetEndUsers() {
 			last = u.GetId()
-			rows = append(rows, []string{u.GetId(), first(u.GetName(), "-"), when(u.GetCreatedAt())})
+			rows = append(rows, []string{u.GetId(), first(u.GetName(), "-"), first(u.GetEmail(), "-"), notified(u), when(u.GetCreatedAt())})
 		}
 		return c.answer(out, r, append(rows, more(r.GetHasMore(), last)...)...)
 	})

@@ -1,9 +1,10 @@
-// Command notifier runs the notifier service: SSE and WebSocket on
-// REELWAY_NOTIFIER_ADDR, gRPC watch on REELWAY_GRPC_ADDR.
+// Command notifier runs the notifier service: SSE, WebSocket and the links of
+// letters on REELWAY_NOTIFIER_ADDR, gRPC watch on REELWAY_GRPC_ADDR.
 package main
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"reelway.dev/pkg/run"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	"reelway.dev/services/notifier"
+	"reelway.dev/services/notifier/mail"
 )
 
 type config struct {
@@ -22,7 +24,7 @@ type config struct {
 }
 
 func main() {
-	cfg, nats, led, bkt := &config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}
+	cfg, nats, led, bkt, letter := &config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &mail.Config{}
 	os.Exit(run.Main("notifier", "pushes progress and results to watchers", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_NOTIFIER_ADDR", cfg.Addr)
 		if err != nil {
@@ -53,11 +55,19 @@ func main() {
 		if err != nil {
 			return err
 		}
+		letters, err := mail.New(*letter, mail.Deps{Bus: b, Ledger: ledgerv1.NewMailServiceClient(conn), Jobs: ledgerv1.NewJobServiceClient(conn), Files: files, Logger: h.Log, Now: time.Now})
+		if err != nil {
+			return err
+		}
+		mux := http.NewServeMux()
+		mux.Handle("/", s.Handler())
+		mux.Handle(mail.Path, letters.Handler())
 		srv := rpc.NewServer()
 		s.Register(srv)
-		h.Add(run.Doors, run.HTTP("http", l, s.Handler()), rpc.Component("grpc", srv, gl))
+		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, s.Components()...)
+		h.Add(run.Consumers, letters.Components()...)
 		h.Add(run.Consumers, authn.Components(b)...)
 		return nil
-	}, cfg, nats, led, bkt))
+	}, cfg, nats, led, bkt, letter))
 }

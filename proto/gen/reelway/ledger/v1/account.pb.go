@@ -108,7 +108,9 @@ type Account struct {
 	// Its share where jobs of many accounts wait for one provider, 1 to 100.
 	QueueWeight int32 `protobuf:"varint,13,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
 	// The highest class of the queue that it may ask for.
-	TopPriority   v1.Priority `protobuf:"varint,14,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority" json:"top_priority,omitempty"`
+	TopPriority v1.Priority `protobuf:"varint,14,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority" json:"top_priority,omitempty"`
+	// Where its owner is told of budgets and pauses; empty: nowhere.
+	Email         string `protobuf:"bytes,95,opt,name=email,proto3" json:"email,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -239,6 +241,13 @@ func (x *Account) GetTopPriority() v1.Priority {
 		return x.TopPriority
 	}
 	return v1.Priority(0)
+}
+
+func (x *Account) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
 }
 
 type CreateAccountRequest struct {
@@ -563,6 +572,9 @@ type UpdateAccountRequest struct {
 	CapResolution *string      `protobuf:"bytes,5,opt,name=cap_resolution,json=capResolution,proto3,oneof" json:"cap_resolution,omitempty"`
 	QueueWeight   *int32       `protobuf:"varint,7,opt,name=queue_weight,json=queueWeight,proto3,oneof" json:"queue_weight,omitempty"`
 	TopPriority   *v1.Priority `protobuf:"varint,8,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority,oneof" json:"top_priority,omitempty"`
+	// Empty: no e-mail any more. An address that is set is written to, also when
+	// it was unsubscribed before.
+	Email *string `protobuf:"bytes,89,opt,name=email,proto3,oneof" json:"email,omitempty"`
 	// Why. Required with cap_resolution; goes into the audit log with the change.
 	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -646,6 +658,13 @@ func (x *UpdateAccountRequest) GetTopPriority() v1.Priority {
 		return *x.TopPriority
 	}
 	return v1.Priority(0)
+}
+
+func (x *UpdateAccountRequest) GetEmail() string {
+	if x != nil && x.Email != nil {
+		return *x.Email
+	}
+	return ""
 }
 
 func (x *UpdateAccountRequest) GetReason() string {
@@ -895,13 +914,18 @@ func (x *ResumeAccountResponse) GetAccount() *Account {
 // EndUser is one of an account's own users, by the id that the account sends
 // as `user` with its requests.
 type EndUser struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	AccountId     string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AccountId string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Email     string                 `protobuf:"bytes,85,opt,name=email,proto3" json:"email,omitempty"`
+	// The user wants e-mail when a video of theirs is done or has failed.
+	Notify bool `protobuf:"varint,86,opt,name=notify,proto3" json:"notify,omitempty"`
+	// When the address was unsubscribed; nothing is sent to it since.
+	UnsubscribedAt *timestamppb.Timestamp `protobuf:"bytes,87,opt,name=unsubscribed_at,json=unsubscribedAt,proto3" json:"unsubscribed_at,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *EndUser) Reset() {
@@ -962,12 +986,36 @@ func (x *EndUser) GetCreatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *EndUser) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *EndUser) GetNotify() bool {
+	if x != nil {
+		return x.Notify
+	}
+	return false
+}
+
+func (x *EndUser) GetUnsubscribedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UnsubscribedAt
+	}
+	return nil
+}
+
 type CreateEndUserRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	AccountId string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	// What the account calls the user; asking again is a success.
-	UserId        string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	UserId string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	Name   string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Email  string `protobuf:"bytes,84,opt,name=email,proto3" json:"email,omitempty"`
+	// As EndUser.notify; needs email.
+	Notify        bool `protobuf:"varint,85,opt,name=notify,proto3" json:"notify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1023,6 +1071,20 @@ func (x *CreateEndUserRequest) GetName() string {
 	return ""
 }
 
+func (x *CreateEndUserRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *CreateEndUserRequest) GetNotify() bool {
+	if x != nil {
+		return x.Notify
+	}
+	return false
+}
+
 type CreateEndUserResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	EndUser       *EndUser               `protobuf:"bytes,1,opt,name=end_user,json=endUser,proto3" json:"end_user,omitempty"`
@@ -1067,6 +1129,130 @@ func (x *CreateEndUserResponse) GetEndUser() *EndUser {
 	return nil
 }
 
+// UpdateEndUserRequest changes the fields that are present.
+type UpdateEndUserRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AccountId string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	UserId    string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// Empty: none any more, which also ends notify.
+	Email  *string `protobuf:"bytes,3,opt,name=email,proto3,oneof" json:"email,omitempty"`
+	Notify *bool   `protobuf:"varint,4,opt,name=notify,proto3,oneof" json:"notify,omitempty"`
+	// The user asks for e-mail again after unsubscribing the address. Never set it
+	// without being asked: a mere repetition of notify does not undo an unsubscription.
+	Resubscribe   bool `protobuf:"varint,5,opt,name=resubscribe,proto3" json:"resubscribe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateEndUserRequest) Reset() {
+	*x = UpdateEndUserRequest{}
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateEndUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateEndUserRequest) ProtoMessage() {}
+
+func (x *UpdateEndUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateEndUserRequest.ProtoReflect.Descriptor instead.
+func (*UpdateEndUserRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *UpdateEndUserRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *UpdateEndUserRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *UpdateEndUserRequest) GetEmail() string {
+	if x != nil && x.Email != nil {
+		return *x.Email
+	}
+	return ""
+}
+
+func (x *UpdateEndUserRequest) GetNotify() bool {
+	if x != nil && x.Notify != nil {
+		return *x.Notify
+	}
+	return false
+}
+
+func (x *UpdateEndUserRequest) GetResubscribe() bool {
+	if x != nil {
+		return x.Resubscribe
+	}
+	return false
+}
+
+type UpdateEndUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	EndUser       *EndUser               `protobuf:"bytes,1,opt,name=end_user,json=endUser,proto3" json:"end_user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateEndUserResponse) Reset() {
+	*x = UpdateEndUserResponse{}
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateEndUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateEndUserResponse) ProtoMessage() {}
+
+func (x *UpdateEndUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateEndUserResponse.ProtoReflect.Descriptor instead.
+func (*UpdateEndUserResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *UpdateEndUserResponse) GetEndUser() *EndUser {
+	if x != nil {
+		return x.EndUser
+	}
+	return nil
+}
+
 // ListEndUsersRequest pages through one account's end users, by id.
 type ListEndUsersRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1080,7 +1266,7 @@ type ListEndUsersRequest struct {
 
 func (x *ListEndUsersRequest) Reset() {
 	*x = ListEndUsersRequest{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1278,7 @@ func (x *ListEndUsersRequest) String() string {
 func (*ListEndUsersRequest) ProtoMessage() {}
 
 func (x *ListEndUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1291,7 @@ func (x *ListEndUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListEndUsersRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{16}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListEndUsersRequest) GetAccountId() string {
@@ -1139,7 +1325,7 @@ type ListEndUsersResponse struct {
 
 func (x *ListEndUsersResponse) Reset() {
 	*x = ListEndUsersResponse{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1337,7 @@ func (x *ListEndUsersResponse) String() string {
 func (*ListEndUsersResponse) ProtoMessage() {}
 
 func (x *ListEndUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1350,7 @@ func (x *ListEndUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListEndUsersResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{17}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListEndUsersResponse) GetEndUsers() []*EndUser {
@@ -1201,7 +1387,7 @@ type APIKey struct {
 
 func (x *APIKey) Reset() {
 	*x = APIKey{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1399,7 @@ func (x *APIKey) String() string {
 func (*APIKey) ProtoMessage() {}
 
 func (x *APIKey) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1412,7 @@ func (x *APIKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use APIKey.ProtoReflect.Descriptor instead.
 func (*APIKey) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{18}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *APIKey) GetId() string {
@@ -1309,7 +1495,7 @@ type CreateAPIKeyRequest struct {
 
 func (x *CreateAPIKeyRequest) Reset() {
 	*x = CreateAPIKeyRequest{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1507,7 @@ func (x *CreateAPIKeyRequest) String() string {
 func (*CreateAPIKeyRequest) ProtoMessage() {}
 
 func (x *CreateAPIKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1520,7 @@ func (x *CreateAPIKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAPIKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateAPIKeyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{19}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateAPIKeyRequest) GetAccountId() string {
@@ -1383,7 +1569,7 @@ type CreateAPIKeyResponse struct {
 
 func (x *CreateAPIKeyResponse) Reset() {
 	*x = CreateAPIKeyResponse{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1581,7 @@ func (x *CreateAPIKeyResponse) String() string {
 func (*CreateAPIKeyResponse) ProtoMessage() {}
 
 func (x *CreateAPIKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1594,7 @@ func (x *CreateAPIKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAPIKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateAPIKeyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{20}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateAPIKeyResponse) GetKeyId() string {
@@ -1439,7 +1625,7 @@ type ListAPIKeysRequest struct {
 
 func (x *ListAPIKeysRequest) Reset() {
 	*x = ListAPIKeysRequest{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1637,7 @@ func (x *ListAPIKeysRequest) String() string {
 func (*ListAPIKeysRequest) ProtoMessage() {}
 
 func (x *ListAPIKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1650,7 @@ func (x *ListAPIKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAPIKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListAPIKeysRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{21}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListAPIKeysRequest) GetAccountId() string {
@@ -1498,7 +1684,7 @@ type ListAPIKeysResponse struct {
 
 func (x *ListAPIKeysResponse) Reset() {
 	*x = ListAPIKeysResponse{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1696,7 @@ func (x *ListAPIKeysResponse) String() string {
 func (*ListAPIKeysResponse) ProtoMessage() {}
 
 func (x *ListAPIKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1709,7 @@ func (x *ListAPIKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAPIKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListAPIKeysResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{22}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListAPIKeysResponse) GetApiKeys() []*APIKey {
@@ -1556,7 +1742,7 @@ type RotateAPIKeyRequest struct {
 
 func (x *RotateAPIKeyRequest) Reset() {
 	*x = RotateAPIKeyRequest{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1754,7 @@ func (x *RotateAPIKeyRequest) String() string {
 func (*RotateAPIKeyRequest) ProtoMessage() {}
 
 func (x *RotateAPIKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1767,7 @@ func (x *RotateAPIKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAPIKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateAPIKeyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{23}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RotateAPIKeyRequest) GetKeyId() string {
@@ -1618,7 +1804,7 @@ type RotateAPIKeyResponse struct {
 
 func (x *RotateAPIKeyResponse) Reset() {
 	*x = RotateAPIKeyResponse{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1816,7 @@ func (x *RotateAPIKeyResponse) String() string {
 func (*RotateAPIKeyResponse) ProtoMessage() {}
 
 func (x *RotateAPIKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1829,7 @@ func (x *RotateAPIKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAPIKeyResponse.ProtoReflect.Descriptor instead.
 func (*RotateAPIKeyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{24}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RotateAPIKeyResponse) GetKeyId() string {
@@ -1679,7 +1865,7 @@ type RevokeAPIKeyRequest struct {
 
 func (x *RevokeAPIKeyRequest) Reset() {
 	*x = RevokeAPIKeyRequest{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1877,7 @@ func (x *RevokeAPIKeyRequest) String() string {
 func (*RevokeAPIKeyRequest) ProtoMessage() {}
 
 func (x *RevokeAPIKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1890,7 @@ func (x *RevokeAPIKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeAPIKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeAPIKeyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{25}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevokeAPIKeyRequest) GetKeyId() string {
@@ -1730,7 +1916,7 @@ type RevokeAPIKeyResponse struct {
 
 func (x *RevokeAPIKeyResponse) Reset() {
 	*x = RevokeAPIKeyResponse{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1928,7 @@ func (x *RevokeAPIKeyResponse) String() string {
 func (*RevokeAPIKeyResponse) ProtoMessage() {}
 
 func (x *RevokeAPIKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1941,7 @@ func (x *RevokeAPIKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeAPIKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeAPIKeyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{26}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokeAPIKeyResponse) GetApiKey() *APIKey {
@@ -1775,7 +1961,7 @@ type AuthenticateRequest struct {
 
 func (x *AuthenticateRequest) Reset() {
 	*x = AuthenticateRequest{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1973,7 @@ func (x *AuthenticateRequest) String() string {
 func (*AuthenticateRequest) ProtoMessage() {}
 
 func (x *AuthenticateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1986,7 @@ func (x *AuthenticateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateRequest.ProtoReflect.Descriptor instead.
 func (*AuthenticateRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{27}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AuthenticateRequest) GetKeyHash() []byte {
@@ -1831,7 +2017,7 @@ type AuthenticateResponse struct {
 
 func (x *AuthenticateResponse) Reset() {
 	*x = AuthenticateResponse{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +2029,7 @@ func (x *AuthenticateResponse) String() string {
 func (*AuthenticateResponse) ProtoMessage() {}
 
 func (x *AuthenticateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +2042,7 @@ func (x *AuthenticateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateResponse.ProtoReflect.Descriptor instead.
 func (*AuthenticateResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{28}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AuthenticateResponse) GetAccountId() string {
@@ -1931,7 +2117,7 @@ type AuditEntry struct {
 	// or somebody at the ledger's internal door.
 	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	// account.create, account.update, account.suspend, account.resume,
-	// account.pause, end_user.create, api_key.create, api_key.rotate,
+	// account.pause, end_user.create, end_user.update, api_key.create, api_key.rotate,
 	// api_key.revoke, api_key.limit, budget.set, budget.delete; and account. with
 	// the kind of posting where money was moved: account.top_up
 	Action string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
@@ -1947,7 +2133,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2145,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2158,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{29}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AuditEntry) GetId() string {
@@ -2047,7 +2233,7 @@ type ListAuditEntriesRequest struct {
 
 func (x *ListAuditEntriesRequest) Reset() {
 	*x = ListAuditEntriesRequest{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2245,7 @@ func (x *ListAuditEntriesRequest) String() string {
 func (*ListAuditEntriesRequest) ProtoMessage() {}
 
 func (x *ListAuditEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2258,7 @@ func (x *ListAuditEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{30}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListAuditEntriesRequest) GetAfter() string {
@@ -2113,7 +2299,7 @@ type ListAuditEntriesResponse struct {
 
 func (x *ListAuditEntriesResponse) Reset() {
 	*x = ListAuditEntriesResponse{}
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2311,7 @@ func (x *ListAuditEntriesResponse) String() string {
 func (*ListAuditEntriesResponse) ProtoMessage() {}
 
 func (x *ListAuditEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_account_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_account_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2324,7 @@ func (x *ListAuditEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{31}
+	return file_reelway_ledger_v1_account_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListAuditEntriesResponse) GetEntries() []*AuditEntry {
@@ -2159,7 +2345,7 @@ var File_reelway_ledger_v1_account_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\n" +
-	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xc3\x04\n" +
+	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xd9\x04\n" +
 	"\aAccount\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2177,7 +2363,8 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\rpaused_reason\x18\v \x01(\tR\fpausedReason\x127\n" +
 	"\tpaused_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\x12!\n" +
 	"\fqueue_weight\x18\r \x01(\x05R\vqueueWeight\x12=\n" +
-	"\ftop_priority\x18\x0e \x01(\x0e2\x1a.reelway.video.v1.PriorityR\vtopPriority\"\xce\x03\n" +
+	"\ftop_priority\x18\x0e \x01(\x0e2\x1a.reelway.video.v1.PriorityR\vtopPriority\x12\x14\n" +
+	"\x05email\x18_ \x01(\tR\x05email\"\xce\x03\n" +
 	"\x14CreateAccountRequest\x12x\n" +
 	"\x04name\x18\x01 \x01(\tBd\xbaHa\xba\x01W\n" +
 	"\x0ename.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x05\x10\x01\x18\x80\x01R\x04name\x12\x88\x01\n" +
@@ -2204,7 +2391,7 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\x05limit\"i\n" +
 	"\x14ListAccountsResponse\x126\n" +
 	"\baccounts\x18\x01 \x03(\v2\x1a.reelway.ledger.v1.AccountR\baccounts\x12\x19\n" +
-	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xd7\a\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\x8c\t\n" +
 	"\x14UpdateAccountRequest\x12v\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tBW\xbaHT\xba\x01Q\n" +
@@ -2219,7 +2406,9 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x14cap_resolution.known\x12;must be 480p, 720p, 1080p or 2160p, or empty for the tier's\x1a.this in ['', '480p', '720p', '1080p', '2160p']H\x03R\rcapResolution\x88\x01\x01\x121\n" +
 	"\fqueue_weight\x18\a \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x01H\x04R\vqueueWeight\x88\x01\x01\x12N\n" +
 	"\ftop_priority\x18\b \x01(\x0e2\x1a.reelway.video.v1.PriorityB\n" +
-	"\xbaH\a\x82\x01\x04\x10\x01 \x00H\x05R\vtopPriority\x88\x01\x01\x12|\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00H\x05R\vtopPriority\x88\x01\x01\x12\xa8\x01\n" +
+	"\x05email\x18Y \x01(\tB\x8c\x01\xbaH\x88\x01\xba\x01\x84\x01\n" +
+	"\remail.address\x12=must be an e-mail address of at most 254 characters, or empty\x1a4this == '' || (this.isEmail() && this.size() <= 254)H\x06R\x05email\x88\x01\x01\x12|\n" +
 	"\x06reason\x18\x06 \x01(\tBd\xbaHa\xba\x01Y\n" +
 	"\x10reason.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x03\x18\x80\x02R\x06reasonB\a\n" +
 	"\x05_nameB\a\n" +
@@ -2228,7 +2417,8 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"_time_zoneB\x11\n" +
 	"\x0f_cap_resolutionB\x0f\n" +
 	"\r_queue_weightB\x0f\n" +
-	"\r_top_priority\"M\n" +
+	"\r_top_priorityB\b\n" +
+	"\x06_email\"M\n" +
 	"\x15UpdateAccountResponse\x124\n" +
 	"\aaccount\x18\x01 \x01(\v2\x1a.reelway.ledger.v1.AccountR\aaccount\"\x8f\x02\n" +
 	"\x15SuspendAccountRequest\x12v\n" +
@@ -2246,14 +2436,17 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tBf\xbaHc\xba\x01Y\n" +
 	"\x10reason.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x05\x10\x01\x18\x80\x02R\x06reason\"M\n" +
 	"\x15ResumeAccountResponse\x124\n" +
-	"\aaccount\x18\x01 \x01(\v2\x1a.reelway.ledger.v1.AccountR\aaccount\"\x87\x01\n" +
+	"\aaccount\x18\x01 \x01(\v2\x1a.reelway.ledger.v1.AccountR\aaccount\"\xfa\x01\n" +
 	"\aEndUser\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x129\n" +
 	"\n" +
-	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\x89\x03\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x14\n" +
+	"\x05email\x18U \x01(\tR\x05email\x12\x16\n" +
+	"\x06notify\x18V \x01(\bR\x06notify\x12C\n" +
+	"\x0funsubscribed_at\x18W \x01(\v2\x1a.google.protobuf.TimestampR\x0eunsubscribedAt\"\xc6\x03\n" +
 	"\x14CreateEndUserRequest\x12v\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tBW\xbaHT\xba\x01Q\n" +
@@ -2261,8 +2454,25 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\auser_id\x18\x02 \x01(\tBg\xbaHd\xba\x01Z\n" +
 	"\x11user_id.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x05\x10\x01\x18\x80\x01R\x06userId\x12v\n" +
 	"\x04name\x18\x03 \x01(\tBb\xbaH_\xba\x01W\n" +
-	"\x0ename.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x03\x18\x80\x01R\x04name\"N\n" +
+	"\x0ename.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x03\x18\x80\x01R\x04name\x12#\n" +
+	"\x05email\x18T \x01(\tB\r\xbaH\n" +
+	"\xd8\x01\x01r\x05\x18\xfe\x01`\x01R\x05email\x12\x16\n" +
+	"\x06notify\x18U \x01(\bR\x06notify\"N\n" +
 	"\x15CreateEndUserResponse\x125\n" +
+	"\bend_user\x18\x01 \x01(\v2\x1a.reelway.ledger.v1.EndUserR\aendUser\"\xb2\x03\n" +
+	"\x14UpdateEndUserRequest\x12v\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tBW\xbaHT\xba\x01Q\n" +
+	"\x0faccount_id.safe\x12\x17must be an account's id\x1a%this.matches('^[A-Za-z0-9_-]{1,64}$')R\taccountId\x12#\n" +
+	"\auser_id\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x06userId\x12\xa8\x01\n" +
+	"\x05email\x18\x03 \x01(\tB\x8c\x01\xbaH\x88\x01\xba\x01\x84\x01\n" +
+	"\remail.address\x12=must be an e-mail address of at most 254 characters, or empty\x1a4this == '' || (this.isEmail() && this.size() <= 254)H\x00R\x05email\x88\x01\x01\x12\x1b\n" +
+	"\x06notify\x18\x04 \x01(\bH\x01R\x06notify\x88\x01\x01\x12 \n" +
+	"\vresubscribe\x18\x05 \x01(\bR\vresubscribeB\b\n" +
+	"\x06_emailB\t\n" +
+	"\a_notify\"N\n" +
+	"\x15UpdateEndUserResponse\x125\n" +
 	"\bend_user\x18\x01 \x01(\v2\x1a.reelway.ledger.v1.EndUserR\aendUser\"\xa9\x02\n" +
 	"\x13ListEndUsersRequest\x12v\n" +
 	"\n" +
@@ -2377,8 +2587,7 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x1aACCOUNT_STATUS_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ACCOUNT_STATUS_ACTIVE\x10\x01\x12\x1c\n" +
 	"\x18ACCOUNT_STATUS_SUSPENDED\x10\x02\x12\x19\n" +
-	"\x15ACCOUNT_STATUS_PAUSED\x10\x032\xf3\n" +
-	"\n" +
+	"\x15ACCOUNT_STATUS_PAUSED\x10\x032\xd7\v\n" +
 	"\x0eAccountService\x12b\n" +
 	"\rCreateAccount\x12'.reelway.ledger.v1.CreateAccountRequest\x1a(.reelway.ledger.v1.CreateAccountResponse\x12Y\n" +
 	"\n" +
@@ -2387,7 +2596,8 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\rUpdateAccount\x12'.reelway.ledger.v1.UpdateAccountRequest\x1a(.reelway.ledger.v1.UpdateAccountResponse\x12e\n" +
 	"\x0eSuspendAccount\x12(.reelway.ledger.v1.SuspendAccountRequest\x1a).reelway.ledger.v1.SuspendAccountResponse\x12b\n" +
 	"\rResumeAccount\x12'.reelway.ledger.v1.ResumeAccountRequest\x1a(.reelway.ledger.v1.ResumeAccountResponse\x12b\n" +
-	"\rCreateEndUser\x12'.reelway.ledger.v1.CreateEndUserRequest\x1a(.reelway.ledger.v1.CreateEndUserResponse\x12_\n" +
+	"\rCreateEndUser\x12'.reelway.ledger.v1.CreateEndUserRequest\x1a(.reelway.ledger.v1.CreateEndUserResponse\x12b\n" +
+	"\rUpdateEndUser\x12'.reelway.ledger.v1.UpdateEndUserRequest\x1a(.reelway.ledger.v1.UpdateEndUserResponse\x12_\n" +
 	"\fListEndUsers\x12&.reelway.ledger.v1.ListEndUsersRequest\x1a'.reelway.ledger.v1.ListEndUsersResponse\x12_\n" +
 	"\fCreateAPIKey\x12&.reelway.ledger.v1.CreateAPIKeyRequest\x1a'.reelway.ledger.v1.CreateAPIKeyResponse\x12\\\n" +
 	"\vListAPIKeys\x12%.reelway.ledger.v1.ListAPIKeysRequest\x1a&.reelway.ledger.v1.ListAPIKeysResponse\x12_\n" +
@@ -2409,7 +2619,7 @@ func file_reelway_ledger_v1_account_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_ledger_v1_account_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_ledger_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_reelway_ledger_v1_account_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_reelway_ledger_v1_account_proto_goTypes = []any{
 	(AccountStatus)(0),               // 0: reelway.ledger.v1.AccountStatus
 	(*Account)(nil),                  // 1: reelway.ledger.v1.Account
@@ -2428,88 +2638,94 @@ var file_reelway_ledger_v1_account_proto_goTypes = []any{
 	(*EndUser)(nil),                  // 14: reelway.ledger.v1.EndUser
 	(*CreateEndUserRequest)(nil),     // 15: reelway.ledger.v1.CreateEndUserRequest
 	(*CreateEndUserResponse)(nil),    // 16: reelway.ledger.v1.CreateEndUserResponse
-	(*ListEndUsersRequest)(nil),      // 17: reelway.ledger.v1.ListEndUsersRequest
-	(*ListEndUsersResponse)(nil),     // 18: reelway.ledger.v1.ListEndUsersResponse
-	(*APIKey)(nil),                   // 19: reelway.ledger.v1.APIKey
-	(*CreateAPIKeyRequest)(nil),      // 20: reelway.ledger.v1.CreateAPIKeyRequest
-	(*CreateAPIKeyResponse)(nil),     // 21: reelway.ledger.v1.CreateAPIKeyResponse
-	(*ListAPIKeysRequest)(nil),       // 22: reelway.ledger.v1.ListAPIKeysRequest
-	(*ListAPIKeysResponse)(nil),      // 23: reelway.ledger.v1.ListAPIKeysResponse
-	(*RotateAPIKeyRequest)(nil),      // 24: reelway.ledger.v1.RotateAPIKeyRequest
-	(*RotateAPIKeyResponse)(nil),     // 25: reelway.ledger.v1.RotateAPIKeyResponse
-	(*RevokeAPIKeyRequest)(nil),      // 26: reelway.ledger.v1.RevokeAPIKeyRequest
-	(*RevokeAPIKeyResponse)(nil),     // 27: reelway.ledger.v1.RevokeAPIKeyResponse
-	(*AuthenticateRequest)(nil),      // 28: reelway.ledger.v1.AuthenticateRequest
-	(*AuthenticateResponse)(nil),     // 29: reelway.ledger.v1.AuthenticateResponse
-	(*AuditEntry)(nil),               // 30: reelway.ledger.v1.AuditEntry
-	(*ListAuditEntriesRequest)(nil),  // 31: reelway.ledger.v1.ListAuditEntriesRequest
-	(*ListAuditEntriesResponse)(nil), // 32: reelway.ledger.v1.ListAuditEntriesResponse
-	(*timestamppb.Timestamp)(nil),    // 33: google.protobuf.Timestamp
-	(v1.Priority)(0),                 // 34: reelway.video.v1.Priority
-	(*durationpb.Duration)(nil),      // 35: google.protobuf.Duration
-	(*structpb.Struct)(nil),          // 36: google.protobuf.Struct
+	(*UpdateEndUserRequest)(nil),     // 17: reelway.ledger.v1.UpdateEndUserRequest
+	(*UpdateEndUserResponse)(nil),    // 18: reelway.ledger.v1.UpdateEndUserResponse
+	(*ListEndUsersRequest)(nil),      // 19: reelway.ledger.v1.ListEndUsersRequest
+	(*ListEndUsersResponse)(nil),     // 20: reelway.ledger.v1.ListEndUsersResponse
+	(*APIKey)(nil),                   // 21: reelway.ledger.v1.APIKey
+	(*CreateAPIKeyRequest)(nil),      // 22: reelway.ledger.v1.CreateAPIKeyRequest
+	(*CreateAPIKeyResponse)(nil),     // 23: reelway.ledger.v1.CreateAPIKeyResponse
+	(*ListAPIKeysRequest)(nil),       // 24: reelway.ledger.v1.ListAPIKeysRequest
+	(*ListAPIKeysResponse)(nil),      // 25: reelway.ledger.v1.ListAPIKeysResponse
+	(*RotateAPIKeyRequest)(nil),      // 26: reelway.ledger.v1.RotateAPIKeyRequest
+	(*RotateAPIKeyResponse)(nil),     // 27: reelway.ledger.v1.RotateAPIKeyResponse
+	(*RevokeAPIKeyRequest)(nil),      // 28: reelway.ledger.v1.RevokeAPIKeyRequest
+	(*RevokeAPIKeyResponse)(nil),     // 29: reelway.ledger.v1.RevokeAPIKeyResponse
+	(*AuthenticateRequest)(nil),      // 30: reelway.ledger.v1.AuthenticateRequest
+	(*AuthenticateResponse)(nil),     // 31: reelway.ledger.v1.AuthenticateResponse
+	(*AuditEntry)(nil),               // 32: reelway.ledger.v1.AuditEntry
+	(*ListAuditEntriesRequest)(nil),  // 33: reelway.ledger.v1.ListAuditEntriesRequest
+	(*ListAuditEntriesResponse)(nil), // 34: reelway.ledger.v1.ListAuditEntriesResponse
+	(*timestamppb.Timestamp)(nil),    // 35: google.protobuf.Timestamp
+	(v1.Priority)(0),                 // 36: reelway.video.v1.Priority
+	(*durationpb.Duration)(nil),      // 37: google.protobuf.Duration
+	(*structpb.Struct)(nil),          // 38: google.protobuf.Struct
 }
 var file_reelway_ledger_v1_account_proto_depIdxs = []int32{
 	0,  // 0: reelway.ledger.v1.Account.status:type_name -> reelway.ledger.v1.AccountStatus
-	33, // 1: reelway.ledger.v1.Account.suspended_at:type_name -> google.protobuf.Timestamp
-	33, // 2: reelway.ledger.v1.Account.created_at:type_name -> google.protobuf.Timestamp
-	33, // 3: reelway.ledger.v1.Account.paused_at:type_name -> google.protobuf.Timestamp
-	34, // 4: reelway.ledger.v1.Account.top_priority:type_name -> reelway.video.v1.Priority
+	35, // 1: reelway.ledger.v1.Account.suspended_at:type_name -> google.protobuf.Timestamp
+	35, // 2: reelway.ledger.v1.Account.created_at:type_name -> google.protobuf.Timestamp
+	35, // 3: reelway.ledger.v1.Account.paused_at:type_name -> google.protobuf.Timestamp
+	36, // 4: reelway.ledger.v1.Account.top_priority:type_name -> reelway.video.v1.Priority
 	1,  // 5: reelway.ledger.v1.GetAccountResponse.account:type_name -> reelway.ledger.v1.Account
 	1,  // 6: reelway.ledger.v1.ListAccountsResponse.accounts:type_name -> reelway.ledger.v1.Account
-	34, // 7: reelway.ledger.v1.UpdateAccountRequest.top_priority:type_name -> reelway.video.v1.Priority
+	36, // 7: reelway.ledger.v1.UpdateAccountRequest.top_priority:type_name -> reelway.video.v1.Priority
 	1,  // 8: reelway.ledger.v1.UpdateAccountResponse.account:type_name -> reelway.ledger.v1.Account
 	1,  // 9: reelway.ledger.v1.SuspendAccountResponse.account:type_name -> reelway.ledger.v1.Account
 	1,  // 10: reelway.ledger.v1.ResumeAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	33, // 11: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
-	14, // 12: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
-	14, // 13: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
-	33, // 14: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
-	33, // 15: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
-	33, // 16: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
-	33, // 17: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
-	33, // 18: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
-	19, // 19: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
-	35, // 20: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
-	19, // 21: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
-	19, // 22: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
-	34, // 23: reelway.ledger.v1.AuthenticateResponse.top_priority:type_name -> reelway.video.v1.Priority
-	33, // 24: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	36, // 25: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
-	30, // 26: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
-	2,  // 27: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
-	4,  // 28: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
-	6,  // 29: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
-	8,  // 30: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
-	10, // 31: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
-	12, // 32: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
-	15, // 33: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
-	17, // 34: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
-	20, // 35: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
-	22, // 36: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
-	24, // 37: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
-	26, // 38: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
-	28, // 39: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
-	31, // 40: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
-	3,  // 41: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
-	5,  // 42: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
-	7,  // 43: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
-	9,  // 44: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
-	11, // 45: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
-	13, // 46: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
-	16, // 47: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
-	18, // 48: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
-	21, // 49: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
-	23, // 50: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
-	25, // 51: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
-	27, // 52: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
-	29, // 53: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
-	32, // 54: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
-	41, // [41:55] is the sub-list for method output_type
-	27, // [27:41] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	35, // 11: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
+	35, // 12: reelway.ledger.v1.EndUser.unsubscribed_at:type_name -> google.protobuf.Timestamp
+	14, // 13: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
+	14, // 14: reelway.ledger.v1.UpdateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
+	14, // 15: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
+	35, // 16: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
+	35, // 17: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
+	35, // 18: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
+	35, // 19: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
+	35, // 20: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
+	21, // 21: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
+	37, // 22: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
+	21, // 23: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
+	21, // 24: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
+	36, // 25: reelway.ledger.v1.AuthenticateResponse.top_priority:type_name -> reelway.video.v1.Priority
+	35, // 26: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	38, // 27: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
+	32, // 28: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
+	2,  // 29: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
+	4,  // 30: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
+	6,  // 31: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
+	8,  // 32: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
+	10, // 33: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
+	12, // 34: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
+	15, // 35: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
+	17, // 36: reelway.ledger.v1.AccountService.UpdateEndUser:input_type -> reelway.ledger.v1.UpdateEndUserRequest
+	19, // 37: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
+	22, // 38: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
+	24, // 39: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
+	26, // 40: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
+	28, // 41: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
+	30, // 42: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
+	33, // 43: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
+	3,  // 44: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
+	5,  // 45: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
+	7,  // 46: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
+	9,  // 47: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
+	11, // 48: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
+	13, // 49: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
+	16, // 50: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
+	18, // 51: reelway.ledger.v1.AccountService.UpdateEndUser:output_type -> reelway.ledger.v1.UpdateEndUserResponse
+	20, // 52: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
+	23, // 53: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
+	25, // 54: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
+	27, // 55: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
+	29, // 56: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
+	31, // 57: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
+	34, // 58: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
+	44, // [44:59] is the sub-list for method output_type
+	29, // [29:44] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_account_proto_init() }
@@ -2518,13 +2734,14 @@ func file_reelway_ledger_v1_account_proto_init() {
 		return
 	}
 	file_reelway_ledger_v1_account_proto_msgTypes[7].OneofWrappers = []any{}
+	file_reelway_ledger_v1_account_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_account_proto_rawDesc), len(file_reelway_ledger_v1_account_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

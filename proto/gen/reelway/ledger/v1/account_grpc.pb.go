@@ -30,6 +30,7 @@ const (
 	AccountService_SuspendAccount_FullMethodName   = "/reelway.ledger.v1.AccountService/SuspendAccount"
 	AccountService_ResumeAccount_FullMethodName    = "/reelway.ledger.v1.AccountService/ResumeAccount"
 	AccountService_CreateEndUser_FullMethodName    = "/reelway.ledger.v1.AccountService/CreateEndUser"
+	AccountService_UpdateEndUser_FullMethodName    = "/reelway.ledger.v1.AccountService/UpdateEndUser"
 	AccountService_ListEndUsers_FullMethodName     = "/reelway.ledger.v1.AccountService/ListEndUsers"
 	AccountService_CreateAPIKey_FullMethodName     = "/reelway.ledger.v1.AccountService/CreateAPIKey"
 	AccountService_ListAPIKeys_FullMethodName      = "/reelway.ledger.v1.AccountService/ListAPIKeys"
@@ -57,6 +58,7 @@ type AccountServiceClient interface {
 	// for an hour.
 	ResumeAccount(ctx context.Context, in *ResumeAccountRequest, opts ...grpc.CallOption) (*ResumeAccountResponse, error)
 	CreateEndUser(ctx context.Context, in *CreateEndUserRequest, opts ...grpc.CallOption) (*CreateEndUserResponse, error)
+	UpdateEndUser(ctx context.Context, in *UpdateEndUserRequest, opts ...grpc.CallOption) (*UpdateEndUserResponse, error)
 	ListEndUsers(ctx context.Context, in *ListEndUsersRequest, opts ...grpc.CallOption) (*ListEndUsersResponse, error)
 	CreateAPIKey(ctx context.Context, in *CreateAPIKeyRequest, opts ...grpc.CallOption) (*CreateAPIKeyResponse, error)
 	ListAPIKeys(ctx context.Context, in *ListAPIKeysRequest, opts ...grpc.CallOption) (*ListAPIKeysResponse, error)
@@ -140,6 +142,16 @@ func (c *accountServiceClient) CreateEndUser(ctx context.Context, in *CreateEndU
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateEndUserResponse)
 	err := c.cc.Invoke(ctx, AccountService_CreateEndUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountServiceClient) UpdateEndUser(ctx context.Context, in *UpdateEndUserRequest, opts ...grpc.CallOption) (*UpdateEndUserResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateEndUserResponse)
+	err := c.cc.Invoke(ctx, AccountService_UpdateEndUser_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -234,6 +246,7 @@ type AccountServiceServer interface {
 	// for an hour.
 	ResumeAccount(context.Context, *ResumeAccountRequest) (*ResumeAccountResponse, error)
 	CreateEndUser(context.Context, *CreateEndUserRequest) (*CreateEndUserResponse, error)
+	UpdateEndUser(context.Context, *UpdateEndUserRequest) (*UpdateEndUserResponse, error)
 	ListEndUsers(context.Context, *ListEndUsersRequest) (*ListEndUsersResponse, error)
 	CreateAPIKey(context.Context, *CreateAPIKeyRequest) (*CreateAPIKeyResponse, error)
 	ListAPIKeys(context.Context, *ListAPIKeysRequest) (*ListAPIKeysResponse, error)
@@ -273,6 +286,9 @@ func (UnimplementedAccountServiceServer) ResumeAccount(context.Context, *ResumeA
 }
 func (UnimplementedAccountServiceServer) CreateEndUser(context.Context, *CreateEndUserRequest) (*CreateEndUserResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateEndUser not implemented")
+}
+func (UnimplementedAccountServiceServer) UpdateEndUser(context.Context, *UpdateEndUserRequest) (*UpdateEndUserResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateEndUser not implemented")
 }
 func (UnimplementedAccountServiceServer) ListEndUsers(context.Context, *ListEndUsersRequest) (*ListEndUsersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEndUsers not implemented")
@@ -442,6 +458,24 @@ func _AccountService_CreateEndUser_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AccountService_UpdateEndUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateEndUserRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountServiceServer).UpdateEndUser(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccountService_UpdateEndUser_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountServiceServer).UpdateEndUser(ctx, req.(*UpdateEndUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AccountService_ListEndUsers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListEndUsersRequest)
 	if err := dec(in); err != nil {
@@ -602,6 +636,10 @@ var AccountService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateEndUser",
 			Handler:    _AccountService_CreateEndUser_Handler,
+		},
+		{
+			MethodName: "UpdateEndUser",
+			Handler:    _AccountService_UpdateEndUser_Handler,
 		},
 		{
 			MethodName: "ListEndUsers",

@@ -241,8 +241,10 @@ type OpenJobRequest struct {
 	Params      *v1.VideoParams `protobuf:"bytes,5,opt,name=params,proto3" json:"params,omitempty"`
 	Provider    string          `protobuf:"bytes,6,opt,name=provider,proto3" json:"provider,omitempty"`
 	// The most that this job may cost: the hold, where there is no plan.
-	QuoteMicros int64             `protobuf:"varint,7,opt,name=quote_micros,json=quoteMicros,proto3" json:"quote_micros,omitempty"`
-	User        string            `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
+	QuoteMicros int64  `protobuf:"varint,7,opt,name=quote_micros,json=quoteMicros,proto3" json:"quote_micros,omitempty"`
+	User        string `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
+	// As VideoRequest.notify_email.
+	NotifyEmail string            `protobuf:"bytes,104,opt,name=notify_email,json=notifyEmail,proto3" json:"notify_email,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,9,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the provider is expected to ask for the video, in millionths of
 	// cost_currency (ISO 4217); no currency: unknown. Its own word, once it has
@@ -341,6 +343,13 @@ func (x *OpenJobRequest) GetQuoteMicros() int64 {
 func (x *OpenJobRequest) GetUser() string {
 	if x != nil {
 		return x.User
+	}
+	return ""
+}
+
+func (x *OpenJobRequest) GetNotifyEmail() string {
+	if x != nil {
+		return x.NotifyEmail
 	}
 	return ""
 }
@@ -4077,7 +4086,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04Plan\x12:\n" +
 	"\x06routes\x18\x01 \x03(\v2\x18.reelway.ledger.v1.RouteB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06routes\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12,\n" +
-	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\xdc\x05\n" +
+	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\x8e\x06\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -4088,7 +4097,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x06params\x18\x05 \x01(\v2\x1d.reelway.video.v1.VideoParamsB\x06\xbaH\x03\xc8\x01\x01R\x06params\x12#\n" +
 	"\bprovider\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x12*\n" +
 	"\fquote_micros\x18\a \x01(\x03B\a\xbaH\x04\"\x02 \x00R\vquoteMicros\x12\x12\n" +
-	"\x04user\x18\b \x01(\tR\x04user\x12K\n" +
+	"\x04user\x18\b \x01(\tR\x04user\x120\n" +
+	"\fnotify_email\x18h \x01(\tB\r\xbaH\n" +
+	"\xd8\x01\x01r\x05\x18\xfe\x01`\x01R\vnotifyEmail\x12K\n" +
 	"\bmetadata\x18\t \x03(\v2/.reelway.ledger.v1.OpenJobRequest.MetadataEntryR\bmetadata\x12(\n" +
 	"\vcost_micros\x18\x14 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
 	"costMicros\x129\n" +

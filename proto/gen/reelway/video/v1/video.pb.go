@@ -546,12 +546,21 @@ type Artifact struct {
 	ContentType string `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	SizeBytes   int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// Lower-case hexadecimal SHA-256 of the stored bytes.
-	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	Width         int32  `protobuf:"varint,5,opt,name=width,proto3" json:"width,omitempty"`
-	Height        int32  `protobuf:"varint,6,opt,name=height,proto3" json:"height,omitempty"`
-	DurationMs    int64  `protobuf:"varint,7,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Sha256     string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Width      int32  `protobuf:"varint,5,opt,name=width,proto3" json:"width,omitempty"`
+	Height     int32  `protobuf:"varint,6,opt,name=height,proto3" json:"height,omitempty"`
+	DurationMs int64  `protobuf:"varint,7,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
+	// Made of the video by ffmpeg; absent when they were not, see
+	// variants_missing.
+	Thumbnail   *Variant `protobuf:"bytes,68,opt,name=thumbnail,proto3" json:"thumbnail,omitempty"`
+	Spritesheet *Variant `protobuf:"bytes,69,opt,name=spritesheet,proto3" json:"spritesheet,omitempty"`
+	// What is in the file; absent when ffmpeg was.
+	Media *MediaProbe `protobuf:"bytes,70,opt,name=media,proto3" json:"media,omitempty"`
+	// Why there is no thumbnail and no sprite sheet: "off" (the operator's
+	// choice), "no_ffmpeg" (it is not installed) or "failed". Empty when there are.
+	VariantsMissing string `protobuf:"bytes,71,opt,name=variants_missing,json=variantsMissing,proto3" json:"variants_missing,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Artifact) Reset() {
@@ -633,6 +642,211 @@ func (x *Artifact) GetDurationMs() int64 {
 	return 0
 }
 
+func (x *Artifact) GetThumbnail() *Variant {
+	if x != nil {
+		return x.Thumbnail
+	}
+	return nil
+}
+
+func (x *Artifact) GetSpritesheet() *Variant {
+	if x != nil {
+		return x.Spritesheet
+	}
+	return nil
+}
+
+func (x *Artifact) GetMedia() *MediaProbe {
+	if x != nil {
+		return x.Media
+	}
+	return nil
+}
+
+func (x *Artifact) GetVariantsMissing() string {
+	if x != nil {
+		return x.VariantsMissing
+	}
+	return ""
+}
+
+// Variant is an image that was made of a video.
+type Variant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key in the operator's bucket; empty once the file was removed.
+	Key         string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	ContentType string `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	SizeBytes   int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	Width       int32  `protobuf:"varint,4,opt,name=width,proto3" json:"width,omitempty"`
+	Height      int32  `protobuf:"varint,5,opt,name=height,proto3" json:"height,omitempty"`
+	// Of a sprite sheet: how many pictures are beside and below each other, and
+	// the time from one to the next. They lie in rows, the first at the top left.
+	Columns       int32 `protobuf:"varint,6,opt,name=columns,proto3" json:"columns,omitempty"`
+	Rows          int32 `protobuf:"varint,7,opt,name=rows,proto3" json:"rows,omitempty"`
+	IntervalMs    int64 `protobuf:"varint,8,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Variant) Reset() {
+	*x = Variant{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Variant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Variant) ProtoMessage() {}
+
+func (x *Variant) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Variant.ProtoReflect.Descriptor instead.
+func (*Variant) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Variant) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Variant) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *Variant) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Variant) GetWidth() int32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *Variant) GetHeight() int32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *Variant) GetColumns() int32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
+func (x *Variant) GetRows() int32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Variant) GetIntervalMs() int64 {
+	if x != nil {
+		return x.IntervalMs
+	}
+	return 0
+}
+
+// MediaProbe is what a video file holds.
+type MediaProbe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As ffmpeg names them: "h264", "hevc", "aac". Without sound audio_codec is
+	// empty.
+	VideoCodec string `protobuf:"bytes,1,opt,name=video_codec,json=videoCodec,proto3" json:"video_codec,omitempty"`
+	AudioCodec string `protobuf:"bytes,2,opt,name=audio_codec,json=audioCodec,proto3" json:"audio_codec,omitempty"`
+	// Pictures a second, on the average.
+	FrameRate float64 `protobuf:"fixed64,3,opt,name=frame_rate,json=frameRate,proto3" json:"frame_rate,omitempty"`
+	// Of the whole file, in bits a second.
+	BitRate       int64 `protobuf:"varint,4,opt,name=bit_rate,json=bitRate,proto3" json:"bit_rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MediaProbe) Reset() {
+	*x = MediaProbe{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MediaProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MediaProbe) ProtoMessage() {}
+
+func (x *MediaProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MediaProbe.ProtoReflect.Descriptor instead.
+func (*MediaProbe) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MediaProbe) GetVideoCodec() string {
+	if x != nil {
+		return x.VideoCodec
+	}
+	return ""
+}
+
+func (x *MediaProbe) GetAudioCodec() string {
+	if x != nil {
+		return x.AudioCodec
+	}
+	return ""
+}
+
+func (x *MediaProbe) GetFrameRate() float64 {
+	if x != nil {
+		return x.FrameRate
+	}
+	return 0
+}
+
+func (x *MediaProbe) GetBitRate() int64 {
+	if x != nil {
+		return x.BitRate
+	}
+	return 0
+}
+
 // Video is a job as its owner sees it.
 type Video struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -686,7 +900,7 @@ type Video struct {
 
 func (x *Video) Reset() {
 	*x = Video{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[4]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +912,7 @@ func (x *Video) String() string {
 func (*Video) ProtoMessage() {}
 
 func (x *Video) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[4]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +925,7 @@ func (x *Video) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Video.ProtoReflect.Descriptor instead.
 func (*Video) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{4}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Video) GetId() string {
@@ -916,7 +1130,7 @@ type PriceLine struct {
 
 func (x *PriceLine) Reset() {
 	*x = PriceLine{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[5]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1142,7 @@ func (x *PriceLine) String() string {
 func (*PriceLine) ProtoMessage() {}
 
 func (x *PriceLine) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[5]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1155,7 @@ func (x *PriceLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PriceLine.ProtoReflect.Descriptor instead.
 func (*PriceLine) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{5}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PriceLine) GetDescription() string {
@@ -1024,7 +1238,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[6]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1250,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[6]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1263,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{6}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Model) GetId() string {
@@ -1263,7 +1477,7 @@ type ModelPrice struct {
 
 func (x *ModelPrice) Reset() {
 	*x = ModelPrice{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1489,7 @@ func (x *ModelPrice) String() string {
 func (*ModelPrice) ProtoMessage() {}
 
 func (x *ModelPrice) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1502,7 @@ func (x *ModelPrice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelPrice.ProtoReflect.Descriptor instead.
 func (*ModelPrice) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{7}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ModelPrice) GetResolution() string {
@@ -1334,7 +1548,7 @@ type ModelLimit struct {
 
 func (x *ModelLimit) Reset() {
 	*x = ModelLimit{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1560,7 @@ func (x *ModelLimit) String() string {
 func (*ModelLimit) ProtoMessage() {}
 
 func (x *ModelLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1573,7 @@ func (x *ModelLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelLimit.ProtoReflect.Descriptor instead.
 func (*ModelLimit) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{8}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ModelLimit) GetResolution() string {
@@ -1403,13 +1617,16 @@ type VideoRequest struct {
 	// "WIDTHxHEIGHT", as OpenAI's API takes it.
 	Size string `protobuf:"bytes,7,opt,name=size,proto3" json:"size,omitempty"`
 	// Where the video will be shown ("tiktok", "youtube", …): ratio and pixels.
-	Platform    string            `protobuf:"bytes,8,opt,name=platform,proto3" json:"platform,omitempty"`
-	ImageUrl    string            `protobuf:"bytes,9,opt,name=image_url,json=imageUrl,proto3" json:"image_url,omitempty"`
-	EndImageUrl string            `protobuf:"bytes,10,opt,name=end_image_url,json=endImageUrl,proto3" json:"end_image_url,omitempty"`
-	Seed        *int64            `protobuf:"varint,11,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
-	Audio       *bool             `protobuf:"varint,12,opt,name=audio,proto3,oneof" json:"audio,omitempty"`
-	Watermark   *bool             `protobuf:"varint,13,opt,name=watermark,proto3,oneof" json:"watermark,omitempty"`
-	User        string            `protobuf:"bytes,14,opt,name=user,proto3" json:"user,omitempty"`
+	Platform    string `protobuf:"bytes,8,opt,name=platform,proto3" json:"platform,omitempty"`
+	ImageUrl    string `protobuf:"bytes,9,opt,name=image_url,json=imageUrl,proto3" json:"image_url,omitempty"`
+	EndImageUrl string `protobuf:"bytes,10,opt,name=end_image_url,json=endImageUrl,proto3" json:"end_image_url,omitempty"`
+	Seed        *int64 `protobuf:"varint,11,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
+	Audio       *bool  `protobuf:"varint,12,opt,name=audio,proto3,oneof" json:"audio,omitempty"`
+	Watermark   *bool  `protobuf:"varint,13,opt,name=watermark,proto3,oneof" json:"watermark,omitempty"`
+	User        string `protobuf:"bytes,14,opt,name=user,proto3" json:"user,omitempty"`
+	// An address that is written to when the video is done or has failed; kept
+	// until then, and shown to nobody.
+	NotifyEmail string            `protobuf:"bytes,101,opt,name=notify_email,json=notifyEmail,proto3" json:"notify_email,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,15,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Refuse when the quote is above this; 0 means no limit. Of an alias, the
 	// routes above it are left out.
@@ -1427,7 +1644,7 @@ type VideoRequest struct {
 
 func (x *VideoRequest) Reset() {
 	*x = VideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1656,7 @@ func (x *VideoRequest) String() string {
 func (*VideoRequest) ProtoMessage() {}
 
 func (x *VideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1669,7 @@ func (x *VideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoRequest.ProtoReflect.Descriptor instead.
 func (*VideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{9}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VideoRequest) GetModel() string {
@@ -1553,6 +1770,13 @@ func (x *VideoRequest) GetUser() string {
 	return ""
 }
 
+func (x *VideoRequest) GetNotifyEmail() string {
+	if x != nil {
+		return x.NotifyEmail
+	}
+	return ""
+}
+
 func (x *VideoRequest) GetMetadata() map[string]string {
 	if x != nil {
 		return x.Metadata
@@ -1601,7 +1825,7 @@ type CreateVideoRequest struct {
 
 func (x *CreateVideoRequest) Reset() {
 	*x = CreateVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1837,7 @@ func (x *CreateVideoRequest) String() string {
 func (*CreateVideoRequest) ProtoMessage() {}
 
 func (x *CreateVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1850,7 @@ func (x *CreateVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVideoRequest.ProtoReflect.Descriptor instead.
 func (*CreateVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{10}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateVideoRequest) GetVideo() *VideoRequest {
@@ -1652,7 +1876,7 @@ type CreateVideoResponse struct {
 
 func (x *CreateVideoResponse) Reset() {
 	*x = CreateVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1888,7 @@ func (x *CreateVideoResponse) String() string {
 func (*CreateVideoResponse) ProtoMessage() {}
 
 func (x *CreateVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1901,7 @@ func (x *CreateVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVideoResponse.ProtoReflect.Descriptor instead.
 func (*CreateVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{11}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateVideoResponse) GetVideo() *Video {
@@ -1696,7 +1920,7 @@ type GetVideoRequest struct {
 
 func (x *GetVideoRequest) Reset() {
 	*x = GetVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1932,7 @@ func (x *GetVideoRequest) String() string {
 func (*GetVideoRequest) ProtoMessage() {}
 
 func (x *GetVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1945,7 @@ func (x *GetVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVideoRequest.ProtoReflect.Descriptor instead.
 func (*GetVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{12}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetVideoRequest) GetId() string {
@@ -1740,7 +1964,7 @@ type GetVideoResponse struct {
 
 func (x *GetVideoResponse) Reset() {
 	*x = GetVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1976,7 @@ func (x *GetVideoResponse) String() string {
 func (*GetVideoResponse) ProtoMessage() {}
 
 func (x *GetVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1989,7 @@ func (x *GetVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVideoResponse.ProtoReflect.Descriptor instead.
 func (*GetVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{13}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetVideoResponse) GetVideo() *Video {
@@ -1793,7 +2017,7 @@ type ListVideosRequest struct {
 
 func (x *ListVideosRequest) Reset() {
 	*x = ListVideosRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +2029,7 @@ func (x *ListVideosRequest) String() string {
 func (*ListVideosRequest) ProtoMessage() {}
 
 func (x *ListVideosRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +2042,7 @@ func (x *ListVideosRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVideosRequest.ProtoReflect.Descriptor instead.
 func (*ListVideosRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{14}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListVideosRequest) GetAfter() string {
@@ -1866,7 +2090,7 @@ type ListVideosResponse struct {
 
 func (x *ListVideosResponse) Reset() {
 	*x = ListVideosResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2102,7 @@ func (x *ListVideosResponse) String() string {
 func (*ListVideosResponse) ProtoMessage() {}
 
 func (x *ListVideosResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2115,7 @@ func (x *ListVideosResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVideosResponse.ProtoReflect.Descriptor instead.
 func (*ListVideosResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{15}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListVideosResponse) GetVideos() []*Video {
@@ -1917,7 +2141,7 @@ type CancelVideoRequest struct {
 
 func (x *CancelVideoRequest) Reset() {
 	*x = CancelVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2153,7 @@ func (x *CancelVideoRequest) String() string {
 func (*CancelVideoRequest) ProtoMessage() {}
 
 func (x *CancelVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2166,7 @@ func (x *CancelVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelVideoRequest.ProtoReflect.Descriptor instead.
 func (*CancelVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{16}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CancelVideoRequest) GetId() string {
@@ -1961,7 +2185,7 @@ type CancelVideoResponse struct {
 
 func (x *CancelVideoResponse) Reset() {
 	*x = CancelVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2197,7 @@ func (x *CancelVideoResponse) String() string {
 func (*CancelVideoResponse) ProtoMessage() {}
 
 func (x *CancelVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2210,7 @@ func (x *CancelVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelVideoResponse.ProtoReflect.Descriptor instead.
 func (*CancelVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{17}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelVideoResponse) GetVideo() *Video {
@@ -2005,7 +2229,7 @@ type DeleteVideoRequest struct {
 
 func (x *DeleteVideoRequest) Reset() {
 	*x = DeleteVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2017,7 +2241,7 @@ func (x *DeleteVideoRequest) String() string {
 func (*DeleteVideoRequest) ProtoMessage() {}
 
 func (x *DeleteVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2030,7 +2254,7 @@ func (x *DeleteVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVideoRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{18}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteVideoRequest) GetId() string {
@@ -2049,7 +2273,7 @@ type DeleteVideoResponse struct {
 
 func (x *DeleteVideoResponse) Reset() {
 	*x = DeleteVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2285,7 @@ func (x *DeleteVideoResponse) String() string {
 func (*DeleteVideoResponse) ProtoMessage() {}
 
 func (x *DeleteVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2298,7 @@ func (x *DeleteVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVideoResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteVideoResponse) GetId() string {
@@ -2093,7 +2317,7 @@ type QuoteVideoRequest struct {
 
 func (x *QuoteVideoRequest) Reset() {
 	*x = QuoteVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2105,7 +2329,7 @@ func (x *QuoteVideoRequest) String() string {
 func (*QuoteVideoRequest) ProtoMessage() {}
 
 func (x *QuoteVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2118,7 +2342,7 @@ func (x *QuoteVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuoteVideoRequest.ProtoReflect.Descriptor instead.
 func (*QuoteVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *QuoteVideoRequest) GetVideo() *VideoRequest {
@@ -2145,7 +2369,7 @@ type QuotedRoute struct {
 
 func (x *QuotedRoute) Reset() {
 	*x = QuotedRoute{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2381,7 @@ func (x *QuotedRoute) String() string {
 func (*QuotedRoute) ProtoMessage() {}
 
 func (x *QuotedRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2394,7 @@ func (x *QuotedRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotedRoute.ProtoReflect.Descriptor instead.
 func (*QuotedRoute) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *QuotedRoute) GetModel() string {
@@ -2233,7 +2457,7 @@ type QuoteVideoResponse struct {
 
 func (x *QuoteVideoResponse) Reset() {
 	*x = QuoteVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2469,7 @@ func (x *QuoteVideoResponse) String() string {
 func (*QuoteVideoResponse) ProtoMessage() {}
 
 func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2482,7 @@ func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuoteVideoResponse.ProtoReflect.Descriptor instead.
 func (*QuoteVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *QuoteVideoResponse) GetParams() *VideoParams {
@@ -2304,7 +2528,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +2540,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +2553,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{25}
 }
 
 // Alias is a name for several models, tried one after the other.
@@ -2346,7 +2570,7 @@ type Alias struct {
 
 func (x *Alias) Reset() {
 	*x = Alias{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2582,7 @@ func (x *Alias) String() string {
 func (*Alias) ProtoMessage() {}
 
 func (x *Alias) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2595,7 @@ func (x *Alias) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alias.ProtoReflect.Descriptor instead.
 func (*Alias) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{24}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Alias) GetId() string {
@@ -2412,7 +2636,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2424,7 +2648,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2437,7 +2661,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{25}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
@@ -2465,7 +2689,7 @@ type WatchVideoRequest struct {
 
 func (x *WatchVideoRequest) Reset() {
 	*x = WatchVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2701,7 @@ func (x *WatchVideoRequest) String() string {
 func (*WatchVideoRequest) ProtoMessage() {}
 
 func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2714,7 @@ func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoRequest.ProtoReflect.Descriptor instead.
 func (*WatchVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{26}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchVideoRequest) GetId() string {
@@ -2518,7 +2742,7 @@ type WatchVideoResponse struct {
 
 func (x *WatchVideoResponse) Reset() {
 	*x = WatchVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2754,7 @@ func (x *WatchVideoResponse) String() string {
 func (*WatchVideoResponse) ProtoMessage() {}
 
 func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2767,7 @@ func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoResponse.ProtoReflect.Descriptor instead.
 func (*WatchVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{27}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchVideoResponse) GetCursor() string {
@@ -2605,7 +2829,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05model\x18\x13 \x01(\tR\x05model\x12\x18\n" +
 	"\adropped\x18\x14 \x03(\tR\adropped\x12!\n" +
 	"\fprice_micros\x18\x15 \x01(\x03R\vpriceMicros\x12'\n" +
-	"\x0fcaptured_micros\x18\x16 \x01(\x03R\x0ecapturedMicros\"\xc5\x01\n" +
+	"\x0fcaptured_micros\x18\x16 \x01(\x03R\x0ecapturedMicros\"\x9a\x03\n" +
 	"\bArtifact\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12!\n" +
 	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x1d\n" +
@@ -2615,7 +2839,31 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05width\x18\x05 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\x05R\x06height\x12\x1f\n" +
 	"\vduration_ms\x18\a \x01(\x03R\n" +
-	"durationMs\"\xda\t\n" +
+	"durationMs\x127\n" +
+	"\tthumbnail\x18D \x01(\v2\x19.reelway.video.v1.VariantR\tthumbnail\x12;\n" +
+	"\vspritesheet\x18E \x01(\v2\x19.reelway.video.v1.VariantR\vspritesheet\x122\n" +
+	"\x05media\x18F \x01(\v2\x1c.reelway.video.v1.MediaProbeR\x05media\x12)\n" +
+	"\x10variants_missing\x18G \x01(\tR\x0fvariantsMissing\"\xda\x01\n" +
+	"\aVariant\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12!\n" +
+	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x14\n" +
+	"\x05width\x18\x04 \x01(\x05R\x05width\x12\x16\n" +
+	"\x06height\x18\x05 \x01(\x05R\x06height\x12\x18\n" +
+	"\acolumns\x18\x06 \x01(\x05R\acolumns\x12\x12\n" +
+	"\x04rows\x18\a \x01(\x05R\x04rows\x12\x1f\n" +
+	"\vinterval_ms\x18\b \x01(\x03R\n" +
+	"intervalMs\"\x88\x01\n" +
+	"\n" +
+	"MediaProbe\x12\x1f\n" +
+	"\vvideo_codec\x18\x01 \x01(\tR\n" +
+	"videoCodec\x12\x1f\n" +
+	"\vaudio_codec\x18\x02 \x01(\tR\n" +
+	"audioCodec\x12\x1d\n" +
+	"\n" +
+	"frame_rate\x18\x03 \x01(\x01R\tframeRate\x12\x19\n" +
+	"\bbit_rate\x18\x04 \x01(\x03R\abitRate\"\xda\t\n" +
 	"\x05Video\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -2713,7 +2961,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"resolution\x12+\n" +
 	"\x11durations_seconds\x18\x02 \x03(\x05R\x10durationsSeconds\x12\x12\n" +
 	"\x04task\x18\x03 \x01(\tR\x04task\x12 \n" +
-	"\vresolutions\x18\x04 \x03(\tR\vresolutions\"\x9a\a\n" +
+	"\vresolutions\x18\x04 \x03(\tR\vresolutions\"\xcc\a\n" +
 	"\fVideoRequest\x12\x1e\n" +
 	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x12 \n" +
 	"\x06prompt\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06prompt\x121\n" +
@@ -2732,7 +2980,9 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x04seed\x18\v \x01(\x03H\x00R\x04seed\x88\x01\x01\x12\x19\n" +
 	"\x05audio\x18\f \x01(\bH\x01R\x05audio\x88\x01\x01\x12!\n" +
 	"\twatermark\x18\r \x01(\bH\x02R\twatermark\x88\x01\x01\x12\x1c\n" +
-	"\x04user\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04user\x12a\n" +
+	"\x04user\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04user\x120\n" +
+	"\fnotify_email\x18e \x01(\tB\r\xbaH\n" +
+	"\xd8\x01\x01r\x05\x18\xfe\x01`\x01R\vnotifyEmail\x12a\n" +
 	"\bmetadata\x18\x0f \x03(\v2,.reelway.video.v1.VideoRequest.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x04R\bmetadata\x12/\n" +
 	"\x0fmax_cost_micros\x18\x10 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxCostMicros\x12@\n" +
 	"\bpriority\x18\x14 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12\x1d\n" +
@@ -2846,7 +3096,7 @@ func file_reelway_video_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_video_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_reelway_video_v1_video_proto_goTypes = []any{
 	(VideoState)(0),               // 0: reelway.video.v1.VideoState
 	(Priority)(0),                 // 1: reelway.video.v1.Priority
@@ -2854,89 +3104,94 @@ var file_reelway_video_v1_video_proto_goTypes = []any{
 	(*VideoError)(nil),            // 3: reelway.video.v1.VideoError
 	(*Attempt)(nil),               // 4: reelway.video.v1.Attempt
 	(*Artifact)(nil),              // 5: reelway.video.v1.Artifact
-	(*Video)(nil),                 // 6: reelway.video.v1.Video
-	(*PriceLine)(nil),             // 7: reelway.video.v1.PriceLine
-	(*Model)(nil),                 // 8: reelway.video.v1.Model
-	(*ModelPrice)(nil),            // 9: reelway.video.v1.ModelPrice
-	(*ModelLimit)(nil),            // 10: reelway.video.v1.ModelLimit
-	(*VideoRequest)(nil),          // 11: reelway.video.v1.VideoRequest
-	(*CreateVideoRequest)(nil),    // 12: reelway.video.v1.CreateVideoRequest
-	(*CreateVideoResponse)(nil),   // 13: reelway.video.v1.CreateVideoResponse
-	(*GetVideoRequest)(nil),       // 14: reelway.video.v1.GetVideoRequest
-	(*GetVideoResponse)(nil),      // 15: reelway.video.v1.GetVideoResponse
-	(*ListVideosRequest)(nil),     // 16: reelway.video.v1.ListVideosRequest
-	(*ListVideosResponse)(nil),    // 17: reelway.video.v1.ListVideosResponse
-	(*CancelVideoRequest)(nil),    // 18: reelway.video.v1.CancelVideoRequest
-	(*CancelVideoResponse)(nil),   // 19: reelway.video.v1.CancelVideoResponse
-	(*DeleteVideoRequest)(nil),    // 20: reelway.video.v1.DeleteVideoRequest
-	(*DeleteVideoResponse)(nil),   // 21: reelway.video.v1.DeleteVideoResponse
-	(*QuoteVideoRequest)(nil),     // 22: reelway.video.v1.QuoteVideoRequest
-	(*QuotedRoute)(nil),           // 23: reelway.video.v1.QuotedRoute
-	(*QuoteVideoResponse)(nil),    // 24: reelway.video.v1.QuoteVideoResponse
-	(*ListModelsRequest)(nil),     // 25: reelway.video.v1.ListModelsRequest
-	(*Alias)(nil),                 // 26: reelway.video.v1.Alias
-	(*ListModelsResponse)(nil),    // 27: reelway.video.v1.ListModelsResponse
-	(*WatchVideoRequest)(nil),     // 28: reelway.video.v1.WatchVideoRequest
-	(*WatchVideoResponse)(nil),    // 29: reelway.video.v1.WatchVideoResponse
-	nil,                           // 30: reelway.video.v1.Video.MetadataEntry
-	nil,                           // 31: reelway.video.v1.Model.ProvenanceEntry
-	nil,                           // 32: reelway.video.v1.VideoRequest.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
+	(*Variant)(nil),               // 6: reelway.video.v1.Variant
+	(*MediaProbe)(nil),            // 7: reelway.video.v1.MediaProbe
+	(*Video)(nil),                 // 8: reelway.video.v1.Video
+	(*PriceLine)(nil),             // 9: reelway.video.v1.PriceLine
+	(*Model)(nil),                 // 10: reelway.video.v1.Model
+	(*ModelPrice)(nil),            // 11: reelway.video.v1.ModelPrice
+	(*ModelLimit)(nil),            // 12: reelway.video.v1.ModelLimit
+	(*VideoRequest)(nil),          // 13: reelway.video.v1.VideoRequest
+	(*CreateVideoRequest)(nil),    // 14: reelway.video.v1.CreateVideoRequest
+	(*CreateVideoResponse)(nil),   // 15: reelway.video.v1.CreateVideoResponse
+	(*GetVideoRequest)(nil),       // 16: reelway.video.v1.GetVideoRequest
+	(*GetVideoResponse)(nil),      // 17: reelway.video.v1.GetVideoResponse
+	(*ListVideosRequest)(nil),     // 18: reelway.video.v1.ListVideosRequest
+	(*ListVideosResponse)(nil),    // 19: reelway.video.v1.ListVideosResponse
+	(*CancelVideoRequest)(nil),    // 20: reelway.video.v1.CancelVideoRequest
+	(*CancelVideoResponse)(nil),   // 21: reelway.video.v1.CancelVideoResponse
+	(*DeleteVideoRequest)(nil),    // 22: reelway.video.v1.DeleteVideoRequest
+	(*DeleteVideoResponse)(nil),   // 23: reelway.video.v1.DeleteVideoResponse
+	(*QuoteVideoRequest)(nil),     // 24: reelway.video.v1.QuoteVideoRequest
+	(*QuotedRoute)(nil),           // 25: reelway.video.v1.QuotedRoute
+	(*QuoteVideoResponse)(nil),    // 26: reelway.video.v1.QuoteVideoResponse
+	(*ListModelsRequest)(nil),     // 27: reelway.video.v1.ListModelsRequest
+	(*Alias)(nil),                 // 28: reelway.video.v1.Alias
+	(*ListModelsResponse)(nil),    // 29: reelway.video.v1.ListModelsResponse
+	(*WatchVideoRequest)(nil),     // 30: reelway.video.v1.WatchVideoRequest
+	(*WatchVideoResponse)(nil),    // 31: reelway.video.v1.WatchVideoResponse
+	nil,                           // 32: reelway.video.v1.Video.MetadataEntry
+	nil,                           // 33: reelway.video.v1.Model.ProvenanceEntry
+	nil,                           // 34: reelway.video.v1.VideoRequest.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
 }
 var file_reelway_video_v1_video_proto_depIdxs = []int32{
-	33, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
-	33, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
-	0,  // 2: reelway.video.v1.Video.state:type_name -> reelway.video.v1.VideoState
-	2,  // 3: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
-	3,  // 4: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
-	5,  // 5: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
-	30, // 6: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
-	33, // 7: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
-	33, // 8: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
-	4,  // 9: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
-	33, // 10: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
-	33, // 11: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
-	9,  // 12: reelway.video.v1.Model.prices:type_name -> reelway.video.v1.ModelPrice
-	10, // 13: reelway.video.v1.Model.limits:type_name -> reelway.video.v1.ModelLimit
-	31, // 14: reelway.video.v1.Model.provenance:type_name -> reelway.video.v1.Model.ProvenanceEntry
-	32, // 15: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
-	1,  // 16: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
-	11, // 17: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	6,  // 18: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
-	6,  // 19: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
-	0,  // 20: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
-	6,  // 21: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
-	6,  // 22: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
-	11, // 23: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	2,  // 24: reelway.video.v1.QuotedRoute.params:type_name -> reelway.video.v1.VideoParams
-	7,  // 25: reelway.video.v1.QuotedRoute.lines:type_name -> reelway.video.v1.PriceLine
-	2,  // 26: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
-	7,  // 27: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
-	23, // 28: reelway.video.v1.QuoteVideoResponse.routes:type_name -> reelway.video.v1.QuotedRoute
-	8,  // 29: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
-	26, // 30: reelway.video.v1.ListModelsResponse.aliases:type_name -> reelway.video.v1.Alias
-	6,  // 31: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
-	12, // 32: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
-	14, // 33: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
-	16, // 34: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
-	18, // 35: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
-	20, // 36: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
-	22, // 37: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
-	25, // 38: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
-	28, // 39: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
-	13, // 40: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
-	15, // 41: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
-	17, // 42: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
-	19, // 43: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
-	21, // 44: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
-	24, // 45: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
-	27, // 46: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
-	29, // 47: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
-	40, // [40:48] is the sub-list for method output_type
-	32, // [32:40] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	35, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
+	35, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	6,  // 2: reelway.video.v1.Artifact.thumbnail:type_name -> reelway.video.v1.Variant
+	6,  // 3: reelway.video.v1.Artifact.spritesheet:type_name -> reelway.video.v1.Variant
+	7,  // 4: reelway.video.v1.Artifact.media:type_name -> reelway.video.v1.MediaProbe
+	0,  // 5: reelway.video.v1.Video.state:type_name -> reelway.video.v1.VideoState
+	2,  // 6: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
+	3,  // 7: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
+	5,  // 8: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
+	32, // 9: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
+	35, // 10: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
+	35, // 11: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
+	4,  // 12: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
+	35, // 13: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
+	35, // 14: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
+	11, // 15: reelway.video.v1.Model.prices:type_name -> reelway.video.v1.ModelPrice
+	12, // 16: reelway.video.v1.Model.limits:type_name -> reelway.video.v1.ModelLimit
+	33, // 17: reelway.video.v1.Model.provenance:type_name -> reelway.video.v1.Model.ProvenanceEntry
+	34, // 18: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
+	1,  // 19: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
+	13, // 20: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	8,  // 21: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
+	8,  // 22: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
+	0,  // 23: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
+	8,  // 24: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
+	8,  // 25: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
+	13, // 26: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	2,  // 27: reelway.video.v1.QuotedRoute.params:type_name -> reelway.video.v1.VideoParams
+	9,  // 28: reelway.video.v1.QuotedRoute.lines:type_name -> reelway.video.v1.PriceLine
+	2,  // 29: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
+	9,  // 30: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
+	25, // 31: reelway.video.v1.QuoteVideoResponse.routes:type_name -> reelway.video.v1.QuotedRoute
+	10, // 32: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
+	28, // 33: reelway.video.v1.ListModelsResponse.aliases:type_name -> reelway.video.v1.Alias
+	8,  // 34: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
+	14, // 35: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
+	16, // 36: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
+	18, // 37: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
+	20, // 38: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
+	22, // 39: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
+	24, // 40: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
+	27, // 41: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
+	30, // 42: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
+	15, // 43: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
+	17, // 44: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
+	19, // 45: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
+	21, // 46: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
+	23, // 47: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
+	26, // 48: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
+	29, // 49: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
+	31, // 50: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
+	43, // [43:51] is the sub-list for method output_type
+	35, // [35:43] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_reelway_video_v1_video_proto_init() }
@@ -2945,15 +3200,15 @@ func file_reelway_video_v1_video_proto_init() {
 		return
 	}
 	file_reelway_video_v1_video_proto_msgTypes[0].OneofWrappers = []any{}
-	file_reelway_video_v1_video_proto_msgTypes[4].OneofWrappers = []any{}
-	file_reelway_video_v1_video_proto_msgTypes[9].OneofWrappers = []any{}
+	file_reelway_video_v1_video_proto_msgTypes[6].OneofWrappers = []any{}
+	file_reelway_video_v1_video_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_video_v1_video_proto_rawDesc), len(file_reelway_video_v1_video_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1,0 +1,4 @@
+package mail
+
+// NoticeID is the id by which a notice is sent once.
+var NoticeID = noticeID
