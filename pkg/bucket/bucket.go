@@ -93,7 +93,9 @@ var ErrStillThere = errors.New("the bucket still has the object after its deleti
 // Delete removes an object; one that is gone already is a success. It returns
 // nil only when the bucket has said that the object is not there.
 func (b *Bucket) Delete(ctx context.Context, key string) error {
-	if err := b.b.Delete(ctx, key); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
+	if err := b.b.Delete(ctx, key); gcerrors.Code(err) == gcerrors.NotFound {
+		return nil
+	} else if err != nil {
 		return fmt.Errorf("delete object: %w", err)
 	}
 	there, err := b.b.Exists(ctx, key)

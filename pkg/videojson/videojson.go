@@ -95,6 +95,7 @@ type Artifact struct {
 	Width       int32  `json:"width"`
 	Height      int32  `json:"height"`
 	DurationMS  int64  `json:"duration_ms"`
+	images
 }
 
 // Status is OpenAI's word for a state.
@@ -135,7 +136,7 @@ func Of(v *videov1.Video) Video {
 		out.Attempts = append(out.Attempts, Attempt{a.GetId(), a.GetProvider(), a.GetState(), a.GetErrorCode(), a.GetErrorMessage(), a.GetCreatedAt().GetSeconds(), unix(a.GetEndedAt())})
 	}
 	if a := v.GetArtifact(); a != nil {
-		out.Artifact = &Artifact{a.GetContentType(), a.GetSizeBytes(), a.GetSha256(), a.GetWidth(), a.GetHeight(), a.GetDurationMs()}
+		out.Artifact = &Artifact{a.GetContentType(), a.GetSizeBytes(), a.GetSha256(), a.GetWidth(), a.GetHeight(), a.GetDurationMs(), imagesOf(a)}
 	}
 	return out
 }

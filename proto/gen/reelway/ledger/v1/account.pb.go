@@ -108,7 +108,10 @@ type Account struct {
 	// Its share where jobs of many accounts wait for one provider, 1 to 100.
 	QueueWeight int32 `protobuf:"varint,13,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
 	// The highest class of the queue that it may ask for.
-	TopPriority   v1.Priority `protobuf:"varint,14,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority" json:"top_priority,omitempty"`
+	TopPriority v1.Priority `protobuf:"varint,14,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority" json:"top_priority,omitempty"`
+	// How long its videos stay in the bucket after their job's end, 0 for ever;
+	// absent when REELWAY_RETAIN_VIDEOS decides.
+	RetainVideos  *durationpb.Duration `protobuf:"bytes,75,opt,name=retain_videos,json=retainVideos,proto3" json:"retain_videos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -239,6 +242,13 @@ func (x *Account) GetTopPriority() v1.Priority {
 		return x.TopPriority
 	}
 	return v1.Priority(0)
+}
+
+func (x *Account) GetRetainVideos() *durationpb.Duration {
+	if x != nil {
+		return x.RetainVideos
+	}
+	return nil
 }
 
 type CreateAccountRequest struct {
@@ -563,6 +573,11 @@ type UpdateAccountRequest struct {
 	CapResolution *string      `protobuf:"bytes,5,opt,name=cap_resolution,json=capResolution,proto3,oneof" json:"cap_resolution,omitempty"`
 	QueueWeight   *int32       `protobuf:"varint,7,opt,name=queue_weight,json=queueWeight,proto3,oneof" json:"queue_weight,omitempty"`
 	TopPriority   *v1.Priority `protobuf:"varint,8,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority,oneof" json:"top_priority,omitempty"`
+	// As Account.retain_videos, to the second. A shorter one takes effect at once
+	// on videos that are there; a longer one does not bring back what is gone.
+	RetainVideos *durationpb.Duration `protobuf:"bytes,69,opt,name=retain_videos,json=retainVideos,proto3" json:"retain_videos,omitempty"`
+	// REELWAY_RETAIN_VIDEOS decides again; not together with retain_videos.
+	DefaultRetainVideos bool `protobuf:"varint,70,opt,name=default_retain_videos,json=defaultRetainVideos,proto3" json:"default_retain_videos,omitempty"`
 	// Why. Required with cap_resolution; goes into the audit log with the change.
 	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -646,6 +661,20 @@ func (x *UpdateAccountRequest) GetTopPriority() v1.Priority {
 		return *x.TopPriority
 	}
 	return v1.Priority(0)
+}
+
+func (x *UpdateAccountRequest) GetRetainVideos() *durationpb.Duration {
+	if x != nil {
+		return x.RetainVideos
+	}
+	return nil
+}
+
+func (x *UpdateAccountRequest) GetDefaultRetainVideos() bool {
+	if x != nil {
+		return x.DefaultRetainVideos
+	}
+	return false
 }
 
 func (x *UpdateAccountRequest) GetReason() string {
@@ -2159,7 +2188,7 @@ var File_reelway_ledger_v1_account_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\n" +
-	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xc3\x04\n" +
+	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\x83\x05\n" +
 	"\aAccount\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2177,7 +2206,8 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\rpaused_reason\x18\v \x01(\tR\fpausedReason\x127\n" +
 	"\tpaused_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\x12!\n" +
 	"\fqueue_weight\x18\r \x01(\x05R\vqueueWeight\x12=\n" +
-	"\ftop_priority\x18\x0e \x01(\x0e2\x1a.reelway.video.v1.PriorityR\vtopPriority\"\xce\x03\n" +
+	"\ftop_priority\x18\x0e \x01(\x0e2\x1a.reelway.video.v1.PriorityR\vtopPriority\x12>\n" +
+	"\rretain_videos\x18K \x01(\v2\x19.google.protobuf.DurationR\fretainVideos\"\xce\x03\n" +
 	"\x14CreateAccountRequest\x12x\n" +
 	"\x04name\x18\x01 \x01(\tBd\xbaHa\xba\x01W\n" +
 	"\x0ename.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x05\x10\x01\x18\x80\x01R\x04name\x12\x88\x01\n" +
@@ -2204,7 +2234,7 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\x05limit\"i\n" +
 	"\x14ListAccountsResponse\x126\n" +
 	"\baccounts\x18\x01 \x03(\v2\x1a.reelway.ledger.v1.AccountR\baccounts\x12\x19\n" +
-	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xd7\a\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xdd\b\n" +
 	"\x14UpdateAccountRequest\x12v\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tBW\xbaHT\xba\x01Q\n" +
@@ -2219,7 +2249,10 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x14cap_resolution.known\x12;must be 480p, 720p, 1080p or 2160p, or empty for the tier's\x1a.this in ['', '480p', '720p', '1080p', '2160p']H\x03R\rcapResolution\x88\x01\x01\x121\n" +
 	"\fqueue_weight\x18\a \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x01H\x04R\vqueueWeight\x88\x01\x01\x12N\n" +
 	"\ftop_priority\x18\b \x01(\x0e2\x1a.reelway.video.v1.PriorityB\n" +
-	"\xbaH\a\x82\x01\x04\x10\x01 \x00H\x05R\vtopPriority\x88\x01\x01\x12|\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00H\x05R\vtopPriority\x88\x01\x01\x12P\n" +
+	"\rretain_videos\x18E \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x06\b\x80\xbc\xe0\xdf\v2\x00R\fretainVideos\x122\n" +
+	"\x15default_retain_videos\x18F \x01(\bR\x13defaultRetainVideos\x12|\n" +
 	"\x06reason\x18\x06 \x01(\tBd\xbaHa\xba\x01Y\n" +
 	"\x10reason.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x03\x18\x80\x02R\x06reasonB\a\n" +
 	"\x05_nameB\a\n" +
@@ -2455,61 +2488,63 @@ var file_reelway_ledger_v1_account_proto_depIdxs = []int32{
 	33, // 2: reelway.ledger.v1.Account.created_at:type_name -> google.protobuf.Timestamp
 	33, // 3: reelway.ledger.v1.Account.paused_at:type_name -> google.protobuf.Timestamp
 	34, // 4: reelway.ledger.v1.Account.top_priority:type_name -> reelway.video.v1.Priority
-	1,  // 5: reelway.ledger.v1.GetAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 6: reelway.ledger.v1.ListAccountsResponse.accounts:type_name -> reelway.ledger.v1.Account
-	34, // 7: reelway.ledger.v1.UpdateAccountRequest.top_priority:type_name -> reelway.video.v1.Priority
-	1,  // 8: reelway.ledger.v1.UpdateAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 9: reelway.ledger.v1.SuspendAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 10: reelway.ledger.v1.ResumeAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	33, // 11: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
-	14, // 12: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
-	14, // 13: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
-	33, // 14: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
-	33, // 15: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
-	33, // 16: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
-	33, // 17: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
-	33, // 18: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
-	19, // 19: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
-	35, // 20: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
-	19, // 21: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
-	19, // 22: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
-	34, // 23: reelway.ledger.v1.AuthenticateResponse.top_priority:type_name -> reelway.video.v1.Priority
-	33, // 24: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	36, // 25: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
-	30, // 26: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
-	2,  // 27: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
-	4,  // 28: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
-	6,  // 29: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
-	8,  // 30: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
-	10, // 31: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
-	12, // 32: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
-	15, // 33: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
-	17, // 34: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
-	20, // 35: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
-	22, // 36: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
-	24, // 37: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
-	26, // 38: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
-	28, // 39: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
-	31, // 40: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
-	3,  // 41: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
-	5,  // 42: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
-	7,  // 43: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
-	9,  // 44: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
-	11, // 45: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
-	13, // 46: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
-	16, // 47: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
-	18, // 48: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
-	21, // 49: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
-	23, // 50: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
-	25, // 51: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
-	27, // 52: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
-	29, // 53: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
-	32, // 54: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
-	41, // [41:55] is the sub-list for method output_type
-	27, // [27:41] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	35, // 5: reelway.ledger.v1.Account.retain_videos:type_name -> google.protobuf.Duration
+	1,  // 6: reelway.ledger.v1.GetAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 7: reelway.ledger.v1.ListAccountsResponse.accounts:type_name -> reelway.ledger.v1.Account
+	34, // 8: reelway.ledger.v1.UpdateAccountRequest.top_priority:type_name -> reelway.video.v1.Priority
+	35, // 9: reelway.ledger.v1.UpdateAccountRequest.retain_videos:type_name -> google.protobuf.Duration
+	1,  // 10: reelway.ledger.v1.UpdateAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 11: reelway.ledger.v1.SuspendAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 12: reelway.ledger.v1.ResumeAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	33, // 13: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
+	14, // 14: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
+	14, // 15: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
+	33, // 16: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
+	33, // 17: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
+	33, // 18: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
+	33, // 19: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
+	33, // 20: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
+	19, // 21: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
+	35, // 22: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
+	19, // 23: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
+	19, // 24: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
+	34, // 25: reelway.ledger.v1.AuthenticateResponse.top_priority:type_name -> reelway.video.v1.Priority
+	33, // 26: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	36, // 27: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
+	30, // 28: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
+	2,  // 29: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
+	4,  // 30: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
+	6,  // 31: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
+	8,  // 32: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
+	10, // 33: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
+	12, // 34: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
+	15, // 35: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
+	17, // 36: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
+	20, // 37: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
+	22, // 38: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
+	24, // 39: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
+	26, // 40: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
+	28, // 41: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
+	31, // 42: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
+	3,  // 43: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
+	5,  // 44: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
+	7,  // 45: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
+	9,  // 46: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
+	11, // 47: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
+	13, // 48: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
+	16, // 49: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
+	18, // 50: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
+	21, // 51: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
+	23, // 52: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
+	25, // 53: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
+	27, // 54: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
+	29, // 55: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
+	32, // 56: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
+	43, // [43:57] is the sub-list for method output_type
+	29, // [29:43] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_account_proto_init() }

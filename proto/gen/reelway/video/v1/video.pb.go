@@ -499,12 +499,21 @@ type Artifact struct {
 	ContentType string `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	SizeBytes   int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// Lower-case hexadecimal SHA-256 of the stored bytes.
-	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	Width         int32  `protobuf:"varint,5,opt,name=width,proto3" json:"width,omitempty"`
-	Height        int32  `protobuf:"varint,6,opt,name=height,proto3" json:"height,omitempty"`
-	DurationMs    int64  `protobuf:"varint,7,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Sha256     string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Width      int32  `protobuf:"varint,5,opt,name=width,proto3" json:"width,omitempty"`
+	Height     int32  `protobuf:"varint,6,opt,name=height,proto3" json:"height,omitempty"`
+	DurationMs int64  `protobuf:"varint,7,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
+	// Made of the video by ffmpeg; absent when they were not, see
+	// variants_missing.
+	Thumbnail   *Variant `protobuf:"bytes,68,opt,name=thumbnail,proto3" json:"thumbnail,omitempty"`
+	Spritesheet *Variant `protobuf:"bytes,69,opt,name=spritesheet,proto3" json:"spritesheet,omitempty"`
+	// What is in the file; absent when ffmpeg was.
+	Media *MediaProbe `protobuf:"bytes,70,opt,name=media,proto3" json:"media,omitempty"`
+	// Why there is no thumbnail and no sprite sheet: "off" (the operator's
+	// choice), "no_ffmpeg" (it is not installed) or "failed". Empty when there are.
+	VariantsMissing string `protobuf:"bytes,71,opt,name=variants_missing,json=variantsMissing,proto3" json:"variants_missing,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Artifact) Reset() {
@@ -586,6 +595,211 @@ func (x *Artifact) GetDurationMs() int64 {
 	return 0
 }
 
+func (x *Artifact) GetThumbnail() *Variant {
+	if x != nil {
+		return x.Thumbnail
+	}
+	return nil
+}
+
+func (x *Artifact) GetSpritesheet() *Variant {
+	if x != nil {
+		return x.Spritesheet
+	}
+	return nil
+}
+
+func (x *Artifact) GetMedia() *MediaProbe {
+	if x != nil {
+		return x.Media
+	}
+	return nil
+}
+
+func (x *Artifact) GetVariantsMissing() string {
+	if x != nil {
+		return x.VariantsMissing
+	}
+	return ""
+}
+
+// Variant is an image that was made of a video.
+type Variant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key in the operator's bucket; empty once the file was removed.
+	Key         string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	ContentType string `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	SizeBytes   int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	Width       int32  `protobuf:"varint,4,opt,name=width,proto3" json:"width,omitempty"`
+	Height      int32  `protobuf:"varint,5,opt,name=height,proto3" json:"height,omitempty"`
+	// Of a sprite sheet: how many pictures are beside and below each other, and
+	// the time from one to the next. They lie in rows, the first at the top left.
+	Columns       int32 `protobuf:"varint,6,opt,name=columns,proto3" json:"columns,omitempty"`
+	Rows          int32 `protobuf:"varint,7,opt,name=rows,proto3" json:"rows,omitempty"`
+	IntervalMs    int64 `protobuf:"varint,8,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Variant) Reset() {
+	*x = Variant{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Variant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Variant) ProtoMessage() {}
+
+func (x *Variant) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Variant.ProtoReflect.Descriptor instead.
+func (*Variant) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Variant) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Variant) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *Variant) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Variant) GetWidth() int32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *Variant) GetHeight() int32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *Variant) GetColumns() int32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
+func (x *Variant) GetRows() int32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Variant) GetIntervalMs() int64 {
+	if x != nil {
+		return x.IntervalMs
+	}
+	return 0
+}
+
+// MediaProbe is what a video file holds.
+type MediaProbe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As ffmpeg names them: "h264", "hevc", "aac". Without sound audio_codec is
+	// empty.
+	VideoCodec string `protobuf:"bytes,1,opt,name=video_codec,json=videoCodec,proto3" json:"video_codec,omitempty"`
+	AudioCodec string `protobuf:"bytes,2,opt,name=audio_codec,json=audioCodec,proto3" json:"audio_codec,omitempty"`
+	// Pictures a second, on the average.
+	FrameRate float64 `protobuf:"fixed64,3,opt,name=frame_rate,json=frameRate,proto3" json:"frame_rate,omitempty"`
+	// Of the whole file, in bits a second.
+	BitRate       int64 `protobuf:"varint,4,opt,name=bit_rate,json=bitRate,proto3" json:"bit_rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MediaProbe) Reset() {
+	*x = MediaProbe{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MediaProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MediaProbe) ProtoMessage() {}
+
+func (x *MediaProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MediaProbe.ProtoReflect.Descriptor instead.
+func (*MediaProbe) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MediaProbe) GetVideoCodec() string {
+	if x != nil {
+		return x.VideoCodec
+	}
+	return ""
+}
+
+func (x *MediaProbe) GetAudioCodec() string {
+	if x != nil {
+		return x.AudioCodec
+	}
+	return ""
+}
+
+func (x *MediaProbe) GetFrameRate() float64 {
+	if x != nil {
+		return x.FrameRate
+	}
+	return 0
+}
+
+func (x *MediaProbe) GetBitRate() int64 {
+	if x != nil {
+		return x.BitRate
+	}
+	return 0
+}
+
 // Video is a job as its owner sees it.
 type Video struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -632,7 +846,7 @@ type Video struct {
 
 func (x *Video) Reset() {
 	*x = Video{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[4]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +858,7 @@ func (x *Video) String() string {
 func (*Video) ProtoMessage() {}
 
 func (x *Video) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[4]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +871,7 @@ func (x *Video) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Video.ProtoReflect.Descriptor instead.
 func (*Video) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{4}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Video) GetId() string {
@@ -841,7 +1055,7 @@ type PriceLine struct {
 
 func (x *PriceLine) Reset() {
 	*x = PriceLine{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[5]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +1067,7 @@ func (x *PriceLine) String() string {
 func (*PriceLine) ProtoMessage() {}
 
 func (x *PriceLine) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[5]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +1080,7 @@ func (x *PriceLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PriceLine.ProtoReflect.Descriptor instead.
 func (*PriceLine) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{5}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PriceLine) GetDescription() string {
@@ -919,7 +1133,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[6]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1145,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[6]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1158,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{6}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Model) GetId() string {
@@ -1061,7 +1275,7 @@ type VideoRequest struct {
 
 func (x *VideoRequest) Reset() {
 	*x = VideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1287,7 @@ func (x *VideoRequest) String() string {
 func (*VideoRequest) ProtoMessage() {}
 
 func (x *VideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1300,7 @@ func (x *VideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoRequest.ProtoReflect.Descriptor instead.
 func (*VideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{7}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VideoRequest) GetModel() string {
@@ -1221,7 +1435,7 @@ type CreateVideoRequest struct {
 
 func (x *CreateVideoRequest) Reset() {
 	*x = CreateVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1447,7 @@ func (x *CreateVideoRequest) String() string {
 func (*CreateVideoRequest) ProtoMessage() {}
 
 func (x *CreateVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1460,7 @@ func (x *CreateVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVideoRequest.ProtoReflect.Descriptor instead.
 func (*CreateVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{8}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateVideoRequest) GetVideo() *VideoRequest {
@@ -1272,7 +1486,7 @@ type CreateVideoResponse struct {
 
 func (x *CreateVideoResponse) Reset() {
 	*x = CreateVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1498,7 @@ func (x *CreateVideoResponse) String() string {
 func (*CreateVideoResponse) ProtoMessage() {}
 
 func (x *CreateVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1511,7 @@ func (x *CreateVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVideoResponse.ProtoReflect.Descriptor instead.
 func (*CreateVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{9}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateVideoResponse) GetVideo() *Video {
@@ -1316,7 +1530,7 @@ type GetVideoRequest struct {
 
 func (x *GetVideoRequest) Reset() {
 	*x = GetVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1542,7 @@ func (x *GetVideoRequest) String() string {
 func (*GetVideoRequest) ProtoMessage() {}
 
 func (x *GetVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1555,7 @@ func (x *GetVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVideoRequest.ProtoReflect.Descriptor instead.
 func (*GetVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{10}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetVideoRequest) GetId() string {
@@ -1360,7 +1574,7 @@ type GetVideoResponse struct {
 
 func (x *GetVideoResponse) Reset() {
 	*x = GetVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1586,7 @@ func (x *GetVideoResponse) String() string {
 func (*GetVideoResponse) ProtoMessage() {}
 
 func (x *GetVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1599,7 @@ func (x *GetVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVideoResponse.ProtoReflect.Descriptor instead.
 func (*GetVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{11}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetVideoResponse) GetVideo() *Video {
@@ -1413,7 +1627,7 @@ type ListVideosRequest struct {
 
 func (x *ListVideosRequest) Reset() {
 	*x = ListVideosRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1639,7 @@ func (x *ListVideosRequest) String() string {
 func (*ListVideosRequest) ProtoMessage() {}
 
 func (x *ListVideosRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1652,7 @@ func (x *ListVideosRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVideosRequest.ProtoReflect.Descriptor instead.
 func (*ListVideosRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{12}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListVideosRequest) GetAfter() string {
@@ -1486,7 +1700,7 @@ type ListVideosResponse struct {
 
 func (x *ListVideosResponse) Reset() {
 	*x = ListVideosResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1712,7 @@ func (x *ListVideosResponse) String() string {
 func (*ListVideosResponse) ProtoMessage() {}
 
 func (x *ListVideosResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1725,7 @@ func (x *ListVideosResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVideosResponse.ProtoReflect.Descriptor instead.
 func (*ListVideosResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{13}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListVideosResponse) GetVideos() []*Video {
@@ -1537,7 +1751,7 @@ type CancelVideoRequest struct {
 
 func (x *CancelVideoRequest) Reset() {
 	*x = CancelVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1763,7 @@ func (x *CancelVideoRequest) String() string {
 func (*CancelVideoRequest) ProtoMessage() {}
 
 func (x *CancelVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1776,7 @@ func (x *CancelVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelVideoRequest.ProtoReflect.Descriptor instead.
 func (*CancelVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{14}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CancelVideoRequest) GetId() string {
@@ -1581,7 +1795,7 @@ type CancelVideoResponse struct {
 
 func (x *CancelVideoResponse) Reset() {
 	*x = CancelVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1807,7 @@ func (x *CancelVideoResponse) String() string {
 func (*CancelVideoResponse) ProtoMessage() {}
 
 func (x *CancelVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1820,7 @@ func (x *CancelVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelVideoResponse.ProtoReflect.Descriptor instead.
 func (*CancelVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{15}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CancelVideoResponse) GetVideo() *Video {
@@ -1625,7 +1839,7 @@ type DeleteVideoRequest struct {
 
 func (x *DeleteVideoRequest) Reset() {
 	*x = DeleteVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1851,7 @@ func (x *DeleteVideoRequest) String() string {
 func (*DeleteVideoRequest) ProtoMessage() {}
 
 func (x *DeleteVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1864,7 @@ func (x *DeleteVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVideoRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{16}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteVideoRequest) GetId() string {
@@ -1669,7 +1883,7 @@ type DeleteVideoResponse struct {
 
 func (x *DeleteVideoResponse) Reset() {
 	*x = DeleteVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1895,7 @@ func (x *DeleteVideoResponse) String() string {
 func (*DeleteVideoResponse) ProtoMessage() {}
 
 func (x *DeleteVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1908,7 @@ func (x *DeleteVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVideoResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{17}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteVideoResponse) GetId() string {
@@ -1713,7 +1927,7 @@ type QuoteVideoRequest struct {
 
 func (x *QuoteVideoRequest) Reset() {
 	*x = QuoteVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1939,7 @@ func (x *QuoteVideoRequest) String() string {
 func (*QuoteVideoRequest) ProtoMessage() {}
 
 func (x *QuoteVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1952,7 @@ func (x *QuoteVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuoteVideoRequest.ProtoReflect.Descriptor instead.
 func (*QuoteVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{18}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *QuoteVideoRequest) GetVideo() *VideoRequest {
@@ -1759,7 +1973,7 @@ type QuoteVideoResponse struct {
 
 func (x *QuoteVideoResponse) Reset() {
 	*x = QuoteVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1985,7 @@ func (x *QuoteVideoResponse) String() string {
 func (*QuoteVideoResponse) ProtoMessage() {}
 
 func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1998,7 @@ func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuoteVideoResponse.ProtoReflect.Descriptor instead.
 func (*QuoteVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *QuoteVideoResponse) GetParams() *VideoParams {
@@ -1816,7 +2030,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +2042,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +2055,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
 }
 
 type ListModelsResponse struct {
@@ -1853,7 +2067,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2079,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2092,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
@@ -1899,7 +2113,7 @@ type WatchVideoRequest struct {
 
 func (x *WatchVideoRequest) Reset() {
 	*x = WatchVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2125,7 @@ func (x *WatchVideoRequest) String() string {
 func (*WatchVideoRequest) ProtoMessage() {}
 
 func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2138,7 @@ func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoRequest.ProtoReflect.Descriptor instead.
 func (*WatchVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchVideoRequest) GetId() string {
@@ -1952,7 +2166,7 @@ type WatchVideoResponse struct {
 
 func (x *WatchVideoResponse) Reset() {
 	*x = WatchVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2178,7 @@ func (x *WatchVideoResponse) String() string {
 func (*WatchVideoResponse) ProtoMessage() {}
 
 func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2191,7 @@ func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoResponse.ProtoReflect.Descriptor instead.
 func (*WatchVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchVideoResponse) GetCursor() string {
@@ -2034,7 +2248,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\x129\n" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x125\n" +
-	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\xc5\x01\n" +
+	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\x9a\x03\n" +
 	"\bArtifact\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12!\n" +
 	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x1d\n" +
@@ -2044,7 +2258,31 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05width\x18\x05 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\x05R\x06height\x12\x1f\n" +
 	"\vduration_ms\x18\a \x01(\x03R\n" +
-	"durationMs\"\x83\t\n" +
+	"durationMs\x127\n" +
+	"\tthumbnail\x18D \x01(\v2\x19.reelway.video.v1.VariantR\tthumbnail\x12;\n" +
+	"\vspritesheet\x18E \x01(\v2\x19.reelway.video.v1.VariantR\vspritesheet\x122\n" +
+	"\x05media\x18F \x01(\v2\x1c.reelway.video.v1.MediaProbeR\x05media\x12)\n" +
+	"\x10variants_missing\x18G \x01(\tR\x0fvariantsMissing\"\xda\x01\n" +
+	"\aVariant\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12!\n" +
+	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x14\n" +
+	"\x05width\x18\x04 \x01(\x05R\x05width\x12\x16\n" +
+	"\x06height\x18\x05 \x01(\x05R\x06height\x12\x18\n" +
+	"\acolumns\x18\x06 \x01(\x05R\acolumns\x12\x12\n" +
+	"\x04rows\x18\a \x01(\x05R\x04rows\x12\x1f\n" +
+	"\vinterval_ms\x18\b \x01(\x03R\n" +
+	"intervalMs\"\x88\x01\n" +
+	"\n" +
+	"MediaProbe\x12\x1f\n" +
+	"\vvideo_codec\x18\x01 \x01(\tR\n" +
+	"videoCodec\x12\x1f\n" +
+	"\vaudio_codec\x18\x02 \x01(\tR\n" +
+	"audioCodec\x12\x1d\n" +
+	"\n" +
+	"frame_rate\x18\x03 \x01(\x01R\tframeRate\x12\x19\n" +
+	"\bbit_rate\x18\x04 \x01(\x03R\abitRate\"\x83\t\n" +
 	"\x05Video\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -2215,7 +2453,7 @@ func file_reelway_video_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_video_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_reelway_video_v1_video_proto_goTypes = []any{
 	(VideoState)(0),               // 0: reelway.video.v1.VideoState
 	(Priority)(0),                 // 1: reelway.video.v1.Priority
@@ -2223,77 +2461,82 @@ var file_reelway_video_v1_video_proto_goTypes = []any{
 	(*VideoError)(nil),            // 3: reelway.video.v1.VideoError
 	(*Attempt)(nil),               // 4: reelway.video.v1.Attempt
 	(*Artifact)(nil),              // 5: reelway.video.v1.Artifact
-	(*Video)(nil),                 // 6: reelway.video.v1.Video
-	(*PriceLine)(nil),             // 7: reelway.video.v1.PriceLine
-	(*Model)(nil),                 // 8: reelway.video.v1.Model
-	(*VideoRequest)(nil),          // 9: reelway.video.v1.VideoRequest
-	(*CreateVideoRequest)(nil),    // 10: reelway.video.v1.CreateVideoRequest
-	(*CreateVideoResponse)(nil),   // 11: reelway.video.v1.CreateVideoResponse
-	(*GetVideoRequest)(nil),       // 12: reelway.video.v1.GetVideoRequest
-	(*GetVideoResponse)(nil),      // 13: reelway.video.v1.GetVideoResponse
-	(*ListVideosRequest)(nil),     // 14: reelway.video.v1.ListVideosRequest
-	(*ListVideosResponse)(nil),    // 15: reelway.video.v1.ListVideosResponse
-	(*CancelVideoRequest)(nil),    // 16: reelway.video.v1.CancelVideoRequest
-	(*CancelVideoResponse)(nil),   // 17: reelway.video.v1.CancelVideoResponse
-	(*DeleteVideoRequest)(nil),    // 18: reelway.video.v1.DeleteVideoRequest
-	(*DeleteVideoResponse)(nil),   // 19: reelway.video.v1.DeleteVideoResponse
-	(*QuoteVideoRequest)(nil),     // 20: reelway.video.v1.QuoteVideoRequest
-	(*QuoteVideoResponse)(nil),    // 21: reelway.video.v1.QuoteVideoResponse
-	(*ListModelsRequest)(nil),     // 22: reelway.video.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),    // 23: reelway.video.v1.ListModelsResponse
-	(*WatchVideoRequest)(nil),     // 24: reelway.video.v1.WatchVideoRequest
-	(*WatchVideoResponse)(nil),    // 25: reelway.video.v1.WatchVideoResponse
-	nil,                           // 26: reelway.video.v1.Video.MetadataEntry
-	nil,                           // 27: reelway.video.v1.VideoRequest.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*Variant)(nil),               // 6: reelway.video.v1.Variant
+	(*MediaProbe)(nil),            // 7: reelway.video.v1.MediaProbe
+	(*Video)(nil),                 // 8: reelway.video.v1.Video
+	(*PriceLine)(nil),             // 9: reelway.video.v1.PriceLine
+	(*Model)(nil),                 // 10: reelway.video.v1.Model
+	(*VideoRequest)(nil),          // 11: reelway.video.v1.VideoRequest
+	(*CreateVideoRequest)(nil),    // 12: reelway.video.v1.CreateVideoRequest
+	(*CreateVideoResponse)(nil),   // 13: reelway.video.v1.CreateVideoResponse
+	(*GetVideoRequest)(nil),       // 14: reelway.video.v1.GetVideoRequest
+	(*GetVideoResponse)(nil),      // 15: reelway.video.v1.GetVideoResponse
+	(*ListVideosRequest)(nil),     // 16: reelway.video.v1.ListVideosRequest
+	(*ListVideosResponse)(nil),    // 17: reelway.video.v1.ListVideosResponse
+	(*CancelVideoRequest)(nil),    // 18: reelway.video.v1.CancelVideoRequest
+	(*CancelVideoResponse)(nil),   // 19: reelway.video.v1.CancelVideoResponse
+	(*DeleteVideoRequest)(nil),    // 20: reelway.video.v1.DeleteVideoRequest
+	(*DeleteVideoResponse)(nil),   // 21: reelway.video.v1.DeleteVideoResponse
+	(*QuoteVideoRequest)(nil),     // 22: reelway.video.v1.QuoteVideoRequest
+	(*QuoteVideoResponse)(nil),    // 23: reelway.video.v1.QuoteVideoResponse
+	(*ListModelsRequest)(nil),     // 24: reelway.video.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),    // 25: reelway.video.v1.ListModelsResponse
+	(*WatchVideoRequest)(nil),     // 26: reelway.video.v1.WatchVideoRequest
+	(*WatchVideoResponse)(nil),    // 27: reelway.video.v1.WatchVideoResponse
+	nil,                           // 28: reelway.video.v1.Video.MetadataEntry
+	nil,                           // 29: reelway.video.v1.VideoRequest.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
 }
 var file_reelway_video_v1_video_proto_depIdxs = []int32{
-	28, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
-	28, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
-	0,  // 2: reelway.video.v1.Video.state:type_name -> reelway.video.v1.VideoState
-	2,  // 3: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
-	3,  // 4: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
-	5,  // 5: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
-	26, // 6: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
-	28, // 7: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
-	28, // 8: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
-	4,  // 9: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
-	28, // 10: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
-	28, // 11: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
-	27, // 12: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
-	1,  // 13: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
-	9,  // 14: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	6,  // 15: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
-	6,  // 16: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
-	0,  // 17: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
-	6,  // 18: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
-	6,  // 19: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
-	9,  // 20: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	2,  // 21: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
-	7,  // 22: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
-	8,  // 23: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
-	6,  // 24: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
-	10, // 25: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
-	12, // 26: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
-	14, // 27: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
-	16, // 28: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
-	18, // 29: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
-	20, // 30: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
-	22, // 31: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
-	24, // 32: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
-	11, // 33: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
-	13, // 34: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
-	15, // 35: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
-	17, // 36: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
-	19, // 37: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
-	21, // 38: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
-	23, // 39: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
-	25, // 40: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
-	33, // [33:41] is the sub-list for method output_type
-	25, // [25:33] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	30, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
+	30, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	6,  // 2: reelway.video.v1.Artifact.thumbnail:type_name -> reelway.video.v1.Variant
+	6,  // 3: reelway.video.v1.Artifact.spritesheet:type_name -> reelway.video.v1.Variant
+	7,  // 4: reelway.video.v1.Artifact.media:type_name -> reelway.video.v1.MediaProbe
+	0,  // 5: reelway.video.v1.Video.state:type_name -> reelway.video.v1.VideoState
+	2,  // 6: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
+	3,  // 7: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
+	5,  // 8: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
+	28, // 9: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
+	30, // 10: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
+	30, // 11: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
+	4,  // 12: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
+	30, // 13: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
+	30, // 14: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
+	29, // 15: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
+	1,  // 16: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
+	11, // 17: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	8,  // 18: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
+	8,  // 19: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
+	0,  // 20: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
+	8,  // 21: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
+	8,  // 22: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
+	11, // 23: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	2,  // 24: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
+	9,  // 25: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
+	10, // 26: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
+	8,  // 27: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
+	12, // 28: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
+	14, // 29: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
+	16, // 30: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
+	18, // 31: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
+	20, // 32: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
+	22, // 33: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
+	24, // 34: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
+	26, // 35: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
+	13, // 36: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
+	15, // 37: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
+	17, // 38: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
+	19, // 39: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
+	21, // 40: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
+	23, // 41: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
+	25, // 42: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
+	27, // 43: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
+	36, // [36:44] is the sub-list for method output_type
+	28, // [28:36] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_reelway_video_v1_video_proto_init() }
@@ -2302,15 +2545,15 @@ func file_reelway_video_v1_video_proto_init() {
 		return
 	}
 	file_reelway_video_v1_video_proto_msgTypes[0].OneofWrappers = []any{}
-	file_reelway_video_v1_video_proto_msgTypes[4].OneofWrappers = []any{}
-	file_reelway_video_v1_video_proto_msgTypes[7].OneofWrappers = []any{}
+	file_reelway_video_v1_video_proto_msgTypes[6].OneofWrappers = []any{}
+	file_reelway_video_v1_video_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_video_v1_video_proto_rawDesc), len(file_reelway_video_v1_video_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
