@@ -56,6 +56,9 @@ func (g *accountServer) UpdateAccount(ctx context.Context, r *ledgerv1.UpdateAcc
 			changes["top_priority"] = map[string]any{"from": a.GetTopPriority().String(), "to": p.String()}
 			a.TopPriority = *p
 		}
+		if err := setRetention(ctx, tx, r, a, changes); err != nil {
+			return nothing, err
+		}
 		if len(changes) == 0 {
 			return nothing, nil
 		}
