@@ -66,6 +66,7 @@ func New(d Deps) (*Service, error) {
 // Handler serves POST /v1/callbacks/{provider}/{job_id}.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+HealthPath, healthy)
 	mux.HandleFunc("POST /v1/callbacks/{provider}/{job}", func(w http.ResponseWriter, r *http.Request) {
 		name := r.PathValue("provider")
 		if _, known := s.d.Parsers[name]; !known {
