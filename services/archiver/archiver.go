@@ -70,6 +70,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		return nil, errors.New("archiver: Bus, Bucket, Client and Logger are required")
 	}
 	s := &Service{cfg: cfg, d: d, denied: map[string]time.Time{}}
+	sweepSpools(cfg.Timeout + time.Hour)
 	s.studio, s.missing = newStudio(context.Background(), cfg)
 	d.Logger.Info("variants of videos", "made", s.studio != nil, "missing", s.missing)
 	return s, nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -34,6 +35,23 @@ const spoolName = "video.mp4"
 // spoolBytes is the largest video that is kept on the disk for ffmpeg.
 const spoolBytes = 1 << 30
 
+// spools is what their directories are called.
+const spools = "reelway-archive-"
+
+// sweepSpools removes what processes that were killed have left on the disk: a
+// copy is not worked on for longer than its time allows.
+func sweepSpools(longest time.Duration) {
+	old, err := filepath.Glob(filepath.Join(os.TempDir(), spools+"*"))
+	if err != nil {
+		return // the pattern is a constant
+	}
+	for _, dir := range old {
+		if st, err := os.Stat(dir); err == nil && time.Since(st.ModTime()) > longest {
+			_ = os.RemoveAll(dir)
+		}
+	}
+}
+
 // spool keeps a copy of a result on the disk while it streams by. It never
 // fails: without it there are no variants, but there is a video.
 type spool struct {
@@ -49,7 +67,7 @@ func (s *Service) newSpool() *spool {
 		return &spool{err: errors.New(s.missing)}
 	}
 	sp := &spool{}
-	if sp.dir, sp.err = os.MkdirTemp("", "reelway-archive-"); sp.err == nil {
+	if sp.dir, sp.err = os.MkdirTemp("", spools); sp.err == nil {
 		sp.f, sp.err = os.Create(filepath.Join(sp.dir, spoolName))
 	}
 	return sp

@@ -173,3 +173,32 @@ func TestVideosWithoutVariants(t *testing.T) {
 		})
 	}
 }
+
+// What a killed process left on the disk is removed at the next start; what
+// another one works on stays.
+func TestOldSpoolsAreRemoved(t *testing.T) {
+	t.Parallel()
+	var dirs [2]string
+	for i := range dirs {
+		dir, err := os.MkdirTemp("", "reelway-archive-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		if err := os.WriteFile(filepath.Join(dir, "video.mp4"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		dirs[i] = dir
+	}
+	long := time.Now().Add(-24 * time.Hour)
+	if err := os.Chtimes(dirs[0], long, long); err != nil {
+		t.Fatal(err)
+	}
+	setup(t, making, open)
+	if _, err := os.Stat(dirs[0]); !os.IsNotExist(err) {
+		t.Errorf("the old copy is still there: %v", err)
+	}
+	if _, err := os.Stat(dirs[1]); err != nil {
+		t.Errorf("the new copy is gone: %v", err)
+	}
+}
