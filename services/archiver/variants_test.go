@@ -202,3 +202,21 @@ func TestOldSpoolsAreRemoved(t *testing.T) {
 		t.Errorf("the new copy is gone: %v", err)
 	}
 }
+
+// A job that is given up leaves no parts in the bucket, not even those of a
+// replica that was killed amid its copy.
+func TestAGivenUpJobLeavesNoParts(t *testing.T) {
+	t.Parallel()
+	files := storetest.NewS3(t)
+	files.Begin(t, "videos/acct_1/video_att_1/att_1.mp4")
+	x := setupOn(t, files.URL, archiver.Config{MaxBytes: length, Timeout: time.Minute, GiveUp: time.Hour}, open)
+	srv := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(srv.Close)
+	x.store("att_1", srv.URL, time.Now(), false)
+	if o := x.outcome(); o.GetArchiveFailed() == nil {
+		t.Errorf("%v", o)
+	}
+	if n := files.Unfinished(t); n != 0 {
+		t.Errorf("%d unfinished uploads", n)
+	}
+}

@@ -40,7 +40,7 @@ func (s *Service) content(w http.ResponseWriter, r *http.Request, p auth.Princip
 	if err != nil {
 		return err
 	}
-	http.Redirect(w, r, u, http.StatusFound)
+	http.Redirect(w, r, u, http.StatusFound) //nolint:gosec // a URL that we have just signed
 	return nil
 }
 

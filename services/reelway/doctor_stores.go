@@ -181,7 +181,7 @@ func (d *dated) RoundTrip(r *http.Request) (*http.Response, error) {
 	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		// It was written between sent and now, and is cut to the second: no more
 		// than that is told.
-		d.tell(max(t.Sub(time.Now()), 0) + min(t.Add(time.Second).Sub(sent), 0))
+		d.tell(max(time.Until(t), 0) + min(t.Add(time.Second).Sub(sent), 0))
 	}
 	return resp, nil
 }

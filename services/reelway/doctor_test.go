@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -181,6 +183,38 @@ func TestDoctorFindsNobody(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	expect(t, got, "settings", reelway.Fail, "REELWAY_NO_SUCH")
+}
+
+// The doctor runs in any service's environment: it knows every setting there is.
+func TestDoctorKnowsEverySetting(t *testing.T) {
+	t.Parallel()
+	tag := regexp.MustCompile(`env:"(REELWAY_[A-Z0-9_]+)"`)
+	var environ []string
+	for _, dir := range []string{"../../pkg", ".."} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			for _, m := range tag.FindAllSubmatch(text, -1) {
+				environ = append(environ, string(m[1])+"=?")
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(environ) < 100 {
+		t.Fatalf("only %d settings were found", len(environ))
+	}
+	// Their values are refused, so nothing else is checked.
+	c := verdicts(t, environ...)["settings"]
+	for fault := range strings.SplitSeq(c.Detail, "; ") {
+		if strings.Contains(fault, "no such setting") {
+			t.Errorf("%s (settings of one service's main belong into the list in doctor.go)", fault)
+		}
+	}
 }
 
 // Before the first start nothing is wrong, and nothing is made. The command
