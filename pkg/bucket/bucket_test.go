@@ -378,6 +378,12 @@ func TestCheckFindsFaults(t *testing.T) {
 	if len(steps) != 1 || steps[0].Name != "write" || steps[0].Err == nil || steps[0].Fix == "" {
 		t.Errorf("%+v", steps)
 	}
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	steps = open(t, storetest.URL(gone.URL)).Check(t.Context(), http.DefaultClient)
+	if len(steps) != 1 || steps[0].Err == nil || !strings.Contains(steps[0].Err.Error(), "refused") {
+		t.Errorf("%+v", steps)
+	}
 	x.Publish(t)
 	if steps := faults(open(t, x.URL).Check(t.Context(), http.DefaultClient)); len(steps) != 1 || steps[0].Name != "unsigned_read" || !strings.Contains(steps[0].Err.Error(), "anybody") {
 		t.Errorf("%+v", steps)

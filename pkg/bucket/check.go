@@ -12,6 +12,7 @@ import (
 	"net/url"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"gocloud.dev/blob"
 
 	"reelway.dev/pkg/id"
 )
@@ -48,7 +49,8 @@ func (b *Bucket) tryWrite(ctx context.Context, key, text string) Step {
 	s := Step{Name: "write", Fix: "check REELWAY_BUCKET_URL (name, region, endpoint) and the credentials, and allow s3:PutObject or storage.objects.create on the bucket"}
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := b.Writer(wctx, key, "text/plain")
+	// Not Writer: its many tries would outlast the reason why they fail.
+	w, err := b.b.NewWriter(wctx, key, &blob.WriterOptions{ContentType: "text/plain"})
 	if err == nil {
 		if _, err = io.WriteString(w, text); err != nil {
 			cancel()
