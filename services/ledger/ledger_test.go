@@ -140,7 +140,9 @@ func (x *bundle) observe(t *testing.T, jobID, attempt, fact string) {
 	case "refused":
 		o.Fact = &eventv1.Observation_Refused{Refused: &eventv1.Refused{Error: &videov1.VideoError{Code: "content_policy"}}}
 	case "retry":
-		o.Fact = &eventv1.Observation_Refused{Refused: &eventv1.Refused{Retry: true, Error: &videov1.VideoError{Code: "rate_limited"}}}
+		o.Fact = &eventv1.Observation_Refused{Refused: &eventv1.Refused{Retry: true, Error: &videov1.VideoError{Code: "provider_unavailable", Retryable: true}}}
+	case "no time":
+		o.Fact = &eventv1.Observation_Refused{Refused: &eventv1.Refused{Retry: true, Error: &videov1.VideoError{Code: "rate_limited", Retryable: true}}}
 	case "progressed":
 		o.Fact = &eventv1.Observation_Progressed{Progressed: &eventv1.Progressed{Progress: 40}}
 	case "rendered":
@@ -260,20 +262,22 @@ func TestRefusedIsTriedAgainUntilAttemptsRunOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
+	// A provider that has no time uses up no attempt.
+	for _, fact := range []string{"no time", "retry", "no time", "no time", "no time", "retry", "no time", "retry"} {
+		x.exec(t, "update job set submit_after = now()") // without the time in between, which grows
 		attempt := x.begin(t, v.GetId())
 		if second, err := x.jobs.BeginAttempt(context.Background(), &ledgerv1.BeginAttemptRequest{JobId: v.GetId(), Provider: "testprovider"}); err != nil || second.GetGranted() || second.GetOpenAttemptId() != attempt {
 			t.Fatalf("a second attempt beside an open one: %v, %v", second, err)
 		}
-		x.observe(t, v.GetId(), attempt, "retry")
+		x.observe(t, v.GetId(), attempt, fact)
 		eventually(t, "attempt over", func() bool {
 			r, err := x.jobs.GetAttempt(context.Background(), &ledgerv1.GetAttemptRequest{AttemptId: attempt})
 			return err == nil && r.GetState() == "refused"
 		})
 	}
 	got := x.await(t, v.GetId(), videov1.VideoState_VIDEO_STATE_FAILED)
-	if len(got.GetAttempts()) != 3 {
-		t.Errorf("%d attempts, want 3", len(got.GetAttempts()))
+	if len(got.GetAttempts()) != 8 {
+		t.Errorf("%d attempts, want 8", len(got.GetAttempts()))
 	}
 	x.balance(t, price, 0)
 }
@@ -342,8 +346,8 @@ func TestCancelAndBeginRace(t *testing.T) {
 		var canceled, begun bool
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			_, err := x.jobs.CancelJob(context.Background(), &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: v.GetId()})
-			canceled = err == nil
+			r, err := x.jobs.CancelJob(context.Background(), &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: v.GetId()})
+			canceled = err == nil && r.GetVideo().GetState() == videov1.VideoState_VIDEO_STATE_CANCELED
 		})
 		wg.Go(func() {
 			r, err := x.jobs.BeginAttempt(context.Background(), &ledgerv1.BeginAttemptRequest{JobId: v.GetId(), Provider: "testprovider"})

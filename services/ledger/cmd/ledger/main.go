@@ -13,6 +13,7 @@ import (
 )
 
 func main() {
+	ledger.CollectLess()
 	cfg, nats, db, door := &ledger.Config{}, &bus.Config{}, &postgres.Config{}, &rpc.LedgerConfig{}
 	os.Exit(run.Main("ledger", "owns Postgres: jobs, attempts, holds, postings and the outbox", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_LEDGER_ADDR", door.Addr)
