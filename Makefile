@@ -6,7 +6,7 @@ MODULES := $(shell sed -n 's|^\t\./||p' go.work)
 # Builds of modules alone, with their own go.mod, as a release does it.
 ALONE := GOWORK=off
 
-.PHONY: help setup setup-test tools build demo up test live lint generate check-generated tidy bench fuzz clean
+.PHONY: help setup setup-test tools stores build demo up test live lint generate check-generated tidy bench fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -14,7 +14,7 @@ help: ## List the targets
 setup: ## Install PostgreSQL when it is absent
 	@deploy/setup postgresql
 
-setup-test: setup test/sdk/node_modules/.package-lock.json ## Install what the tests need besides: ffmpeg, a judge of videos, and the providers' own clients
+setup-test: setup stores test/sdk/node_modules/.package-lock.json ## Install what the tests need besides: ffmpeg, object stores and the providers' own clients
 	@deploy/setup ffmpeg
 
 # npm writes this file at the end of an installation.
@@ -34,6 +34,13 @@ $(BIN)/buf: tools/go.mod tools/go.sum
 $(BIN)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 	@mkdir -p $(BIN)
 	cd tools/lint && GOBIN=$(CURDIR)/$(BIN) $(ALONE) go install tool
+	@touch $@
+
+stores: $(BIN)/versitygw ## Build the object stores of the tests
+
+$(BIN)/versitygw: tools/stores/go.mod tools/stores/go.sum
+	@mkdir -p $(BIN)
+	cd tools/stores && GOBIN=$(CURDIR)/$(BIN) $(ALONE) go install tool
 	@touch $@
 
 build: ## Build the reelway command

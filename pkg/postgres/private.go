@@ -78,9 +78,7 @@ func StartPrivate(ctx context.Context, dir string, fast bool) (*Private, error) 
 			return nil, err
 		}
 	}
-	// A socket path has at most 107 bytes; a deep data directory has more.
-	// It is named after the data directory, so that a killed process leaves none behind.
-	sock := filepath.Join(os.TempDir(), "reelway-pg-"+short(dir))
+	sock := socketDir(dir)
 	if err := os.Mkdir(sock, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("make socket directory: %w", err)
 	}
@@ -154,7 +152,7 @@ func reachable(dir string) (string, error) {
 			return "", fmt.Errorf("stat %s: %w", d, err)
 		}
 		if st.Mode().Perm()&0o001 == 0 {
-			other := filepath.Join("/var/lib/reelway", "postgres-"+short(dir))
+			other := elsewhere(dir)
 			if err := os.MkdirAll(other, 0o711); err != nil {
 				return "", fmt.Errorf("the user postgres cannot enter %s: choose another --data-dir or run as an ordinary user: %w", d, err)
 			}

@@ -59,7 +59,7 @@ func (a Account) Read(ctx context.Context, path string, h http.Header, v any) er
 		return fmt.Errorf("read task: %w", ErrNoTask)
 	}
 	if ans.Status != http.StatusOK {
-		return fmt.Errorf("read task: status %d", ans.Status)
+		return &StatusError{"read task", ans.Status}
 	}
 	if err := json.Unmarshal(ans.Body, v); err != nil {
 		return fmt.Errorf("parse task: %w", err)

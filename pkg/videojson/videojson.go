@@ -106,6 +106,7 @@ type Artifact struct {
 	Width       int32  `json:"width"`
 	Height      int32  `json:"height"`
 	DurationMS  int64  `json:"duration_ms"`
+	images
 }
 
 // Status is OpenAI's word for a state.
@@ -149,7 +150,7 @@ func Of(v *videov1.Video) Video {
 			Price: money.Format(a.GetPriceMicros()), PriceMicros: a.GetPriceMicros(), Cost: money.Format(a.GetCapturedMicros()), CostMicros: a.GetCapturedMicros()})
 	}
 	if a := v.GetArtifact(); a != nil {
-		out.Artifact = &Artifact{a.GetContentType(), a.GetSizeBytes(), a.GetSha256(), a.GetWidth(), a.GetHeight(), a.GetDurationMs()}
+		out.Artifact = &Artifact{a.GetContentType(), a.GetSizeBytes(), a.GetSha256(), a.GetWidth(), a.GetHeight(), a.GetDurationMs(), imagesOf(a)}
 	}
 	return out
 }

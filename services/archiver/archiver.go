@@ -36,6 +36,10 @@ type Config struct {
 	Workers  int           `env:"REELWAY_ARCHIVE_WORKERS" min:"1" max:"1000" envDefault:"8" desc:"copies at the same time by one replica"`
 	Patience time.Duration `env:"REELWAY_ARCHIVE_PATIENCE" min:"0s" envDefault:"30s" desc:"how long a result that the provider denies, or that is no whole video, is asked for again before the job fails"`
 	GiveUp   time.Duration `env:"REELWAY_ARCHIVE_GIVE_UP" min:"0s" envDefault:"24h" desc:"how long, since it was rendered, a result that cannot be copied now is tried again before the job fails"`
+
+	Variants        string        `env:"REELWAY_VARIANTS" oneof:"auto off" envDefault:"auto" desc:"thumbnail, sprite sheet and media probe of each video: auto makes them where ffmpeg and ffprobe are installed"`
+	FFmpeg          string        `env:"REELWAY_FFMPEG" envDefault:"ffmpeg" desc:"the ffmpeg that makes them: a name in PATH, or a path with ffprobe beside it"`
+	VariantsTimeout time.Duration `env:"REELWAY_VARIANTS_TIMEOUT" min:"1s" envDefault:"30s" desc:"longest time for making them of one video, which succeeds without them otherwise"`
 }
 
 // Deps are the archiver's neighbours.
@@ -51,8 +55,10 @@ type Deps struct {
 
 // Service copies results. Any number of replicas may run.
 type Service struct {
-	cfg Config
-	d   Deps
+	cfg     Config
+	d       Deps
+	studio  *studio // nil when no variants are made
+	missing string  // why, then
 
 	mu     sync.Mutex
 	denied map[string]time.Time // by attempt: when its result was first denied
@@ -63,7 +69,11 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if d.Bus == nil || d.Bucket == nil || d.Client == nil || d.Logger == nil {
 		return nil, errors.New("archiver: Bus, Bucket, Client and Logger are required")
 	}
-	return &Service{cfg: cfg, d: d, denied: map[string]time.Time{}}, nil
+	s := &Service{cfg: cfg, d: d, denied: map[string]time.Time{}}
+	sweepSpools(cfg.Timeout + time.Hour)
+	s.studio, s.missing = newStudio(context.Background(), cfg)
+	d.Logger.Info("variants of videos", "made", s.studio != nil, "missing", s.missing)
+	return s, nil
 }
 
 // Components are the archiver's consumers.
@@ -80,14 +90,16 @@ func (s *Service) Components() []run.Component {
 // deleters is how many files one replica deletes at the same time.
 const deleters = 4
 
-// delete removes a stored result and reports it gone; one that is gone already
-// is reported again. Only results are deleted, whatever the command says.
+// delete removes a stored result with its variants and reports it gone once the
+// bucket has none of them; one that is gone already is reported again. Only results are deleted, whatever the command says.
 func (s *Service) delete(ctx context.Context, c *eventv1.DeleteArtifact) error {
 	if !strings.HasPrefix(c.GetKey(), results) || strings.Contains(c.GetKey(), "..") {
 		return bus.Terminate(fmt.Errorf("delete result: the key of %s is not a result's", c.GetJobId()))
 	}
-	if err := s.d.Bucket.Delete(ctx, c.GetKey()); err != nil {
-		return err
+	for _, key := range family(c.GetKey()) {
+		if err := s.d.Bucket.Delete(ctx, key); err != nil {
+			return err
+		}
 	}
 	return s.publish(ctx, "deleted", &eventv1.Observation{JobId: c.GetJobId(), AttemptId: c.GetAttemptId(), Provider: c.GetProvider(),
 		Fact: &eventv1.Observation_ArtifactDeleted{ArtifactDeleted: &eventv1.ArtifactDeleted{Key: c.GetKey()}}})
@@ -95,6 +107,10 @@ func (s *Service) delete(ctx context.Context, c *eventv1.DeleteArtifact) error {
 
 // results is where they lie in the bucket.
 const results = "videos/"
+
+func keyOf(v *videov1.Video, attempt string) string {
+	return results + v.GetAccountId() + "/" + v.GetId() + "/" + attempt + suffixes[0]
+}
 
 // lostError says that the result is not there, or is no video: asking again
 // helps only if the provider was not ready yet.
@@ -123,6 +139,9 @@ func (s *Service) archive(ctx context.Context, ev *eventv1.JobEvent) error {
 	}
 	s.d.Logger.WarnContext(ctx, "result not copied", "job_id", v.GetId(), "attempt_id", attempt, "lost", lost != nil, "final", over, "error", err.Error())
 	if over {
+		if err := s.d.Bucket.Discard(ctx, keyOf(v, attempt)); err != nil { // a replica that was killed may have left parts
+			s.d.Logger.WarnContext(ctx, "unfinished uploads not looked for", "job_id", v.GetId(), "error", err.Error())
+		}
 		return s.report(ctx, ev, "archive-failed", &eventv1.Observation{Fact: &eventv1.Observation_ArchiveFailed{ArchiveFailed: &eventv1.ArchiveFailed{Error: &videov1.VideoError{
 			Code: string(fault.ProviderRejected), Provider: v.GetProvider(), ProviderCode: "result_lost",
 			Message: "the provider finished the video but its result cannot be fetched (" + reason + "); nothing was charged",
@@ -198,6 +217,7 @@ func (s *Service) firstDenial(attempt string) time.Time {
 // copy streams the result into the bucket with constant memory. The object
 // appears only when all of it has come and is a video from end to end.
 func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, keyID, url string) (*videov1.Artifact, error) {
+	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -233,16 +253,17 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, keyID, ur
 	if ct := resp.Header.Get("Content-Type"); len(head) < 12 || string(head[4:8]) != "ftyp" || strings.HasPrefix(ct, "text/") {
 		return nil, &lostError{reason: "it is not an MP4 video"}
 	}
-	key := results + v.GetAccountId() + "/" + v.GetId() + "/" + attempt + ".mp4"
+	key := keyOf(v, attempt)
 	wctx, abandon := context.WithCancel(ctx)
 	defer abandon()
 	w, err := s.d.Bucket.Writer(wctx, key, "video/mp4")
 	if err != nil {
 		return nil, err
 	}
-	sum, mp4 := sha256.New(), &probe{}
+	sum, mp4, local := sha256.New(), &probe{}, s.newSpool()
+	defer local.remove()
 	body := io.MultiReader(bytes.NewReader(head), io.LimitReader(resp.Body, s.cfg.MaxBytes)) // one byte too many is seen
-	n, err := io.Copy(io.MultiWriter(w, sum, mp4), body)
+	n, err := io.Copy(io.MultiWriter(w, sum, mp4, local), body)
 	var m media
 	switch {
 	case err != nil:
@@ -264,8 +285,15 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, keyID, ur
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("store result: %w", err)
 	}
-	return &videov1.Artifact{Key: key, ContentType: "video/mp4", SizeBytes: n, Sha256: hex.EncodeToString(sum.Sum(nil)),
-		Width: m.width, Height: m.height, DurationMs: m.durationMS}, nil
+	a := &videov1.Artifact{Key: key, ContentType: "video/mp4", SizeBytes: n, Sha256: hex.EncodeToString(sum.Sum(nil)),
+		Width: m.width, Height: m.height, DurationMs: m.durationMS}
+	if err := s.decorate(ctx, local, m, a); err != nil {
+		if outer.Err() != nil {
+			return nil, err // we are stopping: whoever is next makes them
+		}
+		s.d.Logger.WarnContext(ctx, "variants not made", "job_id", v.GetId(), "attempt_id", attempt, "error", err.Error())
+	}
+	return a, nil
 }
 
 const tooLarge = "it is larger than the operator allows"

@@ -29,11 +29,12 @@ import (
 
 // bundle is an archiver on a real JetStream and a folder, and the ledger's ear.
 type bundle struct {
-	t    *testing.T
-	bus  *bus.Bus
-	dir  string
-	log  *buffer
-	told chan *eventv1.Observation
+	t     *testing.T
+	bus   *bus.Bus
+	files *bucket.Bucket
+	dir   string
+	log   *buffer
+	told  chan *eventv1.Observation
 }
 
 type buffer struct {
@@ -55,8 +56,17 @@ func (b *buffer) String() string {
 
 func setup(t *testing.T, cfg archiver.Config, guard safehttp.Config) *bundle {
 	t.Helper()
-	x := &bundle{t: t, bus: natstest.Bus(t), dir: t.TempDir(), log: &buffer{}, told: make(chan *eventv1.Observation, 64)}
-	files, err := bucket.Open(t.Context(), bucket.Config{URL: "file://" + x.dir, URLLife: time.Minute, Secret: strings.Repeat("s", 32)})
+	dir := t.TempDir()
+	x := setupOn(t, "file://"+dir, cfg, guard)
+	x.dir = dir
+	return x
+}
+
+func setupOn(t *testing.T, bucketURL string, cfg archiver.Config, guard safehttp.Config) *bundle {
+	t.Helper()
+	x := &bundle{t: t, bus: natstest.Bus(t), log: &buffer{}, told: make(chan *eventv1.Observation, 64)}
+	files, err := bucket.Open(t.Context(), bucket.Config{URL: bucketURL, URLLife: 10 * time.Minute, Secret: strings.Repeat("s", 32)})
+	x.files = files
 	if err != nil {
 		t.Fatal(err)
 	}

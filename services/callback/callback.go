@@ -81,6 +81,7 @@ func New(d Deps) (*Service, error) {
 // all of a project's tasks.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+HealthPath, healthy)
 	mux.HandleFunc("POST /v1/callbacks/{provider}/{job}", s.serve(s.receive))
 	mux.HandleFunc("POST /v1/callbacks/{provider}", s.serve(s.receiveStatic))
 	return continueTrace(run.Traced(mux))

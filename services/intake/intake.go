@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"reelway.dev/pkg/auth"
+	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/catalog"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
@@ -45,6 +46,7 @@ type StatusReader interface {
 // Files signs stored results; bucket.Bucket is one.
 type Files interface {
 	SignedURL(ctx context.Context, key string) (string, time.Time, error)
+	Sign(ctx context.Context, key string, r bucket.Response) (string, time.Time, error)
 }
 
 // Limiter counts the requests of keys; limit.Limiter is one.

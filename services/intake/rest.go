@@ -196,34 +196,6 @@ func (s *Service) listVideos(w http.ResponseWriter, r *http.Request, p auth.Prin
 	return nil
 }
 
-// content redirects to a fresh signed URL.
-func (s *Service) content(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	if v := r.URL.Query().Get("variant"); v != "" && v != "video" {
-		return invalid([]fault.Field{{Name: "variant", Message: "only video is stored"}})
-	}
-	v, err := s.get(r.Context(), p, r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	o, err := s.object(r, v)
-	if err != nil {
-		return err
-	}
-	if o.URL == "" {
-		if o.Status == "completed" {
-			return fault.New(fault.NotFound, "the video's file was removed after the time for which this service keeps results")
-		}
-		e := fault.New(fault.Conflict, "the video is %s and has no content", o.State)
-		if o.Status != "failed" {
-			e.Message += " yet"
-			e.Retryable, e.RetryAfter = true, 2*time.Second
-		}
-		return e
-	}
-	http.Redirect(w, r, o.URL, http.StatusFound)
-	return nil
-}
-
 func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	req, bad, err := decode(w, r)
 	if err != nil {

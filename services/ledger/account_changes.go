@@ -59,6 +59,9 @@ func (g *accountServer) UpdateAccount(ctx context.Context, r *ledgerv1.UpdateAcc
 		if err := setEmail(ctx, tx, a, r.Email, changes); err != nil {
 			return nothing, err
 		}
+		if err := setRetention(ctx, tx, r, a, changes); err != nil {
+			return nothing, err
+		}
 		if len(changes) == 0 {
 			return nothing, nil
 		}

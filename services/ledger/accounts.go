@@ -22,14 +22,16 @@ type accountServer struct {
 }
 
 const accountColumns = `id, name, tier, status = 'suspended', suspended_reason, suspended_at, time_zone,
-	coalesce(cap_resolution, ''), cap_reason, created_at, paused_reason, paused_at, queue_weight, top_priority, email`
+	coalesce(cap_resolution, ''), cap_reason, created_at, paused_reason, paused_at, queue_weight, top_priority, email,
+	(select keep_seconds from video_retention where account_id = account.id)`
 
 func scanAccount(row pgx.CollectableRow) (*ledgerv1.Account, error) {
 	a := &ledgerv1.Account{Status: ledgerv1.AccountStatus_ACCOUNT_STATUS_ACTIVE}
 	var suspended bool
 	var since, paused *time.Time
 	var created time.Time
-	err := row.Scan(&a.Id, &a.Name, &a.Tier, &suspended, &a.SuspendedReason, &since, &a.TimeZone, &a.CapResolution, &a.CapReason, &created, &a.PausedReason, &paused, &a.QueueWeight, &a.TopPriority, &a.Email)
+	var keep *int64
+	err := row.Scan(&a.Id, &a.Name, &a.Tier, &suspended, &a.SuspendedReason, &since, &a.TimeZone, &a.CapResolution, &a.CapReason, &created, &a.PausedReason, &paused, &a.QueueWeight, &a.TopPriority, &a.Email, &keep)
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +42,7 @@ func scanAccount(row pgx.CollectableRow) (*ledgerv1.Account, error) {
 		a.Status = ledgerv1.AccountStatus_ACCOUNT_STATUS_PAUSED
 	}
 	a.SuspendedAt, a.PausedAt, a.CreatedAt = stamp(since), stamp(paused), timestamppb.New(created)
+	a.RetainVideos = ownAge(keep)
 	return a, nil
 }
 

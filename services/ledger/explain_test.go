@@ -35,6 +35,8 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 		`insert into usage_day select 'acct_' || a, date '2026-01-01' + d, 'm' || m, 'p', 'k', 1, 1, 0, 0, 0, 0, 5, 100, 0 from generate_series(1, 20) a, generate_series(0, 300) d, generate_series(1, 3) m`,
 		`insert into usage_user_day select 'acct_' || a, 'user_' || u, date '2026-01-01' + d, 'm', 'p', 'k', 1, 1, 0, 0, 0, 0, 5, 100, 0 from generate_series(1, 10) a, generate_series(1, 50) u, generate_series(0, 59) d`,
 		`insert into queue (provider, turn, job_id) select case g % 3 when 0 then 'kling' else 'veo' end, g, 'video_' || g from generate_series(1, 30000) g`,
+		"insert into account (id, name, tier) select 'acct_' || a, 'a', 'production' from generate_series(0, 49) a",
+		"insert into video_retention (account_id, keep_seconds) select 'acct_' || a, 86400 from generate_series(0, 9) a",
 	} {
 		if _, err := pool.Exec(context.Background(), sql); err != nil {
 			t.Fatalf("%.60s: %v", sql, err)
@@ -127,6 +129,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		"list of an account":       {"job_by_account", listSQL(false, false), []any{"acct_7", job, "", "", 21}, false},
 		"list of a user":           {"job_by_user", listSQL(true, false), []any{"acct_7", "", "user_9", "", 21}, false},
 		"next jobs of a chore":     {"job_pkey", nextJobsSQL, []any{job, time.Hour, choreBatch}, false},
+		"old files of accounts":    {"job_by_account", dueOwnSQL, []any{3600.0, ownBatch, choreBatch}, false},
 		"jobs of a user":           {"job_by_user", jobsOfUser, []any{"acct_7", "user_9", eraseBatch}, false},
 		"keys of old jobs":         {"idempotency_by_job", forgetKeysSQL, []any{some("video_")}, false},
 		"observations of old jobs": {"observation_pkey", forgetFactsSQL, []any{some("video_")}, false},

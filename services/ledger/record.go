@@ -45,6 +45,7 @@ type record struct {
 	Route                            int    // of Plan: the one that Provider, Model, Params and the cost are of
 	Turn                             *int64 // in the queue; nil when an older version opened the job
 	Cancel                           cancellation
+	Keep                             *int64 // seconds that the account keeps files; nil when it has no age of its own, or no file is near
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
@@ -54,7 +55,7 @@ type record struct {
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
 	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted,
-	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn, cancel_requested_at, cancel_refused, plan, route`
+	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn, cancel_requested_at, cancel_refused, plan, route, ` + keepColumn
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -66,7 +67,7 @@ func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
 		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted,
-		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn, &j.Cancel.At, &j.Cancel.Refused, &j.Plan, &j.Route}
+		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn, &j.Cancel.At, &j.Cancel.Refused, &j.Plan, &j.Route, &j.Keep}
 }
 
 type querier interface {
@@ -91,9 +92,10 @@ func one(ctx context.Context, q querier, where string, args ...any) (*record, er
 	return j, nil
 }
 
-// video is the job as its owner sees it. keep is how long results are kept, 0
-// for ever.
+// video is the job as its owner sees it. keep is how long results are kept when
+// the account has no age of its own, 0 for ever.
 func (j *record) video(keep time.Duration) (*videov1.Video, error) {
+	keep = j.kept(keep)
 	v := &videov1.Video{
 		Id: j.ID, AccountId: j.Account, State: j.State.Proto(), Provider: j.Provider, User: j.User,
 		QuoteMicros: j.Quote, CapturedMicros: j.Captured, RefundedMicros: j.Refunded, Version: j.Version, LateResult: j.Late,

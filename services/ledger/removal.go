@@ -36,6 +36,11 @@ func (u *unit) remove(ctx context.Context, j *record) (bool, error) {
 	}
 	x := removal{key: a.GetKey(), job: j.ID, attempt: *j.AttemptID, account: j.Account, provider: j.Provider}
 	a.Key = ""
+	for _, v := range []*videov1.Variant{a.GetThumbnail(), a.GetSpritesheet()} {
+		if v != nil {
+			v.Key = "" // the archiver deletes it with the video
+		}
+	}
 	var err error
 	if j.Artifact, err = proto.Marshal(&a); err != nil {
 		return false, fmt.Errorf("remove result of %s: %w", j.ID, err)

@@ -30,7 +30,7 @@ func (s *Service) chores() []chore {
 	all := []chore{{"count", settled, s.countMissed}}
 	for _, c := range []chore{
 		{"redact", s.cfg.RetainPrompts, redactAll},
-		{"remove", s.cfg.RetainVideos, removeAll},
+		{"remove", s.cfg.RetainVideos, removeCommon},
 		{"forget", s.cfg.RetainFacts, forgetAll},
 	} {
 		if c.age > 0 { // 0 keeps for ever
@@ -60,6 +60,11 @@ func (s *Service) retain(ctx context.Context) error {
 				wait = 0
 			}
 		}
+		if more, err := s.removeOwn(ctx); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "old videos of accounts not removed", "error", err.Error())
+		} else if more {
+			wait = 0
+		}
 		if wait == 0 {
 			wait = time.Since(began)
 		}
@@ -69,6 +74,8 @@ func (s *Service) retain(ctx context.Context) error {
 
 const (
 	choreBatch = 500
+	// One replica at a time.
+	choreLockSQL = "select pg_try_advisory_xact_lock(7233530)"
 	// nextJobsSQL reads past the mark, in one partition or two. job_id_at keeps
 	// it from jobs that are too young to be due.
 	nextJobsSQL = `select id, completed_at is not null and completed_at <= now() - $2::interval from job
@@ -83,8 +90,7 @@ func (s *Service) step(ctx context.Context, c chore) (more bool, err error) {
 	err = s.write(ctx, func(ctx context.Context, u *unit) error {
 		more = false
 		var mine bool
-		// One replica at a time.
-		if err := u.tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(7233530)").Scan(&mine); err != nil || !mine {
+		if err := u.tx.QueryRow(ctx, choreLockSQL).Scan(&mine); err != nil || !mine {
 			return err
 		}
 		var after string
@@ -161,19 +167,6 @@ func redactAll(ctx context.Context, u *unit, ids []string) error {
 	}
 	for _, j := range jobs {
 		if err := u.redact(j); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func removeAll(ctx context.Context, u *unit, ids []string) error {
-	jobs, err := u.lockJobs(ctx, ids)
-	if err != nil {
-		return err
-	}
-	for _, j := range jobs {
-		if _, err := u.remove(ctx, j); err != nil {
 			return err
 		}
 	}

@@ -110,7 +110,7 @@ func accountRows(a *ledgerv1.Account) [][]string {
 	if a.GetCapResolution() != "" {
 		resolution = a.GetCapResolution() + ": " + a.GetCapReason()
 	}
-	return append(rows, []string{"cap", resolution}, []string{"queue", fmt.Sprintf("weight %d, up to %s", a.GetQueueWeight(), videojson.Priority(a.GetTopPriority()))},
+	return append(rows, []string{"cap", resolution}, []string{"queue", fmt.Sprintf("weight %d, up to %s", a.GetQueueWeight(), videojson.Priority(a.GetTopPriority()))}, []string{"videos kept", keptFor(a)},
 		[]string{"time zone", a.GetTimeZone()}, []string{"e-mail", first(a.GetEmail(), "-")}, []string{"created", when(a.GetCreatedAt())})
 }
 
@@ -146,13 +146,14 @@ type accountSetCmd struct {
 	Weight   *int32  `help:"Its share of the queue beside other accounts, 1 to 100." placeholder:"N"`
 	Priority *string `help:"The highest class of the queue that it may ask for: low, normal or high." placeholder:"CLASS"`
 	Email    *string `help:"Where its owner is told of budgets and pauses; empty: nowhere." placeholder:"ADDRESS"`
+	Retain   *keep   `name:"retain-videos" help:"How long its videos stay in the bucket, such as 720h; forever; or default, to let REELWAY_RETAIN_VIDEOS decide again." placeholder:"AGE"`
 	Reason   string  `help:"Why; goes into the audit log."`
 }
 
 // Validate refuses to change nothing.
 func (c *accountSetCmd) Validate() error {
-	if c.Name == nil && c.Tier == nil && c.TimeZone == nil && c.Cap == nil && c.Weight == nil && c.Priority == nil && c.Email == nil {
-		return errors.New("nothing to set: give --name, --tier, --time-zone, --cap, --weight, --priority or --email")
+	if c.Name == nil && c.Tier == nil && c.TimeZone == nil && c.Cap == nil && c.Weight == nil && c.Priority == nil && c.Retain == nil && c.Email == nil {
+		return errors.New("nothing to set: give --name, --tier, --time-zone, --cap, --weight, --priority, --email or --retain-videos")
 	}
 	if c.Priority != nil {
 		if p, ok := videojson.ParsePriority(*c.Priority); !ok || p == 0 {
@@ -177,7 +178,7 @@ func (c *accountSetCmd) Run(ctx context.Context, out io.Writer) error {
 	}
 	return c.do(ctx, func(ctx context.Context, d doors) error {
 		r, err := d.accounts.UpdateAccount(ctx, &ledgerv1.UpdateAccountRequest{AccountId: c.ID, Name: c.Name, Tier: c.Tier, TimeZone: c.TimeZone,
-			CapResolution: c.Cap, QueueWeight: c.Weight, TopPriority: top, Email: c.Email, Reason: c.Reason})
+			CapResolution: c.Cap, QueueWeight: c.Weight, TopPriority: top, RetainVideos: c.Retain.own(), DefaultRetainVideos: c.Retain.common(), Email: c.Email, Reason: c.Reason})
 		if err != nil {
 			return err
 		}

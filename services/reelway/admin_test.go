@@ -180,6 +180,12 @@ func TestOperatorsCommands(t *testing.T) {
 	soon(t, "the class is open", func() bool { _, err := urgent(); return err == nil })
 	sh.fails(1, "queue_weight", "accounts", "set", made.Account, "--weight", "101")
 
+	// How long its videos are kept.
+	sh.table([]string{"accounts", "set", made.Account, "--retain-videos", "720h"}, "720h0m0s")
+	sh.table([]string{"accounts", "set", made.Account, "--retain-videos", "forever"}, "for ever")
+	sh.table([]string{"accounts", "set", made.Account, "--retain-videos", "default"}, "as REELWAY_RETAIN_VIDEOS says")
+	sh.fails(2, "whole seconds", "accounts", "set", made.Account, "--retain-videos", "1500ms")
+
 	// Suspension: nothing new, but reading and canceling go on.
 	create := func() (*videov1.CreateVideoResponse, error) {
 		return d.video.CreateVideo(as(t, k.Key), &videov1.CreateVideoRequest{Video: &videov1.VideoRequest{Model: "kling-v2-6", Prompt: "p"}})

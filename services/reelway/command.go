@@ -45,6 +45,7 @@ type cli struct {
 	Up       upCmd       `cmd:"" help:"Run all of Reelway in this process until Ctrl-C."`
 	Demo     demoCmd     `cmd:"" help:"Start Reelway, submit a video, watch it live, save the MP4 and print what it cost."`
 	Settings settingsCmd `cmd:"" help:"List every environment variable with its default."`
+	Doctor   doctorCmd   `cmd:"" help:"Check everything that Reelway needs: database, NATS, bucket, provider keys, callbacks, clock. Exit code 1 when a check fails."`
 
 	Submit     submitCmd     `cmd:"" help:"Submit a video; with --watch, wait for it and save the file."`
 	Jobs       jobsCmd       `cmd:"" help:"List your videos, the latest first."`

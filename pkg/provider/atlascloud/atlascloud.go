@@ -159,7 +159,7 @@ func (a *Adapter) Poll(ctx context.Context, taskID string, _ provider.Task) (pro
 		return provider.Report{}, fmt.Errorf("poll: %w", err)
 	}
 	if ans.Status != http.StatusOK {
-		return provider.Report{}, fmt.Errorf("poll answered %d", ans.Status)
+		return provider.Report{}, &provider.StatusError{Doing: "poll", Status: ans.Status}
 	}
 	var env envelope
 	var p prediction

@@ -117,7 +117,7 @@ func (c *core) Poll(ctx context.Context, taskID string, t provider.Task) (provid
 	}
 	doc, err := decode(ans.Body)
 	if ans.Status != http.StatusOK || err != nil {
-		return provider.Report{}, fmt.Errorf("read task: status %d", ans.Status)
+		return provider.Report{}, &provider.StatusError{Doing: "read task", Status: ans.Status}
 	}
 	r, ok := c.report(doc)
 	if !ok || r.TaskID != taskID {

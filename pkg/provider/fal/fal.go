@@ -144,7 +144,7 @@ func (a *Adapter) Poll(ctx context.Context, taskID string, t provider.Task) (pro
 	}
 	var s struct{ Status string }
 	if ans.Status != http.StatusOK && ans.Status != http.StatusAccepted {
-		return provider.Report{}, fmt.Errorf("read task: status %d", ans.Status)
+		return provider.Report{}, &provider.StatusError{Doing: "read task", Status: ans.Status}
 	}
 	if err := json.Unmarshal(ans.Body, &s); err != nil || s.Status == "" {
 		return provider.Report{}, errors.New("answer has no status")

@@ -146,7 +146,7 @@ func (a *Adapter) read(ctx context.Context, path, model string) (provider.Report
 		return provider.Report{}, false, nil
 	}
 	if *env.Code != 0 || ans.Status != http.StatusOK {
-		return provider.Report{}, false, fmt.Errorf("read task answered %d with code %d", ans.Status, *env.Code)
+		return provider.Report{}, false, fmt.Errorf("code %d: %w", *env.Code, &provider.StatusError{Doing: "read task", Status: ans.Status})
 	}
 	if strings.TrimSpace(string(env.Data)) == "[]" {
 		return provider.Report{}, false, nil

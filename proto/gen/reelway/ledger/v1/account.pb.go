@@ -110,7 +110,10 @@ type Account struct {
 	// The highest class of the queue that it may ask for.
 	TopPriority v1.Priority `protobuf:"varint,14,opt,name=top_priority,json=topPriority,proto3,enum=reelway.video.v1.Priority" json:"top_priority,omitempty"`
 	// Where its owner is told of budgets and pauses; empty: nowhere.
-	Email         string `protobuf:"bytes,95,opt,name=email,proto3" json:"email,omitempty"`
+	Email string `protobuf:"bytes,95,opt,name=email,proto3" json:"email,omitempty"`
+	// How long its videos stay in the bucket after their job's end, 0 for ever;
+	// absent when REELWAY_RETAIN_VIDEOS decides.
+	RetainVideos  *durationpb.Duration `protobuf:"bytes,75,opt,name=retain_videos,json=retainVideos,proto3" json:"retain_videos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -248,6 +251,13 @@ func (x *Account) GetEmail() string {
 		return x.Email
 	}
 	return ""
+}
+
+func (x *Account) GetRetainVideos() *durationpb.Duration {
+	if x != nil {
+		return x.RetainVideos
+	}
+	return nil
 }
 
 type CreateAccountRequest struct {
@@ -575,6 +585,11 @@ type UpdateAccountRequest struct {
 	// Empty: no e-mail any more. An address that is set is written to, also when
 	// it was unsubscribed before.
 	Email *string `protobuf:"bytes,89,opt,name=email,proto3,oneof" json:"email,omitempty"`
+	// As Account.retain_videos, to the second. A shorter one takes effect at once
+	// on videos that are there; a longer one does not bring back what is gone.
+	RetainVideos *durationpb.Duration `protobuf:"bytes,69,opt,name=retain_videos,json=retainVideos,proto3" json:"retain_videos,omitempty"`
+	// REELWAY_RETAIN_VIDEOS decides again; not together with retain_videos.
+	DefaultRetainVideos bool `protobuf:"varint,70,opt,name=default_retain_videos,json=defaultRetainVideos,proto3" json:"default_retain_videos,omitempty"`
 	// Why. Required with cap_resolution; goes into the audit log with the change.
 	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -665,6 +680,20 @@ func (x *UpdateAccountRequest) GetEmail() string {
 		return *x.Email
 	}
 	return ""
+}
+
+func (x *UpdateAccountRequest) GetRetainVideos() *durationpb.Duration {
+	if x != nil {
+		return x.RetainVideos
+	}
+	return nil
+}
+
+func (x *UpdateAccountRequest) GetDefaultRetainVideos() bool {
+	if x != nil {
+		return x.DefaultRetainVideos
+	}
+	return false
 }
 
 func (x *UpdateAccountRequest) GetReason() string {
@@ -2345,7 +2374,7 @@ var File_reelway_ledger_v1_account_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\n" +
-	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xd9\x04\n" +
+	"\x1freelway/ledger/v1/account.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\x99\x05\n" +
 	"\aAccount\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2364,7 +2393,8 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\tpaused_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\x12!\n" +
 	"\fqueue_weight\x18\r \x01(\x05R\vqueueWeight\x12=\n" +
 	"\ftop_priority\x18\x0e \x01(\x0e2\x1a.reelway.video.v1.PriorityR\vtopPriority\x12\x14\n" +
-	"\x05email\x18_ \x01(\tR\x05email\"\xce\x03\n" +
+	"\x05email\x18_ \x01(\tR\x05email\x12>\n" +
+	"\rretain_videos\x18K \x01(\v2\x19.google.protobuf.DurationR\fretainVideos\"\xce\x03\n" +
 	"\x14CreateAccountRequest\x12x\n" +
 	"\x04name\x18\x01 \x01(\tBd\xbaHa\xba\x01W\n" +
 	"\x0ename.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x05\x10\x01\x18\x80\x01R\x04name\x12\x88\x01\n" +
@@ -2391,7 +2421,8 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\x05limit\"i\n" +
 	"\x14ListAccountsResponse\x126\n" +
 	"\baccounts\x18\x01 \x03(\v2\x1a.reelway.ledger.v1.AccountR\baccounts\x12\x19\n" +
-	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\x8c\t\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\x92\n" +
+	"\n" +
 	"\x14UpdateAccountRequest\x12v\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tBW\xbaHT\xba\x01Q\n" +
@@ -2408,7 +2439,10 @@ const file_reelway_ledger_v1_account_proto_rawDesc = "" +
 	"\ftop_priority\x18\b \x01(\x0e2\x1a.reelway.video.v1.PriorityB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00H\x05R\vtopPriority\x88\x01\x01\x12\xa8\x01\n" +
 	"\x05email\x18Y \x01(\tB\x8c\x01\xbaH\x88\x01\xba\x01\x84\x01\n" +
-	"\remail.address\x12=must be an e-mail address of at most 254 characters, or empty\x1a4this == '' || (this.isEmail() && this.size() <= 254)H\x06R\x05email\x88\x01\x01\x12|\n" +
+	"\remail.address\x12=must be an e-mail address of at most 254 characters, or empty\x1a4this == '' || (this.isEmail() && this.size() <= 254)H\x06R\x05email\x88\x01\x01\x12P\n" +
+	"\rretain_videos\x18E \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x06\b\x80\xbc\xe0\xdf\v2\x00R\fretainVideos\x122\n" +
+	"\x15default_retain_videos\x18F \x01(\bR\x13defaultRetainVideos\x12|\n" +
 	"\x06reason\x18\x06 \x01(\tBd\xbaHa\xba\x01Y\n" +
 	"\x10reason.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x03\x18\x80\x02R\x06reasonB\a\n" +
 	"\x05_nameB\a\n" +
@@ -2667,65 +2701,67 @@ var file_reelway_ledger_v1_account_proto_depIdxs = []int32{
 	35, // 2: reelway.ledger.v1.Account.created_at:type_name -> google.protobuf.Timestamp
 	35, // 3: reelway.ledger.v1.Account.paused_at:type_name -> google.protobuf.Timestamp
 	36, // 4: reelway.ledger.v1.Account.top_priority:type_name -> reelway.video.v1.Priority
-	1,  // 5: reelway.ledger.v1.GetAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 6: reelway.ledger.v1.ListAccountsResponse.accounts:type_name -> reelway.ledger.v1.Account
-	36, // 7: reelway.ledger.v1.UpdateAccountRequest.top_priority:type_name -> reelway.video.v1.Priority
-	1,  // 8: reelway.ledger.v1.UpdateAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 9: reelway.ledger.v1.SuspendAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	1,  // 10: reelway.ledger.v1.ResumeAccountResponse.account:type_name -> reelway.ledger.v1.Account
-	35, // 11: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
-	35, // 12: reelway.ledger.v1.EndUser.unsubscribed_at:type_name -> google.protobuf.Timestamp
-	14, // 13: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
-	14, // 14: reelway.ledger.v1.UpdateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
-	14, // 15: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
-	35, // 16: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
-	35, // 17: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
-	35, // 18: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
-	35, // 19: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
-	35, // 20: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
-	21, // 21: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
-	37, // 22: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
-	21, // 23: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
-	21, // 24: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
-	36, // 25: reelway.ledger.v1.AuthenticateResponse.top_priority:type_name -> reelway.video.v1.Priority
-	35, // 26: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	38, // 27: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
-	32, // 28: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
-	2,  // 29: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
-	4,  // 30: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
-	6,  // 31: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
-	8,  // 32: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
-	10, // 33: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
-	12, // 34: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
-	15, // 35: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
-	17, // 36: reelway.ledger.v1.AccountService.UpdateEndUser:input_type -> reelway.ledger.v1.UpdateEndUserRequest
-	19, // 37: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
-	22, // 38: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
-	24, // 39: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
-	26, // 40: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
-	28, // 41: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
-	30, // 42: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
-	33, // 43: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
-	3,  // 44: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
-	5,  // 45: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
-	7,  // 46: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
-	9,  // 47: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
-	11, // 48: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
-	13, // 49: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
-	16, // 50: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
-	18, // 51: reelway.ledger.v1.AccountService.UpdateEndUser:output_type -> reelway.ledger.v1.UpdateEndUserResponse
-	20, // 52: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
-	23, // 53: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
-	25, // 54: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
-	27, // 55: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
-	29, // 56: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
-	31, // 57: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
-	34, // 58: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
-	44, // [44:59] is the sub-list for method output_type
-	29, // [29:44] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	37, // 5: reelway.ledger.v1.Account.retain_videos:type_name -> google.protobuf.Duration
+	1,  // 6: reelway.ledger.v1.GetAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 7: reelway.ledger.v1.ListAccountsResponse.accounts:type_name -> reelway.ledger.v1.Account
+	36, // 8: reelway.ledger.v1.UpdateAccountRequest.top_priority:type_name -> reelway.video.v1.Priority
+	37, // 9: reelway.ledger.v1.UpdateAccountRequest.retain_videos:type_name -> google.protobuf.Duration
+	1,  // 10: reelway.ledger.v1.UpdateAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 11: reelway.ledger.v1.SuspendAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	1,  // 12: reelway.ledger.v1.ResumeAccountResponse.account:type_name -> reelway.ledger.v1.Account
+	35, // 13: reelway.ledger.v1.EndUser.created_at:type_name -> google.protobuf.Timestamp
+	35, // 14: reelway.ledger.v1.EndUser.unsubscribed_at:type_name -> google.protobuf.Timestamp
+	14, // 15: reelway.ledger.v1.CreateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
+	14, // 16: reelway.ledger.v1.UpdateEndUserResponse.end_user:type_name -> reelway.ledger.v1.EndUser
+	14, // 17: reelway.ledger.v1.ListEndUsersResponse.end_users:type_name -> reelway.ledger.v1.EndUser
+	35, // 18: reelway.ledger.v1.APIKey.created_at:type_name -> google.protobuf.Timestamp
+	35, // 19: reelway.ledger.v1.APIKey.expires_at:type_name -> google.protobuf.Timestamp
+	35, // 20: reelway.ledger.v1.APIKey.revoked_at:type_name -> google.protobuf.Timestamp
+	35, // 21: reelway.ledger.v1.APIKey.last_used_at:type_name -> google.protobuf.Timestamp
+	35, // 22: reelway.ledger.v1.CreateAPIKeyRequest.expires_at:type_name -> google.protobuf.Timestamp
+	21, // 23: reelway.ledger.v1.ListAPIKeysResponse.api_keys:type_name -> reelway.ledger.v1.APIKey
+	37, // 24: reelway.ledger.v1.RotateAPIKeyRequest.overlap:type_name -> google.protobuf.Duration
+	21, // 25: reelway.ledger.v1.RotateAPIKeyResponse.rotated:type_name -> reelway.ledger.v1.APIKey
+	21, // 26: reelway.ledger.v1.RevokeAPIKeyResponse.api_key:type_name -> reelway.ledger.v1.APIKey
+	36, // 27: reelway.ledger.v1.AuthenticateResponse.top_priority:type_name -> reelway.video.v1.Priority
+	35, // 28: reelway.ledger.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	38, // 29: reelway.ledger.v1.AuditEntry.details:type_name -> google.protobuf.Struct
+	32, // 30: reelway.ledger.v1.ListAuditEntriesResponse.entries:type_name -> reelway.ledger.v1.AuditEntry
+	2,  // 31: reelway.ledger.v1.AccountService.CreateAccount:input_type -> reelway.ledger.v1.CreateAccountRequest
+	4,  // 32: reelway.ledger.v1.AccountService.GetAccount:input_type -> reelway.ledger.v1.GetAccountRequest
+	6,  // 33: reelway.ledger.v1.AccountService.ListAccounts:input_type -> reelway.ledger.v1.ListAccountsRequest
+	8,  // 34: reelway.ledger.v1.AccountService.UpdateAccount:input_type -> reelway.ledger.v1.UpdateAccountRequest
+	10, // 35: reelway.ledger.v1.AccountService.SuspendAccount:input_type -> reelway.ledger.v1.SuspendAccountRequest
+	12, // 36: reelway.ledger.v1.AccountService.ResumeAccount:input_type -> reelway.ledger.v1.ResumeAccountRequest
+	15, // 37: reelway.ledger.v1.AccountService.CreateEndUser:input_type -> reelway.ledger.v1.CreateEndUserRequest
+	17, // 38: reelway.ledger.v1.AccountService.UpdateEndUser:input_type -> reelway.ledger.v1.UpdateEndUserRequest
+	19, // 39: reelway.ledger.v1.AccountService.ListEndUsers:input_type -> reelway.ledger.v1.ListEndUsersRequest
+	22, // 40: reelway.ledger.v1.AccountService.CreateAPIKey:input_type -> reelway.ledger.v1.CreateAPIKeyRequest
+	24, // 41: reelway.ledger.v1.AccountService.ListAPIKeys:input_type -> reelway.ledger.v1.ListAPIKeysRequest
+	26, // 42: reelway.ledger.v1.AccountService.RotateAPIKey:input_type -> reelway.ledger.v1.RotateAPIKeyRequest
+	28, // 43: reelway.ledger.v1.AccountService.RevokeAPIKey:input_type -> reelway.ledger.v1.RevokeAPIKeyRequest
+	30, // 44: reelway.ledger.v1.AccountService.Authenticate:input_type -> reelway.ledger.v1.AuthenticateRequest
+	33, // 45: reelway.ledger.v1.AccountService.ListAuditEntries:input_type -> reelway.ledger.v1.ListAuditEntriesRequest
+	3,  // 46: reelway.ledger.v1.AccountService.CreateAccount:output_type -> reelway.ledger.v1.CreateAccountResponse
+	5,  // 47: reelway.ledger.v1.AccountService.GetAccount:output_type -> reelway.ledger.v1.GetAccountResponse
+	7,  // 48: reelway.ledger.v1.AccountService.ListAccounts:output_type -> reelway.ledger.v1.ListAccountsResponse
+	9,  // 49: reelway.ledger.v1.AccountService.UpdateAccount:output_type -> reelway.ledger.v1.UpdateAccountResponse
+	11, // 50: reelway.ledger.v1.AccountService.SuspendAccount:output_type -> reelway.ledger.v1.SuspendAccountResponse
+	13, // 51: reelway.ledger.v1.AccountService.ResumeAccount:output_type -> reelway.ledger.v1.ResumeAccountResponse
+	16, // 52: reelway.ledger.v1.AccountService.CreateEndUser:output_type -> reelway.ledger.v1.CreateEndUserResponse
+	18, // 53: reelway.ledger.v1.AccountService.UpdateEndUser:output_type -> reelway.ledger.v1.UpdateEndUserResponse
+	20, // 54: reelway.ledger.v1.AccountService.ListEndUsers:output_type -> reelway.ledger.v1.ListEndUsersResponse
+	23, // 55: reelway.ledger.v1.AccountService.CreateAPIKey:output_type -> reelway.ledger.v1.CreateAPIKeyResponse
+	25, // 56: reelway.ledger.v1.AccountService.ListAPIKeys:output_type -> reelway.ledger.v1.ListAPIKeysResponse
+	27, // 57: reelway.ledger.v1.AccountService.RotateAPIKey:output_type -> reelway.ledger.v1.RotateAPIKeyResponse
+	29, // 58: reelway.ledger.v1.AccountService.RevokeAPIKey:output_type -> reelway.ledger.v1.RevokeAPIKeyResponse
+	31, // 59: reelway.ledger.v1.AccountService.Authenticate:output_type -> reelway.ledger.v1.AuthenticateResponse
+	34, // 60: reelway.ledger.v1.AccountService.ListAuditEntries:output_type -> reelway.ledger.v1.ListAuditEntriesResponse
+	46, // [46:61] is the sub-list for method output_type
+	31, // [31:46] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_account_proto_init() }
