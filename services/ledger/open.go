@@ -46,6 +46,9 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 			return nil, fmt.Errorf("marshal metadata: %w", err)
 		}
 	}
+	if err := g.s.expectCallback(ctx, r); err != nil {
+		return nil, err
+	}
 	res, err := g.s.opens.do(ctx, o)
 	if err != nil {
 		return nil, err
@@ -250,6 +253,7 @@ func (s *Service) accept(u *unit, c *openCall, j *record, cs claimed) error {
 		taken.job = j
 	}
 	u.opened = append(u.opened, j)
+	u.callBack(j, c.req.GetCallbackUrl())
 	c.resp = opened{job: j}
 	if c.req.turn == 0 {
 		c.req.turn = s.turns.next(j.Provider, j.Account, c.req.GetPriority(), c.req.GetQueueWeight())

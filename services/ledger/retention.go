@@ -248,4 +248,5 @@ func (u *unit) writeRedacted(b *pgx.Batch) {
 	column(&t, u.redacted, func(j *record) string { return j.User })
 	b.Queue(`update job set params = x.params, end_user = x.end_user, metadata = '{}', counted_in = case when job.end_user = x.end_user then counted_in end, request_hash = null, redacted_at = now()
 		from unnest($1::text[], $2::bytea[], $3::text[]) as x (id, params, end_user) where job.id = x.id`, t.columns...)
+	b.Queue(redactDeliveriesSQL, t.columns[0])
 }

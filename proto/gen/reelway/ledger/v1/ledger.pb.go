@@ -99,7 +99,9 @@ type OpenJobRequest struct {
 	CostCurrency string      `protobuf:"bytes,21,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
 	Priority     v1.Priority `protobuf:"varint,22,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
 	// As Account.queue_weight; 0 counts as 1.
-	QueueWeight   int32 `protobuf:"varint,23,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
+	QueueWeight int32 `protobuf:"varint,23,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
+	// As VideoRequest.callback_url.
+	CallbackUrl   string `protobuf:"bytes,64,opt,name=callback_url,json=callbackUrl,proto3" json:"callback_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +225,13 @@ func (x *OpenJobRequest) GetQueueWeight() int32 {
 		return x.QueueWeight
 	}
 	return 0
+}
+
+func (x *OpenJobRequest) GetCallbackUrl() string {
+	if x != nil {
+		return x.CallbackUrl
+	}
+	return ""
 }
 
 type OpenJobResponse struct {
@@ -3234,7 +3243,7 @@ var File_reelway_ledger_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xaf\x05\n" +
+	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xdc\x05\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -3251,7 +3260,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"costMicros\x129\n" +
 	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12@\n" +
 	"\bpriority\x18\x16 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12,\n" +
-	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x1a;\n" +
+	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x12+\n" +
+	"\fcallback_url\x18@ \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vcallbackUrl\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +

@@ -1055,6 +1055,8 @@ type VideoRequest struct {
 	// Refuse when the quote is above this; 0 means no limit.
 	MaxCostMicros int64    `protobuf:"varint,16,opt,name=max_cost_micros,json=maxCostMicros,proto3" json:"max_cost_micros,omitempty"`
 	Priority      Priority `protobuf:"varint,20,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
+	// https URL that is told of the end of this video.
+	CallbackUrl   string `protobuf:"bytes,61,opt,name=callback_url,json=callbackUrl,proto3" json:"callback_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1206,6 +1208,13 @@ func (x *VideoRequest) GetPriority() Priority {
 		return x.Priority
 	}
 	return Priority_PRIORITY_UNSPECIFIED
+}
+
+func (x *VideoRequest) GetCallbackUrl() string {
+	if x != nil {
+		return x.CallbackUrl
+	}
+	return ""
 }
 
 // CreateVideoRequest submits a job.
@@ -2099,7 +2108,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x0fnegative_prompt\x18\n" +
 	" \x01(\bR\x0enegativePrompt\x125\n" +
 	"\x17price_per_second_micros\x18\v \x01(\x03R\x14pricePerSecondMicros\x12\x1c\n" +
-	"\twatermark\x18\f \x01(\bR\twatermark\"\xcf\x06\n" +
+	"\twatermark\x18\f \x01(\bR\twatermark\"\xfc\x06\n" +
 	"\fVideoRequest\x12\x1e\n" +
 	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x12 \n" +
 	"\x06prompt\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06prompt\x121\n" +
@@ -2121,7 +2130,8 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x04user\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04user\x12a\n" +
 	"\bmetadata\x18\x0f \x03(\v2,.reelway.video.v1.VideoRequest.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x04R\bmetadata\x12/\n" +
 	"\x0fmax_cost_micros\x18\x10 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxCostMicros\x12@\n" +
-	"\bpriority\x18\x14 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x1a;\n" +
+	"\bpriority\x18\x14 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12+\n" +
+	"\fcallback_url\x18= \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vcallbackUrl\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
