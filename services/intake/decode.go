@@ -53,6 +53,7 @@ type body struct {
 	Metadata       map[string]string `json:"metadata"`
 	MaxCost        number            `json:"max_cost"`
 	Priority       string            `json:"priority"`
+	CallbackURL    string            `json:"callback_url"`
 }
 
 type reference struct {
@@ -148,8 +149,9 @@ func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, []fa
 
 // decodeJSON is strict: unknown, repeated and differently cased names, invalid
 // UTF-8 and deep nesting are refused. A body that is no JSON object is an
-// error; members that are wrong are all named.
-func decodeJSON(r io.Reader, b *body) (bad []fault.Field, err error) {
+// error; members that are wrong are all named. b points to a struct whose fields
+// have JSON names.
+func decodeJSON(r io.Reader, b any) (bad []fault.Field, err error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return nil, &readError{err}
@@ -176,7 +178,7 @@ func decodeJSON(r io.Reader, b *body) (bad []fault.Field, err error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		message := "is not a field of this request"
-		if near := known(name); near != "" {
+		if near := known(v.Type(), name); near != "" {
 			message += "; did you mean " + near + "?"
 		}
 		bad = append(bad, fault.Field{Name: name, Message: message})
@@ -232,12 +234,13 @@ func describe(t reflect.Type) string {
 		return "true or false"
 	case reflect.Int64:
 		return "a whole number"
+	case reflect.Slice:
+		return "a list"
 	}
 	return "an object"
 }
 
-func known(name string) string {
-	t := reflect.TypeFor[body]()
+func known(t reflect.Type, name string) string {
 	for i := range t.NumField() {
 		if tag := t.Field(i).Tag.Get("json"); strings.EqualFold(strings.ReplaceAll(name, "-", "_"), tag) {
 			return tag
@@ -376,9 +379,13 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 			wrong(u.name, "has more than 4096 characters")
 		}
 	}
+	if len(b.CallbackURL) > 2048 {
+		wrong("callback_url", "has more than 2048 characters")
+	}
 	return &videov1.VideoRequest{
 		Model: b.Model, Prompt: b.Prompt, NegativePrompt: b.NegativePrompt, DurationSeconds: max(seconds, duration), Resolution: b.Resolution,
 		AspectRatio: b.AspectRatio, Size: b.Size, Platform: b.Platform, ImageUrl: image, EndImageUrl: b.EndImageURL, Seed: b.Seed,
 		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros, Priority: priority,
+		CallbackUrl: b.CallbackURL,
 	}, bad
 }

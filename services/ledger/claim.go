@@ -246,10 +246,10 @@ func (g *deliveryServer) ReportDelivery(ctx context.Context, r *webhookv1.Report
 // reported is a delivery and its endpoint while a report is being judged.
 type reported struct {
 	id, endpoint, account, job, event, state string
-	attempts, failures                               int32
-	version                                          int64
-	own                                              bool // of an endpoint with a URL of its own
-	failing                                          *time.Time
+	attempts, failures                       int32
+	version                                  int64
+	own                                      bool // of an endpoint with a URL of its own
+	failing                                  *time.Time
 }
 
 func (s *Service) report(ctx context.Context, u *unit, r *webhookv1.ReportDeliveryRequest) (string, error) {

@@ -36,7 +36,9 @@ import (
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/safehttp"
+	"reelway.dev/pkg/seal"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	webhookv1 "reelway.dev/proto/gen/reelway/webhook/v1"
 	"reelway.dev/services/archiver"
 	"reelway.dev/services/callback"
 	"reelway.dev/services/dispatcher"
@@ -71,10 +73,12 @@ type Settings struct {
 	Intake     intake.Config
 	Simulator  simulator.Config
 	Bucket     bucket.Config
+	Webhooks   notifier.WebhookConfig
+	Seal       seal.Config
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket}
+	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Webhooks, &s.Seal}
 }
 
 // Load reads the settings from the environment.
@@ -152,7 +156,14 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Ready(pool.Ping)
 	h.Ready(b.Ready)
 
-	led, err := ledger.New(set.Ledger, ledger.Deps{Pool: pool, Bus: b, Logger: h.Log})
+	if len(set.Seal.Keys) == 0 {
+		set.Seal.Keys = []string{"webhooks " + secret} // kept in the data directory
+	}
+	secrets, err := seal.Open(set.Seal)
+	if err != nil {
+		return err
+	}
+	led, err := ledger.New(set.Ledger, ledger.Deps{Pool: pool, Bus: b, Logger: h.Log, Seal: secrets})
 	if err != nil {
 		return err
 	}
@@ -202,11 +213,16 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
+	hooks, err := notifier.NewWebhooks(set.Webhooks, notifier.WebhookDeps{Deliveries: webhookv1.NewDeliveryServiceClient(conn), Seal: secrets, Guard: guard, Files: files, Logger: h.Log})
+	if err != nil {
+		return err
+	}
 	counters, err := b.Counters(ctx)
 	if err != nil {
 		return err
 	}
 	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn),
+		DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn),
 		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
@@ -228,6 +244,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, disp.Components()...)
 	h.Add(run.Consumers, arch.Components()...)
 	h.Add(run.Consumers, note.Components()...)
+	h.Add(run.Consumers, hooks.Components()...)
 	h.Add(run.Consumers, authn.Components(b)...)
 	h.Add(run.Relays, led.Components()...)
 	h.Add(run.Last, rpc.Component("ledger-grpc", inner, mem))

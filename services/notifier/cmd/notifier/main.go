@@ -1,5 +1,5 @@
 // Command notifier runs the notifier service: SSE and WebSocket on
-// REELWAY_NOTIFIER_ADDR, gRPC watch on REELWAY_GRPC_ADDR.
+// REELWAY_NOTIFIER_ADDR, gRPC watch on REELWAY_GRPC_ADDR, and webhooks.
 package main
 
 import (
@@ -12,7 +12,10 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
+	"reelway.dev/pkg/safehttp"
+	"reelway.dev/pkg/seal"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	webhookv1 "reelway.dev/proto/gen/reelway/webhook/v1"
 	"reelway.dev/services/notifier"
 )
 
@@ -23,7 +26,8 @@ type config struct {
 
 func main() {
 	cfg, nats, led, bkt := &config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}
-	os.Exit(run.Main("notifier", "pushes progress and results to watchers", os.Args[1:], func(ctx context.Context, h *run.Host) error {
+	hooks, keys, guard := &notifier.WebhookConfig{}, &seal.Config{}, &safehttp.Config{}
+	os.Exit(run.Main("notifier", "pushes progress and results to watchers and webhooks", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_NOTIFIER_ADDR", cfg.Addr)
 		if err != nil {
 			return err
@@ -53,11 +57,20 @@ func main() {
 		if err != nil {
 			return err
 		}
+		secrets, err := seal.Open(*keys)
+		if err != nil {
+			return err
+		}
+		out, err := notifier.NewWebhooks(*hooks, notifier.WebhookDeps{Deliveries: webhookv1.NewDeliveryServiceClient(conn), Seal: secrets, Guard: *guard, Files: files, Logger: h.Log})
+		if err != nil {
+			return err
+		}
 		srv := rpc.NewServer()
 		s.Register(srv)
 		h.Add(run.Doors, run.HTTP("http", l, s.Handler()), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, s.Components()...)
+		h.Add(run.Consumers, out.Components()...)
 		h.Add(run.Consumers, authn.Components(b)...)
 		return nil
-	}, cfg, nats, led, bkt))
+	}, cfg, nats, led, bkt, hooks, keys, guard))
 }
