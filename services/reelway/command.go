@@ -46,13 +46,15 @@ type cli struct {
 	Demo     demoCmd     `cmd:"" help:"Start Reelway, submit a video, watch it live, save the MP4 and print what it cost."`
 	Settings settingsCmd `cmd:"" help:"List every environment variable with its default."`
 
-	Accounts  accountsCmd  `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
-	Keys      keysCmd      `cmd:"" help:"API keys of an account: create, list, rotate, revoke, limit."`
-	Budgets   budgetsCmd   `cmd:"" help:"Budgets of an account, its keys, users and models: set, list, delete."`
-	Users     usersCmd     `cmd:"" help:"End users of an account: create, list."`
-	Ledger    ledgerCmd    `cmd:"" help:"The books: balances, top-ups, grants, refunds, statements, margins, and their proof."`
-	Providers providersCmd `cmd:"" help:"How the providers stand: keys, circuits, rates, what runs."`
-	Audit     auditCmd     `cmd:"" help:"What administrators did, the latest first."`
+	Accounts    accountsCmd    `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
+	Keys        keysCmd        `cmd:"" help:"API keys of an account: create, list, rotate, revoke, limit."`
+	Budgets     budgetsCmd     `cmd:"" help:"Budgets of an account, its keys, users and models: set, list, delete."`
+	Users       usersCmd       `cmd:"" help:"End users of an account: create, list."`
+	Ledger      ledgerCmd      `cmd:"" help:"The books: balances, top-ups, grants, refunds, statements, margins, and their proof."`
+	Providers   providersCmd   `cmd:"" help:"How the providers stand: keys, circuits, rates, what runs."`
+	Webhooks    webhooksCmd    `cmd:"" help:"Webhook endpoints of an account: create, list, update, rotate, test, deliveries, replay."`
+	DeadLetters deadLettersCmd `cmd:"" help:"Messages that consumers gave up on: list, show, replay, drop."`
+	Audit       auditCmd       `cmd:"" help:"What administrators did, the latest first."`
 }
 
 // Main runs the command line and returns the exit code: 0 done, 1 failed, 2
