@@ -39,8 +39,8 @@ func (c *deadLetterListCmd) Run(ctx context.Context, out io.Writer) error {
 }
 
 func letterRows(l *ledgerv1.DeadLetter) [][]string {
-	return [][]string{{"number", strconv.FormatUint(l.GetId(), 10)}, {"died", when(l.GetDiedAt())}, {"stream", l.GetStream()}, {"subject", l.GetSubject()}, {"consumer", l.GetConsumer()},
-		{"tries", strconv.FormatUint(l.GetDeliveries(), 10)}, {"type", l.GetType()}, {"size", fmt.Sprintf("%d bytes", l.GetSizeBytes())}, {"reason", l.GetReason()}}
+	return [][]string{{"number", strconv.FormatUint(l.GetId(), 10)}, {"died", when(l.GetDiedAt())}, {"stream", l.GetStream()}, {"subject", oneLine(l.GetSubject())}, {"consumer", l.GetConsumer()},
+		{"tries", strconv.FormatUint(l.GetDeliveries(), 10)}, {"type", l.GetType()}, {"size", fmt.Sprintf("%d bytes", l.GetSizeBytes())}, {"reason", oneLine(l.GetReason())}}
 }
 
 // oneLetter is which dead letter a verb is about.
@@ -60,7 +60,7 @@ func (c *deadLetterShowCmd) Run(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return c.answer(out, r, append(letterRows(r.GetDeadLetter()), []string{"message", first(r.GetMessageJson(), "cannot be read")})...)
+		return c.answer(out, r, append(letterRows(r.GetDeadLetter()), []string{"message", first(oneLine(r.GetMessageJson()), "cannot be read")})...)
 	})
 }
 

@@ -231,14 +231,14 @@ func deliveryRows(r *webhookv1.GetDeliveryResponse) [][]string {
 	rows := [][]string{{"delivery", d.GetId()}, {"endpoint", d.GetEndpointId()}, {"event", d.GetType()}, {"video", d.GetVideoId()}, {"occurred", when(d.GetOccurredAt())},
 		{"state", webhookState(d)}, {"next attempt", when(d.GetNextAttemptAt())}}
 	for _, a := range r.GetAttempts() {
-		rows = append(rows, []string{fmt.Sprintf("attempt %d", a.GetNumber()), when(a.GetAt()), fmt.Sprintf("%d ms", a.GetDurationMs()), first(a.GetError(), fmt.Sprint(a.GetStatus())), brief(a.GetResponseBody())})
+		rows = append(rows, []string{fmt.Sprintf("attempt %d", a.GetNumber()), when(a.GetAt()), fmt.Sprintf("%d ms", a.GetDurationMs()), first(brief(a.GetError()), fmt.Sprint(a.GetStatus())), brief(a.GetResponseBody())})
 	}
 	return rows
 }
 
-// brief is the beginning of a body, for a table.
+// brief is the beginning of a text that others wrote, for a table.
 func brief(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
+	s = strings.Join(strings.Fields(oneLine(s)), " ")
 	if r := []rune(s); len(r) > 60 {
 		return string(r[:60]) + "…"
 	}
