@@ -111,12 +111,12 @@ func (b *Bus) Drop(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", StreamDead, err)
 	}
-	err = s.DeleteMsg(ctx, seq)
-	var api *jetstream.APIError
-	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+	// Asked first: the answer to the deletion does not tell a missing message from a
+	// failure by its code.
+	if _, err := s.GetMsg(ctx, seq); notFound(err) {
 		return ErrNoLetter
 	}
-	if err != nil {
+	if err := s.DeleteMsg(ctx, seq); err != nil {
 		return fmt.Errorf("drop dead letter: %w", err)
 	}
 	return nil

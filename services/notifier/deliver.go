@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -38,20 +40,24 @@ type message struct {
 	Data      any    `json:"data"`
 }
 
-func (w *Webhooks) body(ctx context.Context, c *webhookv1.Claim) ([]byte, error) {
+// body makes what is sent, and the signature of the video's link in it, which is
+// not logged.
+func (w *Webhooks) body(ctx context.Context, c *webhookv1.Claim) (body []byte, signature string, _ error) {
 	at := c.GetOccurredAt().AsTime().UTC()
 	m := message{ID: c.GetId(), Object: "event", Type: c.GetType(), Timestamp: at.Format(time.RFC3339Nano), CreatedAt: at.Unix(),
 		Data: map[string]string{"object": "test", "endpoint_id": c.GetEndpointId()}}
 	if v := c.GetVideo(); v != nil {
-		m.Data = object(ctx, w.d.Files, w.d.Logger, v)
+		o := object(ctx, w.d.Files, w.d.Logger, v)
+		_, signature, _ = strings.Cut(o.URL, "?")
+		m.Data = o
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(m); err != nil {
-		return nil, fmt.Errorf("marshal webhook: %w", err)
+		return nil, "", fmt.Errorf("marshal webhook: %w", err)
 	}
-	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), signature, nil
 }
 
 // credentials are the opened secrets of a claim.
@@ -107,15 +113,18 @@ func (w *Webhooks) deliver(ctx context.Context, c *webhookv1.Claim) {
 	log := w.d.Logger.With("delivery_id", c.GetId(), "endpoint_id", c.GetEndpointId(), "attempt", c.GetAttempt())
 	l, err := w.unseal(c)
 	var body []byte
+	var signature string
 	if err == nil {
-		body, err = w.body(ctx, c)
+		body, signature, err = w.body(ctx, c)
 	}
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
 		log.ErrorContext(ctx, "webhook not sent", "error", err.Error())
 		return
 	}
+	l.hidden = append(l.hidden, signature)
 	o, after := w.post(ctx, c, l, body)
+	o.RequestBody = text(hide(string(body), []string{signature}), excerpt)
 	if ctx.Err() != nil {
 		return
 	}
@@ -148,7 +157,6 @@ func (w *Webhooks) post(ctx context.Context, c *webhookv1.Claim, l credentials, 
 	defer cancel()
 	now := time.Now()
 	o := &webhookv1.Attempt{Number: c.GetAttempt(), At: timestamppb.New(now), Url: safehttp.Bare(c.GetUrl()), RequestHeaders: map[string]string{}}
-	o.RequestBody = text(string(body), excerpt)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.GetUrl(), bytes.NewReader(body))
 	if err != nil {
 		o.Error = "the URL cannot be called"
@@ -170,9 +178,7 @@ func (w *Webhooks) post(ctx context.Context, c *webhookv1.Claim, l credentials, 
 	req.Header.Set("webhook-signature", strings.Join(signatures, " "))
 	o.RequestHeaders["webhook-signature"] = "[hidden]"
 	hidden := append(append([]string{}, l.hidden...), signatures...)
-	if u := req.URL; u.RawQuery != "" {
-		hidden = append(hidden, u.RawQuery)
-	}
+	hidden = append(hidden, req.URL.RawQuery)
 	resp, err := w.client.Do(req)
 	if err != nil {
 		o.DurationMs = time.Since(now).Milliseconds()
@@ -189,10 +195,12 @@ func (w *Webhooks) post(ctx context.Context, c *webhookv1.Claim, l credentials, 
 
 // reason is an error without the URL that http.Client puts before it.
 func reason(err error) string {
-	if u, ok := err.(*url.Error); ok { //nolint:errorlint // the outermost alone
-		if u.Timeout() {
-			return "no answer in time"
-		}
+	var u *url.Error
+	var n net.Error
+	switch {
+	case errors.As(err, &n) && n.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case errors.As(err, &u):
 		return u.Err.Error()
 	}
 	return err.Error()
@@ -200,7 +208,9 @@ func reason(err error) string {
 
 func hide(s string, hidden []string) string {
 	for _, h := range hidden {
-		s = strings.ReplaceAll(s, h, "[hidden]")
+		if h != "" {
+			s = strings.ReplaceAll(s, h, "[hidden]")
+		}
 	}
 	return s
 }

@@ -55,7 +55,7 @@ func NewWebhooks(cfg WebhookConfig, d WebhookDeps) (*Webhooks, error) {
 		return nil, errors.New("webhooks: Deliveries, Seal, Files and Logger are required")
 	}
 	d.Guard.Redirects = 0 // a redirection is a failure: Standard Webhooks
-	d.Guard.HeaderTimeout = cfg.Timeout
+	d.Guard.HeaderTimeout = cfg.Timeout + time.Second // the request's own is shorter
 	m := otel.Meter("reelway.dev/services/notifier")
 	attempts, err1 := m.Int64Counter("reelway.webhook.attempts", metric.WithUnit("{attempt}"),
 		metric.WithDescription("webhook requests by outcome (delivered, retried, failed, stale) and answer (2xx to 5xx, none)"))
