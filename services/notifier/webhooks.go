@@ -54,7 +54,7 @@ func NewWebhooks(cfg WebhookConfig, d WebhookDeps) (*Webhooks, error) {
 	if d.Deliveries == nil || d.Seal == nil || d.Files == nil || d.Logger == nil {
 		return nil, errors.New("webhooks: Deliveries, Seal, Files and Logger are required")
 	}
-	d.Guard.Redirects = 0 // a redirection is a failure: Standard Webhooks
+	d.Guard.Redirects = 0                             // a redirection is a failure: Standard Webhooks
 	d.Guard.HeaderTimeout = cfg.Timeout + time.Second // the request's own is shorter
 	m := otel.Meter("reelway.dev/services/notifier")
 	attempts, err1 := m.Int64Counter("reelway.webhook.attempts", metric.WithUnit("{attempt}"),

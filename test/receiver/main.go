@@ -33,7 +33,7 @@ func main() {
 			return
 		}
 		// Keep r.Header.Get("webhook-id"): an event may come twice.
-		fmt.Println(event.Type, event.Data.ID)
+		_, _ = fmt.Fprintln(os.Stdout, event.Type, event.Data.ID)
 		w.WriteHeader(http.StatusNoContent)
 	})
 	server := &http.Server{Addr: os.Getenv("LISTEN"), ReadTimeout: 10 * time.Second}
