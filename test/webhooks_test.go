@@ -116,6 +116,21 @@ func (x *receiver) completed(video string) (n int) {
 	return n
 }
 
+// inOrder reports whether a video was told of from its beginning to its success;
+// what overtakes the provider's answer may skip a state between.
+func inOrder(states []string) bool {
+	life := []string{"submitting", "running", "storing", "succeeded"}
+	last := -1
+	for _, s := range states {
+		i := slices.Index(life, s)
+		if i <= last {
+			return false
+		}
+		last = i
+	}
+	return last == len(life)-1 && states[0] == life[0]
+}
+
 func verify(t *testing.T, m received, secret string) error {
 	t.Helper()
 	v, err := standardwebhooks.NewWebhook(secret)
@@ -222,6 +237,7 @@ func TestWebhooks(t *testing.T) {
 	for range videos {
 		ids = append(ids, s.submit(own.url+"/done?of=me"))
 	}
+	told, events := map[string][]string{}, 0
 	for _, id := range ids {
 		s.eventually(patience, "the end of "+id+" is told", func() bool { return all.completed(id) == 1 && own.completed(id) == 1 })
 		var states []string
@@ -234,9 +250,11 @@ func TestWebhooks(t *testing.T) {
 				t.Errorf("headers %v", m.header)
 			}
 		}
-		if !slices.Equal(states, []string{"submitting", "running", "storing", "succeeded"}) {
+		if !inOrder(states) {
 			t.Errorf("%s: told of %v", id, states)
 		}
+		told[id] = states
+		events += len(states)
 		mine := own.of(id)
 		if len(mine) != 1 || verify(t, mine[0], def.Secret) != nil || mine[0].event.Data.URL == "" || mine[0].event.Data.Status != "completed" {
 			t.Errorf("callback of %s: %d, %+v", id, len(mine), mine[0].event)
@@ -245,14 +263,14 @@ func TestWebhooks(t *testing.T) {
 	if verify(t, all.of("")[0], def.Secret) == nil {
 		t.Error("another endpoint's secret verifies")
 	}
-	if n := len(hung.of("")); n < 1 || n > 2 {
-		t.Errorf("%d requests to the endpoint that hangs, want 1 or 2", n)
+	if hung.completed("") != 0 || len(hung.of("")) == 0 {
+		t.Error("the endpoint that hangs did not hang")
 	}
 	close(hung.hangs)
 
 	// The log holds what happened and no secret, though the receiver echoes them.
 	logged := s.deliveries("endpoint=" + e.ID + "&video=" + ids[0])
-	if len(logged) != 4 || logged[0].Type != "video.completed" || logged[0].State != "delivered" {
+	if len(logged) != len(told[ids[0]]) || logged[0].Type != "video.completed" || logged[0].State != "delivered" {
 		t.Fatalf("%+v", logged)
 	}
 	raw := s.call(http.MethodGet, "/v1/webhook_deliveries/"+logged[0].ID, nil).raw
@@ -281,10 +299,10 @@ func TestWebhooks(t *testing.T) {
 	}
 	before := len(all.of(""))
 	replay := rest[struct{ Deliveries int }](s, http.MethodPost, "/v1/webhook_endpoints/"+e.ID+"/replay", map[string]any{"from": "2020-01-01T00:00:00Z"})
-	if replay.Deliveries != 4*videos {
+	if replay.Deliveries != events {
 		t.Errorf("%d deliveries replayed", replay.Deliveries)
 	}
-	s.eventually(patience, "all came again", func() bool { return len(all.of("")) == before+4*videos })
+	s.eventually(patience, "all came again", func() bool { return len(all.of("")) == before+events })
 	got := all.of("")
 	for _, id := range ids {
 		var states []string
@@ -293,7 +311,7 @@ func TestWebhooks(t *testing.T) {
 				states = append(states, m.event.Data.State)
 			}
 		}
-		if !slices.Equal(states, []string{"submitting", "running", "storing", "succeeded"}) {
+		if !slices.Equal(states, told[id]) {
 			t.Errorf("replay of %s: %v", id, states)
 		}
 	}

@@ -38,7 +38,7 @@ func scanDelivery(row pgx.CollectableRow) (*webhookv1.Delivery, error) {
 	if ended == nil {
 		d.NextAttemptAt = timestamppb.New(next)
 	}
-	if d.GetCallbackUrl() != "" {
+	if u := d.GetCallbackUrl(); u != "" && u != erasedURL {
 		d.CallbackUrl = safehttp.Bare(d.GetCallbackUrl())
 	}
 	return d, nil
@@ -141,7 +141,7 @@ func (g *webhookServer) TestEndpoint(ctx context.Context, r *webhookv1.TestEndpo
 // replaySQL begins deliveries anew. One that is in a notifier's hands is left
 // there.
 const replaySQL = `update webhook_delivery d set state = 'pending', ended_at = null, failures = 0, next_attempt_at = now()
-	from webhook_endpoint e where e.id = d.endpoint_id and e.deleted_at is null and d.claimed_until is null and d.account_id = $1 and `
+	from webhook_endpoint e where e.id = d.endpoint_id and e.deleted_at is null and d.claimed_until is null and d.url <> '` + erasedURL + `' and d.account_id = $1 and `
 
 // ReplayDelivery has a delivery made again. Its id stays the same.
 func (g *webhookServer) ReplayDelivery(ctx context.Context, r *webhookv1.ReplayDeliveryRequest) (*webhookv1.ReplayDeliveryResponse, error) {
@@ -158,7 +158,7 @@ func (g *webhookServer) ReplayDelivery(ctx context.Context, r *webhookv1.ReplayD
 			return err
 		}
 		if tag.RowsAffected() == 0 && resp.GetDelivery().GetState() != webhookv1.DeliveryState_DELIVERY_STATE_PENDING {
-			return fault.New(fault.Conflict, "the delivery's endpoint was deleted: there is nowhere to send it")
+			return fault.New(fault.Conflict, "the endpoint was deleted, or the callback_url erased: there is nowhere to send it")
 		}
 		return nil
 	})

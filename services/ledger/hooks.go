@@ -79,9 +79,15 @@ const (
 	defaultEndpointSQL = `insert into webhook_endpoint (id, account_id, url, events, secret) values ($1, $2, '', $3, $4)
 		on conflict (account_id) where url = '' and deleted_at is null do nothing`
 	// redactDeliveriesSQL takes along what was sent of redacted jobs and answered to
-	// it, and addresses, which may name a user.
-	redactDeliveriesSQL = `update webhook_attempt a set request_body = '', response_body = '', url = '' from webhook_delivery d
-		where d.id = a.delivery_id and d.job_id = any($1)`
+	// it, and their own addresses, which may name a user. One that is still to be told
+	// needs its address.
+	redactDeliveriesSQL = `with erased as (
+			update webhook_delivery set url = '` + erasedURL + `' where job_id = any($1) and job_id <> '' and url <> '' and state <> 'pending')
+		update webhook_attempt a set request_body = '', response_body = '', url = '' from webhook_delivery d
+		where d.id = a.delivery_id and d.job_id = any($1) and d.job_id <> ''`
+
+	// erasedURL is a callback_url that was erased.
+	erasedURL = "erased"
 )
 
 func (u *unit) writeHooks(b *pgx.Batch) {

@@ -356,14 +356,14 @@ func TestWebhookTablesKeepSecrets(t *testing.T) {
 	if open("whsec_") != 0 || open("of-the-customer") != 0 || open(strings.TrimPrefix(e.GetSecret(), "whsec_")) != 0 {
 		t.Error("a secret lies open")
 	}
-	if n := x.count("select count(*) from webhook_attempt where request_body <> ''"); n != 5 || open("to be forgotten") != 5 {
+	if n := x.count("select count(*) from webhook_attempt where request_body <> ''"); n != 5 || open("to be forgotten") != 5 || open("own.example/x") != 1 {
 		t.Fatalf("%d attempts are logged", n)
 	}
 	if _, err := x.erase.EraseUser(t.Context(), &ledgerv1.EraseUserRequest{AccountId: x.acct, User: "ann", Reason: "asked"}); err != nil {
 		t.Fatal(err)
 	}
-	if open("to be forgotten") != 0 || x.count("select count(*) from webhook_delivery") != 5 {
-		t.Error("the erased prompt is in the log of deliveries")
+	if open("to be forgotten") != 0 || open("own.example/x") != 0 || x.count("select count(*) from webhook_delivery") != 5 {
+		t.Error("the erased prompt, or the video's own address, is in the log of deliveries")
 	}
 	if _, err := x.pool.Exec(t.Context(), `update webhook_delivery set id = 'msg_00000000' || substr(id, 13)`); err == nil {
 		t.Fatal("attempts lost their delivery")

@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -120,6 +121,7 @@ func (w *Webhooks) deliver(ctx context.Context, c *webhookv1.Claim) {
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
 		log.ErrorContext(ctx, "webhook not sent", "error", err.Error())
+		w.attempts.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", "unsent"), attribute.String("answer", "none")))
 		return
 	}
 	l.hidden = append(l.hidden, signature)

@@ -58,7 +58,7 @@ func NewWebhooks(cfg WebhookConfig, d WebhookDeps) (*Webhooks, error) {
 	d.Guard.HeaderTimeout = cfg.Timeout + time.Second // the request's own is shorter
 	m := otel.Meter("reelway.dev/services/notifier")
 	attempts, err1 := m.Int64Counter("reelway.webhook.attempts", metric.WithUnit("{attempt}"),
-		metric.WithDescription("webhook requests by outcome (delivered, retried, failed, stale) and answer (2xx to 5xx, none)"))
+		metric.WithDescription("webhook requests by outcome (delivered, retried, failed, stale; unsent: the secret cannot be opened) and answer (2xx to 5xx, none)"))
 	duration, err2 := m.Float64Histogram("reelway.webhook.duration", metric.WithUnit("s"), metric.WithDescription("how long endpoints take to answer"),
 		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15, 30, 60))
 	latency, err3 := m.Float64Histogram("reelway.webhook.latency", metric.WithUnit("s"), metric.WithDescription("from an event to its delivery"),

@@ -156,9 +156,8 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Ready(pool.Ping)
 	h.Ready(b.Ready)
 
-	if len(set.Seal.Keys) == 0 {
-		set.Seal.Keys = []string{"webhooks " + secret} // kept in the data directory
-	}
+	// Last: it opens what was sealed before a key was set.
+	set.Seal.Keys = append(set.Seal.Keys, "webhooks "+secret)
 	secrets, err := seal.Open(set.Seal)
 	if err != nil {
 		return err
