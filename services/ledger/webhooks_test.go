@@ -230,6 +230,49 @@ func TestDeliveryGivenUpAndReplayed(t *testing.T) {
 	}
 }
 
+// Each end is told by an event of its own, once, to who asked for it.
+func TestEndsAreTold(t *testing.T) {
+	t.Parallel()
+	x := hook(t)
+	x.endpoint() // every final event
+	failures := x.endpoint("video.failed").GetEndpoint().GetId()
+	want := map[string]string{}
+	for event, end := range map[string]func(video string){
+		"video.canceled": func(video string) {
+			if _, err := x.jobs.CancelJob(t.Context(), &ledgerv1.CancelJobRequest{AccountId: x.acct, JobId: video}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"video.failed": func(video string) { x.observe(t, video, x.begin(t, video), "refused") },
+		"video.needs_review": func(video string) {
+			attempt := x.begin(t, video)
+			x.observe(t, video, attempt, "timed_out")
+			x.await(t, video, videov1.VideoState_VIDEO_STATE_NEEDS_REVIEW)
+			x.observe(t, video, attempt, "timed_out") // again: nothing new
+		},
+	} {
+		v, err := x.open(event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end(v.GetId())
+		eventually(t, event, func() bool {
+			r, err := x.jobs.GetJob(t.Context(), &ledgerv1.GetJobRequest{JobId: v.GetId()})
+			return err == nil && r.GetVideo().GetCompletedAt() != nil
+		})
+		want[v.GetId()] = event
+	}
+	claims := x.claim(10, time.Hour)
+	if len(claims) != 4 {
+		t.Errorf("%d deliveries, want 3 to one endpoint and 1 to the other", len(claims))
+	}
+	for _, c := range claims {
+		if c.GetType() != want[c.GetVideo().GetId()] || c.GetEndpointId() == failures && c.GetType() != "video.failed" {
+			t.Errorf("%s of %s to %s", c.GetType(), c.GetVideo().GetId(), c.GetEndpointId())
+		}
+	}
+}
+
 // One that takes nothing for too long is disabled, with notice; its events wait for
 // its owner.
 func TestFailingEndpointIsDisabled(t *testing.T) {
