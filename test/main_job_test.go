@@ -250,7 +250,7 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 	}{
 		"wrong key":       {"GET", "/v1/models", nil, []string{"Authorization", "Bearer nope"}, 401, "unauthenticated", ""},
 		"no key":          {"GET", "/v1/models", nil, []string{"Authorization", ""}, 401, "unauthenticated", ""},
-		"wrong fields":    {"POST", "/v1/videos", `{"model":"kling-v2-6","duration":7,"aspect_ratio":"2:1"}`, nil, 400, "invalid_request", "prompt duration aspect_ratio"},
+		"wrong fields":    {"POST", "/v1/videos", `{"model":"kling-v2-6","duration":7,"aspect_ratio":"2:1"}`, nil, 400, "invalid_request", "prompt aspect_ratio duration"},
 		"unknown field":   {"POST", "/v1/videos", `{"prompt":"p","durations":7}`, nil, 400, "invalid_request", "durations"},
 		"unknown model":   {"POST", "/v1/videos", `{"prompt":"p","model":"m"}`, nil, 400, "invalid_request", "model"},
 		"tier":            {"POST", "/v1/videos", `{"prompt":"p","model":"kling-v2-6","resolution":"1080p"}`, nil, 400, "invalid_request", "resolution"},

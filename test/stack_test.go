@@ -329,8 +329,9 @@ func (s *stack) books(available int64) {
 		"balances unlike their postings": `select count(*) from balance b where
 			available_micros <> (select coalesce(sum(case 'available' when destination then amount_micros when source then -amount_micros end), 0) from posting p where p.account_id = b.account_id)
 			or held_micros <> (select coalesce(sum(case 'held' when destination then amount_micros when source then -amount_micros end), 0) from posting p where p.account_id = b.account_id)`,
-		"holds open on final jobs":          `select count(*) from job where hold_state = 'held' and completed_at is not null`,
-		"final jobs not settled once":       `select count(*) from job j where completed_at is not null and (select count(*) from posting p where p.key >= j.id || '/' and p.key < j.id || '0' and kind in ('capture', 'release')) <> 1`,
+		"holds open on final jobs": `select count(*) from job where hold_state = 'held' and completed_at is not null`,
+		"final jobs not settled once": `select count(*) from job j where completed_at is not null and (select count(*) from posting p where p.key >= j.id || '/' and p.key < j.id || '0' and kind in ('capture', 'release'))
+			<> case when captured_micros between 1 and quote_micros - 1 then 2 else 1 end`,
 		"charges without a video":           `select count(*) from job where captured_micros > 0 and (state <> 'succeeded' or artifact is null)`,
 		"provider tasks of two attempts":    `select count(*) from (select provider_task_id from attempt where provider_task_id is not null group by 1 having count(*) > 1) x`,
 		"deadlocks":                         `select deadlocks::int from pg_stat_database where datname = current_database()`,

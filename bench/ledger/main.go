@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"reelway.dev/bench/stand"
+	"reelway.dev/services/ledger"
 )
 
 func main() {
@@ -19,6 +20,7 @@ func main() {
 	length := flag.Duration("length", 2*time.Second, "length of one measurement")
 	only := flag.String("only", "", "opens or observations; all when empty")
 	flag.Parse()
+	ledger.CollectLess() // as its command does, here for both sides
 	if err := measureAll(context.Background(), *only, *rounds, *length); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

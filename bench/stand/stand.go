@@ -64,7 +64,7 @@ func New(ctx context.Context) (_ *Stand, err error) {
 		return nil, err
 	}
 	s.end = append(s.end, func() { _ = s.pg.Stop(context.WithoutCancel(ctx)) })
-	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true})
+	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, JetStreamMaxStore: bus.Reserved(), StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true})
 	if err != nil {
 		return nil, fmt.Errorf("embed NATS: %w", err)
 	}

@@ -231,9 +231,10 @@ func (b *Bus) Commands(ctx context.Context) (map[string]int, error) {
 }
 
 // PublishObservation publishes what was seen of an attempt and returns after
-// JetStream has it.
+// JetStream has it. The same fact from another source is another message: the
+// ledger applies it once, and learns who told it.
 func (b *Bus) PublishObservation(ctx context.Context, o *eventv1.Observation) error {
-	m, err := NewMessage(ObservedSubject(o.GetProvider(), o.GetJobId()), o.GetId(), o)
+	m, err := NewMessage(ObservedSubject(o.GetProvider(), o.GetJobId()), o.GetId()+"-"+o.GetSource(), o)
 	if err != nil {
 		return err
 	}

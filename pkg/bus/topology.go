@@ -116,6 +116,11 @@ func SubmitConsumer(provider string) Consumer {
 	return Consumer{Stream: StreamJobs, Name: "dispatcher-" + token(provider), Filter: SubmitSubject(provider), AckWait: ackWait, Timeout: 3 * time.Minute, MaxDeliver: 1000}
 }
 
+// CancelConsumer reads the cancel commands of one provider.
+func CancelConsumer(provider string) Consumer {
+	return Consumer{Stream: StreamJobs, Name: "cancel-" + token(provider), Filter: CancelSubject(provider), AckWait: ackWait, Timeout: time.Minute, MaxDeliver: 1000}
+}
+
 // PollConsumer reads the polls that are due of one provider.
 func PollConsumer(provider string) Consumer {
 	return Consumer{Stream: StreamWatchdog, Name: "watchdog-" + token(provider), Filter: "watchdog.due." + token(provider), AckWait: ackWait, Timeout: time.Minute, MaxDeliver: 1000}
@@ -123,6 +128,9 @@ func PollConsumer(provider string) Consumer {
 
 // SubmitSubject is where submit commands of a provider are published.
 func SubmitSubject(provider string) string { return "jobs.submit." + token(provider) }
+
+// CancelSubject is where cancel commands of a provider are published.
+func CancelSubject(provider string) string { return "jobs.cancel." + token(provider) }
 
 // ObservedSubject is where observations of a job are published.
 func ObservedSubject(provider, jobID string) string {
@@ -180,6 +188,19 @@ func (b *Bus) Ensure(ctx context.Context, replicas int) error {
 		b.mu.Unlock()
 	}
 	return nil
+}
+
+// Reserved is how many bytes on disk the streams may take, all together, and the
+// read model, which has no limit but its age: what a server must allow for, or it
+// refuses to make them.
+func Reserved() int64 {
+	bytes := int64(8 << 30)
+	for _, cfg := range streams(1) {
+		if cfg.Storage == jetstream.FileStorage {
+			bytes += cfg.MaxBytes
+		}
+	}
+	return bytes
 }
 
 func (b *Bus) consumer(ctx context.Context, c Consumer) (jetstream.Consumer, error) {

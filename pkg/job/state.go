@@ -14,7 +14,8 @@ type State string
 
 const (
 	// Queued: accepted, hold placed, no provider called. In: OpenJob, or an
-	// attempt that was surely refused and may be repeated. Out: an attempt
+	// attempt that surely came to nothing and is followed by another, of the same
+	// route or the next. Out: an attempt
 	// begins, the caller cancels, or it waited too long (ledger's sweep).
 	Queued State = "queued"
 	// Submitting: an attempt is committed and its outcome not known. In:
@@ -30,7 +31,8 @@ const (
 	Succeeded State = "succeeded"
 	// Failed: no video, hold released. Final.
 	Failed State = "failed"
-	// Canceled: ended by the caller before a provider began. Final.
+	// Canceled: ended by the caller, before a provider began or, by the provider's
+	// own word, after. Final.
 	Canceled State = "canceled"
 	// Expired: its time ran out before any provider was called. Final.
 	Expired State = "expired"
@@ -49,11 +51,13 @@ const (
 	Progress      Input = "progress"       // the provider works on it
 	RefuseRetry   Input = "refuse_retry"   // surely not accepted, may be repeated
 	Refuse        Input = "refuse"         // surely not accepted, final
+	FallBack      Input = "fall_back"      // the present route surely makes no video and costs nothing; there is another
 	Render        Input = "render"         // the provider finished
 	Fail          Input = "fail"           // the provider gave it up
 	Archive       Input = "archive"        // the copy is in the bucket
 	ArchiveFailed Input = "archive_failed" // the result cannot be had
 	Cancel        Input = "cancel"         // the caller's wish
+	Stop          Input = "stop"           // the caller's wish, proven done
 	Expire        Input = "expire"         // waited too long in the queue
 	TimeOut       Input = "time_out"       // no verdict in the longest possible time
 )
@@ -72,6 +76,7 @@ var Table = []Transition{
 	{Queued, Cancel, Canceled, "nothing was asked of a provider"},
 	{Queued, Expire, Expired, "no provider could be called in time"},
 	{Queued, Refuse, Failed, "no provider can take it"},
+	{Queued, FallBack, Queued, "nobody takes it now or took it in time, the next route follows"},
 	{Queued, Accept, Running, "an attempt thought refused turned out to exist: it is adopted, not repeated"},
 	{Queued, Progress, Running, "the same, told by a webhook"},
 	{Queued, Render, Storing, "the same, finished already"},
@@ -79,12 +84,16 @@ var Table = []Transition{
 	{Submitting, Progress, Running, "a webhook or look-up overtook the answer"},
 	{Submitting, Render, Storing, "the verdict overtook the answer"},
 	{Submitting, Fail, Failed, "the verdict overtook the answer"},
-	{Submitting, RefuseRetry, Queued, "surely not accepted, another attempt follows"},
+	{Submitting, RefuseRetry, Queued, "surely not accepted, or given up knowingly: another attempt follows"},
+	{Submitting, Stop, Canceled, "surely not accepted, or canceled by the provider, and not wanted any more"},
 	{Submitting, Refuse, Failed, "surely not accepted, no attempt would help"},
+	{Submitting, FallBack, Queued, "surely not accepted or given up at once, the next route follows"},
 	{Submitting, TimeOut, NeedsReview, "whether the provider has the task was never learned"},
 	{Running, Progress, Running, "progress"},
 	{Running, Render, Storing, "the provider finished"},
+	{Running, Stop, Canceled, "the provider canceled it, as the caller wished"},
 	{Running, Fail, Failed, "the provider gave it up"},
+	{Running, FallBack, Queued, "the provider gave it up, the next route follows"},
 	{Running, TimeOut, NeedsReview, "the provider never gave a verdict"},
 	{Storing, Archive, Succeeded, "the copy is verified"},
 	{Storing, ArchiveFailed, Failed, "the result cannot be fetched any more"},

@@ -48,11 +48,15 @@ func (a Account) JSON(ctx context.Context, method, path string, h http.Header, b
 func Bearer(key string) http.Header { return http.Header{"Authorization": {"Bearer " + key}} }
 
 // Read makes one GET and decodes its 200 into v. Every other answer is an
-// error, which says nothing of the task that was asked for.
+// error, which says nothing of the task that was asked for. A 404 in the
+// provider's JSON, which no proxy on the way wrote, has ErrNoTask in its chain.
 func (a Account) Read(ctx context.Context, path string, h http.Header, v any) error {
 	ans, err := a.JSON(ctx, http.MethodGet, path, h, nil)
 	if err != nil {
 		return fmt.Errorf("read task: %w", err)
+	}
+	if ans.Status == http.StatusNotFound && json.Valid(ans.Body) && len(ans.Body) > 0 {
+		return fmt.Errorf("read task: %w", ErrNoTask)
 	}
 	if ans.Status != http.StatusOK {
 		return fmt.Errorf("read task: status %d", ans.Status)

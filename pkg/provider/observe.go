@@ -73,6 +73,11 @@ func Observe(r Report, s Seen) *eventv1.Observation {
 		o.Id = s.AttemptID + "-rendered" + of(r.TaskID)
 		o.Fact = &eventv1.Observation_Rendered{Rendered: &eventv1.Rendered{Url: r.ResultURL, ProviderTaskId: r.TaskID}}
 	case Failed:
+		if r.Canceled {
+			o.Id = s.AttemptID + "-canceled" + of(r.TaskID)
+			o.Fact = &eventv1.Observation_Canceled{Canceled: &eventv1.Canceled{Error: ErrorProto(r.Err), ProviderTaskId: r.TaskID}}
+			break
+		}
 		o.Id = s.AttemptID + "-failed" + of(r.TaskID)
 		o.Fact = &eventv1.Observation_Failed{Failed: &eventv1.Failed{Error: ErrorProto(r.Err), ProviderTaskId: r.TaskID}}
 	default:

@@ -12,6 +12,18 @@ import (
 // gone too far to be stopped: it takes its course.
 var ErrTooLate = errors.New("the task can no longer be canceled")
 
+// ErrNoTask is in the chain of a poll's error when the provider says that it
+// does not know the task. It proves nothing by itself; after a cancel that was
+// asked for it does, at those that forget what they canceled.
+var ErrNoTask = errors.New("the provider does not know the task")
+
+// Verifier is a WebhookParser of a provider that can call one address for all
+// tasks, which no token of ours protects. VerifiesWebhooks reports whether
+// ParseWebhook refuses whatever the provider did not sign.
+type Verifier interface {
+	VerifiesWebhooks() bool
+}
+
 // Canceler is an Adapter that can ask for the end of a task.
 //
 // A nil error says that the provider took the request, and no more: the verdict

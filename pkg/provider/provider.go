@@ -52,6 +52,8 @@ type Report struct {
 	Progress  int    // 0–100, or -1 when the provider gives none
 	ResultURL string // set with Succeeded
 	Err       *fault.Error
+	// Canceled says that a task that Failed was canceled, by whomever.
+	Canceled bool
 	// UnknownWord is a status word that the adapter does not know.
 	UnknownWord string
 	// Hint is true when the report is not proof (an unsigned callback): the

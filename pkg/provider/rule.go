@@ -49,8 +49,12 @@ func (r Rule) Refuse(provider, code, detail string, after time.Duration) *Refuse
 func (r Rule) Fail(provider, taskID, code, detail string) Report {
 	f := r.Fault(provider, code, detail)
 	f.Retryable = false // a verdict is final; another try is another task
-	return Report{TaskID: taskID, State: Failed, Progress: -1, Err: f}
+	return Report{TaskID: taskID, State: Failed, Progress: -1, Err: f, Canceled: canceledCodes[strings.ToLower(code)]}
 }
+
+// canceledCodes are the codes of tasks that ended by a cancel, as providers
+// spell them.
+var canceledCodes = map[string]bool{"canceled": true, "cancelled": true, "request_cancelled": true}
 
 // Done is the report of a finished task. One without a video has failed: a
 // success that cannot be shown must not be charged.

@@ -51,6 +51,10 @@ type Video struct {
 	Attempts          []Attempt         `json:"attempts,omitempty"`
 	Artifact          *Artifact         `json:"artifact,omitempty"`
 	LateResult        bool              `json:"late_result,omitempty"`
+	Route             string            `json:"route,omitempty"`   // the alias that was asked for
+	Dropped           []string          `json:"dropped,omitempty"` // optional parameters that the model lacks
+	CancelRequested   bool              `json:"cancel_requested,omitempty"`
+	CancelRefused     string            `json:"cancel_refused,omitempty"` // unsupported, too_late
 	URL               string            `json:"url,omitempty"`
 	URLExpiresAt      int64             `json:"url_expires_at,omitempty"`
 }
@@ -85,6 +89,13 @@ type Attempt struct {
 	Error     string `json:"error,omitempty"`
 	CreatedAt int64  `json:"created_at"`
 	EndedAt   *int64 `json:"ended_at"`
+
+	Model       string   `json:"model"`
+	Dropped     []string `json:"dropped,omitempty"`
+	Price       string   `json:"price"` // when this attempt makes the video
+	PriceMicros int64    `json:"price_micros"`
+	Cost        string   `json:"cost"` // what was charged for it
+	CostMicros  int64    `json:"cost_micros"`
 }
 
 // Artifact is what was stored.
@@ -119,7 +130,8 @@ func Of(v *videov1.Video) Video {
 		Size: fmt.Sprintf("%dx%d", p.GetWidth(), p.GetHeight()), State: string(s), ProgressEstimated: v.GetProgressEstimated(), QueuePosition: v.QueuePosition,
 		EstimatedAt: unix(v.GetEstimatedCompletionAt()), Duration: p.GetDurationSeconds(),
 		AspectRatio: p.GetAspectRatio(), Resolution: p.GetResolution(), NegativePrompt: p.GetNegativePrompt(), Provider: v.GetProvider(),
-		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(),
+		User: v.GetUser(), Metadata: v.GetMetadata(), LateResult: v.GetLateResult(), CancelRequested: v.GetCancelRequested(), CancelRefused: v.GetCancelRefused(),
+		Route: v.GetRoute(), Dropped: v.GetDropped(),
 		Cost: Cost{Quote: money.Format(v.GetQuoteMicros()), Held: money.Format(v.GetHeldMicros()), Captured: money.Format(v.GetCapturedMicros()),
 			QuoteMicros: v.GetQuoteMicros(), HeldMicros: v.GetHeldMicros(), CapturedMicros: v.GetCapturedMicros(), RefundedMicros: v.GetRefundedMicros()},
 	}
@@ -132,7 +144,9 @@ func Of(v *videov1.Video) Video {
 		out.Error = &Error{Code: "canceled", Message: "canceled by the caller; nothing was charged"}
 	}
 	for _, a := range v.GetAttempts() {
-		out.Attempts = append(out.Attempts, Attempt{a.GetId(), a.GetProvider(), a.GetState(), a.GetErrorCode(), a.GetErrorMessage(), a.GetCreatedAt().GetSeconds(), unix(a.GetEndedAt())})
+		out.Attempts = append(out.Attempts, Attempt{ID: a.GetId(), Provider: a.GetProvider(), State: a.GetState(), ErrorCode: a.GetErrorCode(), Error: a.GetErrorMessage(),
+			CreatedAt: a.GetCreatedAt().GetSeconds(), EndedAt: unix(a.GetEndedAt()), Model: a.GetModel(), Dropped: a.GetDropped(),
+			Price: money.Format(a.GetPriceMicros()), PriceMicros: a.GetPriceMicros(), Cost: money.Format(a.GetCapturedMicros()), CostMicros: a.GetCapturedMicros()})
 	}
 	if a := v.GetArtifact(); a != nil {
 		out.Artifact = &Artifact{a.GetContentType(), a.GetSizeBytes(), a.GetSha256(), a.GetWidth(), a.GetHeight(), a.GetDurationMs()}

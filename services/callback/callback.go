@@ -17,7 +17,6 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/id"
@@ -28,6 +27,13 @@ import (
 
 // MaxBody bounds a callback, in bytes.
 const MaxBody = 1 << 20
+
+// Found is whose a provider's task is. Its job is empty when the task is nobody's;
+// SubmitOpen then says that it may soon be somebody's.
+type Found struct {
+	JobID, AttemptID string
+	SubmitOpen       bool
+}
 
 // Publisher takes what was seen. bus.Bus is one.
 type Publisher interface {
@@ -42,36 +48,53 @@ type Deps struct {
 	Tokens  *callbacktoken.Tokens
 	Logger  *slog.Logger
 	Now     func() time.Time
+	// Find finds whose task a webhook without a job in its address is about.
+	// Without it there is no such address.
+	Find func(ctx context.Context, provider, taskID string) (Found, error)
 }
 
 // Service handles callbacks. It is stateless and safe for concurrent use.
 type Service struct {
 	d     Deps
 	count metric.Int64Counter
+	words metric.Int64Counter
 }
 
-// New returns a Service; every field of d is required.
+// New returns a Service; every field of d but Find is required.
 func New(d Deps) (*Service, error) {
 	if d.Bus == nil || d.Tokens == nil || d.Logger == nil || d.Now == nil {
 		return nil, errors.New("callback: Bus, Tokens, Logger and Now are required")
 	}
-	count, err := otel.Meter("reelway.dev/services/callback").Int64Counter("reelway.callback.received",
+	meter := otel.Meter("reelway.dev/services/callback")
+	count, err1 := meter.Int64Counter("reelway.callback.received",
 		metric.WithDescription("callbacks by provider and result"), metric.WithUnit("{callback}"))
-	if err != nil {
-		return nil, fmt.Errorf("make counter: %w", err)
+	words, err2 := meter.Int64Counter("reelway.callback.unknown_words", metric.WithUnit("{callback}"),
+		metric.WithDescription("callbacks with a status word that the adapter does not know, by provider; the API has changed"))
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("make counters: %w", err)
 	}
-	return &Service{d: d, count: count}, nil
+	return &Service{d: d, count: count, words: words}, nil
 }
 
-// Handler serves POST /v1/callbacks/{provider}/{job_id}.
+// Handler serves POST /v1/callbacks/{provider}/{job_id}, the address that a submit
+// names, and POST /v1/callbacks/{provider}, which is registered at a provider for
+// all of a project's tasks.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/callbacks/{provider}/{job}", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("POST /v1/callbacks/{provider}/{job}", s.serve(s.receive))
+	mux.HandleFunc("POST /v1/callbacks/{provider}", s.serve(s.receiveStatic))
+	return continueTrace(run.Traced(mux))
+}
+
+// serve answers with what receive makes of a callback: the status, the reason
+// for logs and metrics, and the body where the provider wants a certain one.
+func (s *Service) serve(receive func(w http.ResponseWriter, r *http.Request) (status int, reason string, answer []byte)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		name := r.PathValue("provider")
 		if _, known := s.d.Parsers[name]; !known {
 			name = "unknown" // a stranger's word must not become a metric's label
 		}
-		status, reason, body := s.receive(w, r)
+		status, reason, body := receive(w, r)
 		s.count.Add(r.Context(), 1, metric.WithAttributes(attribute.String("provider", name), attribute.String("result", reason)))
 		if status != http.StatusOK {
 			s.d.Logger.WarnContext(r.Context(), "callback refused", "provider", name, "status", status, "reason", reason)
@@ -85,8 +108,7 @@ func (s *Service) Handler() http.Handler {
 			body = fmt.Appendf(nil, "{\"result\":%q}\n", reason)
 		}
 		_, _ = w.Write(body)
-	})
-	return continueTrace(run.Traced(mux))
+	}
 }
 
 // continueTrace makes a callback part of its job's trace, which its URL names;
@@ -103,8 +125,7 @@ func continueTrace(next http.Handler) http.Handler {
 	})
 }
 
-// receive handles one callback: the status to answer with, the reason for logs
-// and metrics, and the body where the provider wants a certain one.
+// receive handles a callback of one job.
 func (s *Service) receive(w http.ResponseWriter, r *http.Request) (status int, reason string, answer []byte) {
 	name, job := r.PathValue("provider"), r.PathValue("job")
 	attempt := r.URL.Query().Get("attempt")
@@ -119,15 +140,9 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request) (status int, r
 	if !s.d.Tokens.Verify(name, job, attempt, r.URL.Query().Get("token")) {
 		return http.StatusUnauthorized, "bad_token", nil
 	}
-	// A body that trickles in must not hold a connection for ever.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(15 * time.Second))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return http.StatusRequestEntityTooLarge, "too_large", nil
-	}
-	if err != nil {
-		return http.StatusBadRequest, "unreadable", nil
+	body, status, reason := readBody(w, r)
+	if status != http.StatusOK {
+		return status, reason, nil
 	}
 	if c, ok := parser.(provider.Challenger); ok {
 		if answer, ok := c.Challenge(body); ok {
@@ -136,33 +151,98 @@ func (s *Service) receive(w http.ResponseWriter, r *http.Request) (status int, r
 	}
 	now := s.d.Now().UTC()
 	report, err := parser.ParseWebhook(r.Context(), r.Header, body, now)
-	switch {
-	case errors.Is(err, provider.ErrBadSignature):
-		return http.StatusUnauthorized, "bad_signature", nil
-	case errors.Is(err, provider.ErrKeysUnavailable):
-		return http.StatusServiceUnavailable, "keys_unavailable", nil
-	case err != nil:
+	if err != nil {
+		status, reason := unparsed(err)
+		return status, reason, nil
+	}
+	status, reason = s.accept(r.Context(), provider.Seen{JobID: job, AttemptID: attempt, Provider: name, Source: "webhook", At: now}, report, body)
+	return status, reason, nil
+}
+
+// receiveStatic handles a callback whose address names no job. Only what its
+// provider signed is taken, and the task's id tells whose it is. One that is
+// nobody's is refused: with 503 while a submit to the provider has no answer
+// yet, for it may be that one's; with 404 otherwise. Both kinds of provider send
+// it again, and the watchdog asks in any case: nothing is kept here.
+func (s *Service) receiveStatic(w http.ResponseWriter, r *http.Request) (status int, reason string, answer []byte) {
+	name := r.PathValue("provider")
+	parser := s.d.Parsers[name]
+	if v, ok := parser.(provider.Verifier); !ok || !v.VerifiesWebhooks() || s.d.Find == nil {
+		return http.StatusNotFound, "unknown_provider", nil
+	}
+	body, status, reason := readBody(w, r)
+	if status != http.StatusOK {
+		return status, reason, nil
+	}
+	now := s.d.Now().UTC()
+	report, err := parser.ParseWebhook(r.Context(), r.Header, body, now)
+	if err != nil {
+		status, reason := unparsed(err)
+		return status, reason, nil
+	}
+	if report.TaskID == "" {
 		return http.StatusBadRequest, "garbage", nil
 	}
+	found, err := s.d.Find(r.Context(), name, report.TaskID)
+	switch {
+	case err != nil:
+		s.d.Logger.WarnContext(r.Context(), "task not looked up", "provider", name, "error", err.Error())
+		return http.StatusServiceUnavailable, "lookup_unavailable", nil
+	case found.JobID == "" && found.SubmitOpen:
+		return http.StatusServiceUnavailable, "early", nil
+	case found.JobID == "":
+		return http.StatusNotFound, "unknown_task", nil
+	}
+	status, reason = s.accept(r.Context(), provider.Seen{JobID: found.JobID, AttemptID: found.AttemptID, Provider: name, Source: "webhook", At: now}, report, body)
+	return status, reason, nil
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) (body []byte, status int, reason string) {
+	// A body that trickles in must not hold a connection for ever.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(15 * time.Second))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, http.StatusRequestEntityTooLarge, "too_large"
+	case err != nil:
+		return nil, http.StatusBadRequest, "unreadable"
+	}
+	return body, http.StatusOK, ""
+}
+
+// unparsed is the answer to what a parser refuses.
+func unparsed(err error) (status int, reason string) {
+	switch {
+	case errors.Is(err, provider.ErrBadSignature):
+		return http.StatusUnauthorized, "bad_signature"
+	case errors.Is(err, provider.ErrKeysUnavailable):
+		return http.StatusServiceUnavailable, "keys_unavailable"
+	}
+	return http.StatusBadRequest, "garbage"
+}
+
+// accept publishes what a callback says; of one that proves nothing, a poll.
+func (s *Service) accept(ctx context.Context, seen provider.Seen, report provider.Report, body []byte) (status int, reason string) {
 	if report.UnknownWord != "" {
-		s.d.Logger.ErrorContext(r.Context(), "unknown status word", "provider", name, "job_id", job, "word", report.UnknownWord)
+		s.words.Add(ctx, 1, metric.WithAttributes(attribute.String("provider", seen.Provider)))
+		s.d.Logger.ErrorContext(ctx, "unknown status word", "provider", seen.Provider, "job_id", seen.JobID, "word", report.UnknownWord)
 	}
 	if report.Hint {
-		p := &eventv1.PollAttempt{JobId: job, AttemptId: attempt, Provider: name}
-		if err := s.d.Bus.SchedulePoll(r.Context(), p, now); err != nil {
-			return http.StatusServiceUnavailable, "bus_unavailable", nil
+		p := &eventv1.PollAttempt{JobId: seen.JobID, AttemptId: seen.AttemptID, Provider: seen.Provider, Hinted: true}
+		if err := s.d.Bus.SchedulePoll(ctx, p, seen.At); err != nil {
+			return http.StatusServiceUnavailable, "bus_unavailable"
 		}
-		return http.StatusOK, "hint", nil
+		return http.StatusOK, "hint"
 	}
-	o := provider.Observe(report, provider.Seen{JobID: job, AttemptID: attempt, Provider: name, Source: "webhook", At: now})
+	o := provider.Observe(report, seen)
 	if report.State != provider.Succeeded && report.State != provider.Failed {
 		sum := sha256.Sum256(body)
-		o.Id = attempt + "-webhook-" + hex.EncodeToString(sum[:8])
+		o.Id = seen.AttemptID + "-webhook-" + hex.EncodeToString(sum[:8])
 	}
-	o.ObservedAt = timestamppb.New(now)
-	if err := s.d.Bus.PublishObservation(r.Context(), o); err != nil {
-		s.d.Logger.WarnContext(r.Context(), "callback not published", "job_id", job, "error", err.Error())
-		return http.StatusServiceUnavailable, "bus_unavailable", nil
+	if err := s.d.Bus.PublishObservation(ctx, o); err != nil {
+		s.d.Logger.WarnContext(ctx, "callback not published", "job_id", seen.JobID, "error", err.Error())
+		return http.StatusServiceUnavailable, "bus_unavailable"
 	}
-	return http.StatusOK, "accepted", nil
+	return http.StatusOK, "accepted"
 }

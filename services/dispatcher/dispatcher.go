@@ -28,7 +28,7 @@ import (
 // Config is what an operator may set.
 type Config struct {
 	SubmitTimeout time.Duration `env:"REELWAY_SUBMIT_TIMEOUT" min:"100ms" envDefault:"60s" desc:"longest wait for a provider's answer to a submit; afterwards its outcome is unknown and is looked for"`
-	PollInterval  time.Duration `env:"REELWAY_POLL_INTERVAL" min:"10ms" envDefault:"10s" desc:"first interval between polls of an overdue attempt; it grows to six times this"`
+	PollInterval  time.Duration `env:"REELWAY_POLL_INTERVAL" min:"10ms" envDefault:"10s" desc:"shortest interval between polls of an attempt; it grows to six times this, and twice that where the provider's webhooks arrive"`
 	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
 	Concurrency   int           `env:"REELWAY_PROVIDER_CONCURRENCY" min:"1" max:"10000" envDefault:"32" desc:"submissions under way to one provider by one replica"`
 	Rate          float64       `env:"REELWAY_PROVIDER_RATE" min:"0.001" envDefault:"50" desc:"submissions a second to one provider by all replicas, unless its keys file says otherwise; and polls a second by each replica"`
@@ -51,6 +51,10 @@ type Deps struct {
 	Tokens *callbacktoken.Tokens
 	Logger *slog.Logger
 	Now    func() time.Time
+	// OnUncertain is a model's policy for a submission whose outcome is unknown
+	// and which its provider cannot be asked for: catalog.Wait for its webhook or
+	// deadline, or catalog.Resubmit, which may cost twice. Without it, wait.
+	OnUncertain func(modelID string) string
 }
 
 // Service submits and polls. Any number of replicas may run.
@@ -65,7 +69,7 @@ type Service struct {
 	traffic *traffic.Traffic
 }
 
-// New returns a dispatcher; every field of d is required.
+// New returns a dispatcher; every field of d but OnUncertain is required.
 func New(cfg Config, d Deps) (*Service, error) {
 	if d.Bus == nil || d.Jobs == nil || d.Model == nil || d.Tokens == nil || d.Logger == nil || d.Now == nil {
 		return nil, errors.New("dispatcher: Bus, Jobs, Model, Tokens, Logger and Now are required")
@@ -107,7 +111,7 @@ func (s *Service) announce(ctx context.Context) error {
 	}
 }
 
-// Components are two consumers for each provider, so that one provider's lag
+// Components are three consumers for each provider, so that one provider's lag
 // is its own, and what keeps the replicas of one mind.
 func (s *Service) Components() []run.Component {
 	out := []run.Component{{Name: "dispatcher-traffic", Run: s.traffic.Run}, {Name: "dispatcher-settings", Run: s.announce}}
@@ -119,6 +123,9 @@ func (s *Service) Components() []run.Component {
 				return bus.Consume(ctx, s.d.Bus, submit, s.cfg.Concurrency, func(work context.Context, m *eventv1.SubmitJob) error {
 					return s.submit(work, ctx.Done(), m)
 				})
+			}},
+			run.Component{Name: "dispatcher-cancel-" + name, Run: func(ctx context.Context) error {
+				return bus.Consume(ctx, s.d.Bus, bus.CancelConsumer(name), min(s.cfg.Concurrency, cancelWorkers), s.cancel)
 			}},
 			run.Component{Name: "dispatcher-poll-" + name, Run: func(ctx context.Context) error {
 				return bus.Consume(ctx, s.d.Bus, bus.PollConsumer(name), s.cfg.Concurrency, s.poll)

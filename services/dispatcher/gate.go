@@ -74,11 +74,12 @@ type desk struct {
 }
 
 // busy is why a job has to wait, and for how long. all says that it is so for
-// any job of the provider.
+// any job of the provider, away that the provider itself is why.
 type busy struct {
 	why  string
 	wait time.Duration
 	all  bool
+	away bool
 }
 
 // pass is the right to ask the ledger for an attempt.
@@ -96,15 +97,15 @@ func (d *desk) maxRunning() int { return cmp.Or(d.ring.Limits().MaxRunning, d.li
 // pass waits for a turn of a model, by whichever key is free.
 func (d *desk) pass(ctx context.Context, model string, now time.Time) (*pass, *busy, error) {
 	if wait := d.full.closed(now); wait > 0 {
-		return nil, &busy{"full", wait, true}, nil
+		return nil, &busy{why: "full", wait: wait, all: true}, nil
 	}
 	keys := d.usable(ctx)
 	if len(keys) == 0 {
-		return nil, &busy{"no_key", time.Second, true}, nil
+		return nil, &busy{why: "no_key", wait: time.Second, all: true, away: true}, nil
 	}
 	probe, wait := d.traffic.Allow(ctx, d.name, model)
 	if wait > 0 {
-		return nil, &busy{"circuit_open", wait, false}, nil
+		return nil, &busy{why: "circuit_open", wait: wait, away: true}, nil
 	}
 	p := &pass{model: model, probe: probe}
 	no, err := d.turn(ctx, p, keys, now)
@@ -141,10 +142,10 @@ func (d *desk) turn(ctx context.Context, p *pass, keys []*registry.Key, now time
 		return slow, nil
 	}
 	if wait, err := d.take(ctx, traffic.Lane{Provider: d.name, Model: p.model, Limit: d.ring.Models()[p.model].Rate}); wait > 0 || err != nil {
-		return &busy{"model_rate", wait, false}, err
+		return &busy{why: "model_rate", wait: wait}, err
 	}
 	if wait, err := d.take(ctx, traffic.Lane{Provider: d.name, Limit: d.rate()}); wait > 0 || err != nil {
-		return &busy{"provider_rate", wait, true}, err
+		return &busy{why: "provider_rate", wait: wait, all: true}, err
 	}
 	slowed := d.slowed(now)
 	p.offers = append(p.offers, offer(chosen))

@@ -15,9 +15,12 @@ import (
 // metrics are the dispatcher's instruments. Labels are providers and outcomes,
 // never jobs.
 type metrics struct {
-	submit metric.Float64Histogram
-	poll   metric.Int64Counter
-	hold   metric.Int64Counter
+	submit  metric.Float64Histogram
+	poll    metric.Int64Counter
+	hold    metric.Int64Counter
+	words   metric.Int64Counter
+	cancel  metric.Int64Counter
+	givenUp metric.Int64Counter
 }
 
 func newMetrics() (metrics, error) {
@@ -27,7 +30,13 @@ func newMetrics() (metrics, error) {
 		metric.WithExplicitBucketBoundaries(.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60))
 	poll, err2 := m.Int64Counter("reelway.dispatcher.polls", metric.WithUnit("{poll}"), metric.WithDescription("polls by provider and result"))
 	hold, err3 := m.Int64Counter("reelway.dispatcher.held", metric.WithUnit("{wait}"), metric.WithDescription("waits of jobs for a provider, by provider and reason"))
-	return metrics{submit, poll, hold}, errors.Join(err1, err2, err3)
+	words, err4 := m.Int64Counter("reelway.dispatcher.unknown_words", metric.WithUnit("{poll}"),
+		metric.WithDescription("polls that answered with a status word that the adapter does not know, by provider; the API has changed"))
+	cancel, err5 := m.Int64Counter("reelway.dispatcher.cancels", metric.WithUnit("{call}"),
+		metric.WithDescription("tasks that a provider was asked to cancel, by provider and result: taken, too_late, unsupported, no_task, error"))
+	givenUp, err6 := m.Int64Counter("reelway.dispatcher.given_up", metric.WithUnit("{attempt}"),
+		metric.WithDescription("attempts of unknown outcome that were given up for another, by provider; each may have cost money"))
+	return metrics{submit, poll, hold, words, cancel, givenUp}, errors.Join(err1, err2, err3, err4, err5, err6)
 }
 
 // watch shows what the replicas share of the providers.
@@ -85,4 +94,16 @@ func (m metrics) submitted(ctx context.Context, provider, outcome string, took t
 
 func (m metrics) polled(ctx context.Context, provider, result string) {
 	m.poll.Add(ctx, 1, metric.WithAttributes(attribute.String("provider", provider), attribute.String("result", result)))
+}
+
+func (m metrics) unknownWord(ctx context.Context, provider string) {
+	m.words.Add(ctx, 1, metric.WithAttributes(attribute.String("provider", provider)))
+}
+
+func (m metrics) canceled(ctx context.Context, provider, result string) {
+	m.cancel.Add(ctx, 1, metric.WithAttributes(attribute.String("provider", provider), attribute.String("result", result)))
+}
+
+func (m metrics) gaveUp(ctx context.Context, provider string) {
+	m.givenUp.Add(ctx, 1, metric.WithAttributes(attribute.String("provider", provider)))
 }

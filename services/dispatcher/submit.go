@@ -66,6 +66,9 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 		return nil, s.again(ctx, m, err)
 	}
 	if no != nil {
+		if no.away && s.moved(ctx, d, m) {
+			return nil, nil
+		}
 		return no, nil
 	}
 	// The submit's time runs from before its intent is written: a process that
@@ -84,7 +87,7 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 	case b.GetGranted():
 		return nil, s.send(ctx, call, d, p, m, b)
 	case b.GetFull():
-		no := &busy{b.GetFullReason(), time.Duration(b.GetRetryAfterMs()) * time.Millisecond, b.GetFullReason() != "model" && b.GetFullReason() != "closed"}
+		no := &busy{why: b.GetFullReason(), wait: time.Duration(b.GetRetryAfterMs()) * time.Millisecond, all: b.GetFullReason() != "model" && b.GetFullReason() != "closed"}
 		if b.GetFullReason() == "provider" {
 			d.full.pause(s.d.Now().Add(no.wait))
 		}
@@ -93,6 +96,17 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 		return nil, nil // canceled, done by another, or not due: the ledger will say
 	}
 	return nil, s.lookFor(ctx, b.GetOpenAttemptId())
+}
+
+// moved asks the ledger whether a job that the provider takes no time soon is to
+// be tried elsewhere, and so is not this command's any more.
+func (s *Service) moved(ctx context.Context, d *desk, m *eventv1.SubmitJob) bool {
+	if m.GetModel() == "" {
+		return false // a command of an older ledger, which has no routes
+	}
+	// An older ledger knows closed models alone, and grants nothing for them.
+	b, err := s.d.Jobs.BeginAttempt(ctx, &ledgerv1.BeginAttemptRequest{JobId: m.GetJobId(), Provider: d.name, UnavailableModel: m.GetModel(), ClosedModels: []string{m.GetModel()}})
+	return err == nil && !b.GetGranted() && !b.GetFull() && b.GetOpenAttemptId() == ""
 }
 
 // send submits a granted attempt, once, within call's time.
@@ -131,9 +145,7 @@ func (s *Service) send(ctx, call context.Context, d *desk, p *pass, m *eventv1.S
 		d.traffic.Outcome(ctx, d.name, model, probe, took, "")
 		d.traffic.Unbench(ctx, d.name, key.ID)
 		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: taskID}}}
-		if _, calls := key.Adapter.(provider.WebhookParser); !calls {
-			o.GetAccepted().PollAfterMs = s.interval(1).Milliseconds()
-		}
+		o.GetAccepted().PollAfterMs = jitter(paceOf(key.Adapter, b, b.WebhookTrust).first(s.cfg.PollInterval)).Milliseconds()
 		return s.publish(ctx, fill(o, seen))
 	case errors.As(err, &refusal):
 		f := refusal.Fault

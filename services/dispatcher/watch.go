@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/catalog"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
@@ -26,7 +26,8 @@ const absenceMargin = 5 * time.Second
 
 // lookFor settles an attempt whose submission has no known outcome. It never
 // submits: only a provider's proof that the task does not exist frees the job
-// for another attempt.
+// for another attempt, or, where a provider cannot be asked, a policy that takes
+// the risk.
 func (s *Service) lookFor(ctx context.Context, attempt string) error {
 	a, err := s.d.Jobs.GetAttempt(ctx, &ledgerv1.GetAttemptRequest{AttemptId: attempt})
 	if err != nil {
@@ -49,7 +50,7 @@ func (s *Service) lookFor(ctx context.Context, attempt string) error {
 	finder, ok := adapter.(provider.Finder)
 	if !ok {
 		if a.GetState() == "uncertain" {
-			return nil
+			return s.giveUp(ctx, a, seen, wait)
 		}
 		o := &eventv1.Observation{Id: attempt + "-unknown", Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{Reason: "interrupted"}}}
 		return s.publish(ctx, fill(o, seen))
@@ -72,9 +73,25 @@ func (s *Service) lookFor(ctx context.Context, attempt string) error {
 	return s.publish(ctx, provider.Observe(r, seen))
 }
 
+// giveUp frees the job of an attempt of unknown outcome for another, if its
+// model's policy takes the risk of two tasks. The ledger does so once for a job.
+func (s *Service) giveUp(ctx context.Context, a *ledgerv1.GetAttemptResponse, seen provider.Seen, wait time.Duration) error {
+	if s.d.OnUncertain == nil || s.d.OnUncertain(a.GetParams().GetModel()) != catalog.Resubmit || a.GetInReview() {
+		return nil // webhook or deadline will tell
+	}
+	if wait > 0 {
+		return bus.After(wait, errors.New("its webhook may still tell"))
+	}
+	s.m.gaveUp(ctx, seen.Provider)
+	s.d.Logger.WarnContext(ctx, "attempt of unknown outcome given up, as its model's policy says; its task may exist and cost",
+		"job_id", seen.JobID, "attempt_id", seen.AttemptID, "provider", seen.Provider, "model", a.GetParams().GetModel())
+	o := &eventv1.Observation{Id: seen.AttemptID + "-given-up", Fact: &eventv1.Observation_GivenUp{GivenUp: &eventv1.GivenUp{Reason: "policy"}}}
+	return s.publish(ctx, fill(o, seen))
+}
+
 func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
-	adapter, g := s.d.Providers[m.GetProvider()], s.gates[m.GetProvider()]
-	if adapter == nil {
+	g := s.gates[m.GetProvider()]
+	if g == nil {
 		return bus.Terminate(fmt.Errorf("no adapter for provider %q", m.GetProvider()))
 	}
 	a, err := s.d.Jobs.GetAttempt(ctx, &ledgerv1.GetAttemptRequest{AttemptId: m.GetAttemptId()})
@@ -85,12 +102,18 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return fmt.Errorf("read attempt: %w", err)
 	}
 	if a.GetSettled() {
-		return nil
+		if !m.GetHinted() {
+			return nil
+		}
+		// A callback that came too late to bring anything counts as one that came.
+		seen := provider.Seen{JobID: a.GetJobId(), AttemptID: a.GetAttemptId(), Provider: a.GetProvider(), Source: "hint", At: s.d.Now()}
+		return s.publish(ctx, provider.Observe(provider.Report{State: provider.Running}, seen))
 	}
 	if a.GetProviderTaskId() == "" {
 		return s.lookFor(ctx, a.GetAttemptId())
 	}
-	if adapter, err = s.account(a.GetProvider(), a.GetKeyId()); err != nil {
+	adapter, err := s.account(a.GetProvider(), a.GetKeyId())
+	if err != nil {
 		return s.withoutKey(ctx, a, err)
 	}
 	if wait := g.closed(s.d.Now()); wait > 0 {
@@ -100,17 +123,21 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return err
 	}
 	seen := provider.Seen{JobID: a.GetJobId(), AttemptID: a.GetAttemptId(), Provider: a.GetProvider(), Source: "poll"}
+	if m.GetHinted() {
+		seen.Source = "hint"
+	}
 	t, err := s.task(ctx, seen, a.GetParams())
 	if err != nil {
 		return bus.Terminate(err)
 	}
-	call, cancel := context.WithTimeout(ctx, 20*time.Second)
+	call, cancel := context.WithTimeout(ctx, callTimeout)
 	r, err := adapter.Poll(call, a.GetProviderTaskId(), t)
 	cancel()
 	seen.At = s.d.Now()
 	if err == nil {
 		s.m.polled(ctx, seen.Provider, string(r.State))
 		if r.UnknownWord != "" {
+			s.m.unknownWord(ctx, seen.Provider)
 			s.d.Logger.ErrorContext(ctx, "unknown status word", "provider", m.GetProvider(), "job_id", m.GetJobId(), "word", r.UnknownWord)
 		}
 		if r.State == provider.Succeeded || r.State == provider.Failed || r.Progress > 0 {
@@ -133,17 +160,10 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		o := &eventv1.Observation{Id: seen.AttemptID + "-timed-out", Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{Reason: "deadline"}}}
 		return s.publish(ctx, fill(o, seen))
 	}
-	next := &eventv1.PollAttempt{JobId: m.GetJobId(), AttemptId: m.GetAttemptId(), Provider: m.GetProvider(), Polls: m.GetPolls() + 1}
-	return s.d.Bus.SchedulePoll(ctx, next, seen.At.Add(s.interval(next.GetPolls())))
-}
-
-// interval grows by half with each poll, to six times the first, jittered by a
-// tenth so that a crowd spreads out.
-func (s *Service) interval(polls int32) time.Duration {
-	d := float64(s.cfg.PollInterval)
-	for range min(polls-1, 10) {
-		d *= 1.5
+	if a.GetCancelRequested() {
+		return s.stop(ctx, adapter, a) // its command was lost, or not yet obeyed
 	}
-	d = min(d, 6*float64(s.cfg.PollInterval))
-	return time.Duration(d * (0.9 + 0.2*rand.Float64()))
+	next := &eventv1.PollAttempt{JobId: m.GetJobId(), AttemptId: m.GetAttemptId(), Provider: m.GetProvider(), Polls: m.GetPolls() + 1}
+	wait := jitter(paceOf(adapter, a, a.WebhookTrust).next(s.cfg.PollInterval, next.GetPolls(), age(a)))
+	return s.d.Bus.SchedulePoll(ctx, next, seen.At.Add(wait))
 }

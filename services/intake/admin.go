@@ -47,6 +47,8 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 		pass(s, ledgerv1.LedgerService_GetStatement_FullMethodName, l.GetStatement),
 		pass(s, ledgerv1.LedgerService_Margin_FullMethodName, l.Margin),
 		pass(s, ledgerv1.LedgerService_Verify_FullMethodName, l.Verify),
+		pass(s, ledgerv1.LedgerService_FindProviderTasks_FullMethodName, l.FindProviderTasks),
+		pass(s, ledgerv1.LedgerService_ListProviderTasks_FullMethodName, l.ListProviderTasks),
 	)
 	s.open(r, ledgerv1.BudgetService_ServiceDesc,
 		pass(s, ledgerv1.BudgetService_SetBudget_FullMethodName, b.SetBudget),

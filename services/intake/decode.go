@@ -53,6 +53,8 @@ type body struct {
 	Metadata       map[string]string `json:"metadata"`
 	MaxCost        number            `json:"max_cost"`
 	Priority       string            `json:"priority"`
+	Route          string            `json:"route"`
+	Optional       []string          `json:"optional"`
 	CallbackURL    string            `json:"callback_url"`
 }
 
@@ -235,7 +237,7 @@ func describe(t reflect.Type) string {
 	case reflect.Int64:
 		return "a whole number"
 	case reflect.Slice:
-		return "a list"
+		return "a list of strings"
 	}
 	return "an object"
 }
@@ -309,6 +311,10 @@ func decodeMultipart(mr *multipart.Reader, b *body) ([]fault.Field, error) {
 				fields[group] = m
 			}
 			m[key] = value
+		case name == "optional" && !json.Valid(data): // seed,negative_prompt
+			fields[name] = strings.Split(value, ",")
+		case name == "optional" && json.Valid(data):
+			fields[name] = json.RawMessage(data)
 		case slices.Contains([]string{"audio", "watermark", "seed"}, name):
 			var v any
 			if json.Unmarshal(data, &v) != nil {
@@ -358,6 +364,9 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 		}
 		image = b.InputReference.ImageURL
 	}
+	if len(b.Optional) > 16 {
+		wrong("optional", "holds more than 16 names")
+	}
 	if len(b.Metadata) > 16 {
 		wrong("metadata", "holds more than 16 pairs")
 	}
@@ -369,7 +378,7 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 	for _, t := range []struct {
 		name, text string
 		limit      int
-	}{{"prompt", b.Prompt, 10000}, {"negative_prompt", b.NegativePrompt, 5000}, {"user", b.User, 128}, {"model", b.Model, 128}} {
+	}{{"prompt", b.Prompt, 10000}, {"negative_prompt", b.NegativePrompt, 5000}, {"user", b.User, 128}, {"model", b.Model, 128}, {"route", b.Route, 64}} {
 		if len([]rune(t.text)) > t.limit {
 			wrong(t.name, fmt.Sprintf("has more than %d characters", t.limit))
 		}
@@ -386,6 +395,7 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 		Model: b.Model, Prompt: b.Prompt, NegativePrompt: b.NegativePrompt, DurationSeconds: max(seconds, duration), Resolution: b.Resolution,
 		AspectRatio: b.AspectRatio, Size: b.Size, Platform: b.Platform, ImageUrl: image, EndImageUrl: b.EndImageURL, Seed: b.Seed,
 		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros, Priority: priority,
+		Route: b.Route, Optional: b.Optional,
 		CallbackUrl: b.CallbackURL,
 	}, bad
 }

@@ -102,8 +102,7 @@ func (g *videoServer) QuoteVideo(ctx context.Context, r *videov1.QuoteVideoReque
 	if err != nil {
 		return nil, err
 	}
-	_, q, err := g.s.quote(p, r.GetVideo())
-	return q, err
+	return g.s.quote(p, r.GetVideo())
 }
 
 // ListModels implements VideoService.

@@ -22,6 +22,7 @@ import (
 	"reelway.dev/pkg/job"
 	"reelway.dev/pkg/limit"
 	"reelway.dev/pkg/money"
+	"reelway.dev/pkg/route"
 	"reelway.dev/pkg/videojson"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
@@ -33,6 +34,8 @@ type Config struct {
 	CapDevelopment string `env:"REELWAY_CAP_DEVELOPMENT" oneof:"480p 720p 1080p 2160p" envDefault:"720p" desc:"highest resolution of accounts of the development tier"`
 	CapStaging     string `env:"REELWAY_CAP_STAGING" oneof:"480p 720p 1080p 2160p" envDefault:"720p" desc:"highest resolution of accounts of the staging tier"`
 	CapProduction  string `env:"REELWAY_CAP_PRODUCTION" oneof:"480p 720p 1080p 2160p" envDefault:"2160p" desc:"highest resolution of accounts of the production tier"`
+
+	LatencyEvery time.Duration `env:"REELWAY_LATENCY_EVERY" min:"100ms" envDefault:"30s" desc:"how often the models' present latencies are read, for aliases with a ceiling of latency"`
 }
 
 // StatusReader is the read model; bus.Bus is one.
@@ -68,6 +71,7 @@ type Deps struct {
 	Status      StatusReader
 	Files       Files
 	Catalog     *catalog.Catalog
+	Routes      *route.Routes
 	CheckURL    func(raw string) error // judges image URLs and those of webhooks
 	Health      func(context.Context) error
 	Logger      *slog.Logger
@@ -75,13 +79,14 @@ type Deps struct {
 
 // Service is intake. It is stateless and safe for concurrent use.
 type Service struct {
-	cfg Config
-	d   Deps
+	cfg  Config
+	d    Deps
+	took latencies
 }
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.DeadLetters == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.DeadLetters == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil
@@ -108,18 +113,11 @@ func invalid(fields []fault.Field) error {
 	return fault.Invalid(fields...)
 }
 
-// quote resolves and prices a request without any side effect. bad is what was
+// plan resolves and prices a request without any side effect. bad is what was
 // found wrong with it before; every fault is named at once.
-func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (catalog.Model, *videov1.QuoteVideoResponse, error) {
-	m, ok := s.d.Catalog.Model(r.GetModel())
-	var params *videov1.VideoParams
-	if !ok {
-		bad = append(bad, fault.Field{Name: "model", Message: fmt.Sprintf("%q is not known; GET /v1/models lists the models", r.GetModel())})
-	} else {
-		var worse []fault.Field
-		params, worse = m.Resolve(r, s.cap(p))
-		bad = append(bad, worse...)
-	}
+func (s *Service) plan(p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (*route.Plan, error) {
+	plan, worse := s.d.Routes.Table().Resolve(route.Ask{Request: r, Models: s.d.Catalog, Cap: s.cap(p), Tier: p.Tier, Region: s.d.Routes.Region(), Latency: s.took.of})
+	bad = append(bad, worse...)
 	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}} {
 		if u.url == "" {
 			continue
@@ -127,7 +125,7 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.
 		if strings.HasPrefix(u.url, "data:") || base64Like(u.url) {
 			e := fault.New(fault.PayloadTooLarge, "%s holds the file itself; upload it and send its https URL", u.field)
 			e.Fields = []fault.Field{{Name: u.field, Message: "must be an https URL"}}
-			return m, nil, e
+			return nil, e
 		}
 		if err := s.d.CheckURL(u.url); err != nil {
 			bad = append(bad, fault.Field{Name: u.field, Message: err.Error()})
@@ -153,13 +151,37 @@ func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.
 		}
 	}
 	if len(bad) > 0 {
-		return m, nil, invalid(bad)
+		return nil, invalid(bad)
 	}
-	lines, total, err := m.Quote(params)
+	return plan, nil
+}
+
+// quote is a plan as callers see it.
+func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (*videov1.QuoteVideoResponse, error) {
+	plan, err := s.plan(p, r, bad...)
 	if err != nil {
-		return m, nil, err
+		return nil, err
 	}
-	return m, &videov1.QuoteVideoResponse{Params: params, Lines: lines, TotalMicros: total}, nil
+	dearest := plan.Dearest()
+	q := &videov1.QuoteVideoResponse{Params: plan.Routes[0].Params, Lines: dearest.Lines, TotalMicros: dearest.Price, Route: plan.Alias}
+	for _, c := range plan.Routes {
+		q.Routes = append(q.Routes, &videov1.QuotedRoute{Model: c.Model.ID, Provider: c.Model.Provider, Params: c.Params, PriceMicros: c.Price, Lines: c.Lines, Dropped: c.Dropped})
+	}
+	return q, nil
+}
+
+// jobPlan is a plan as the ledger keeps it; nil where the job's own row says
+// everything.
+func jobPlan(p *route.Plan) *ledgerv1.Plan {
+	if p.Alias == "" && len(p.Routes[0].Dropped) == 0 {
+		return nil
+	}
+	out := &ledgerv1.Plan{Alias: p.Alias, FallbackOnPolicy: p.FallbackOnPolicy}
+	for _, c := range p.Routes {
+		out.Routes = append(out.Routes, &ledgerv1.Route{Params: c.Params, Provider: c.Model.Provider, PriceMicros: c.Price,
+			CostMicros: c.Model.Cost(c.Params, c.Price), CostCurrency: catalog.CostCurrency, Dropped: c.Dropped})
+	}
+	return out
 }
 
 // base64Like reports whether a text that should be a URL is a file in base64.
@@ -176,13 +198,14 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	if err := p.Active(); err != nil {
 		return nil, err
 	}
-	m, q, err := s.quote(p, r, bad...)
+	plan, err := s.plan(p, r, bad...)
 	if err != nil {
 		return nil, err
 	}
-	if limit := r.GetMaxCostMicros(); limit > 0 && q.GetTotalMicros() > limit {
+	first, hold := plan.Routes[0], plan.Dearest().Price
+	if limit := r.GetMaxCostMicros(); limit > 0 && hold > limit {
 		return nil, invalid([]fault.Field{{Name: "max_cost", Message: fmt.Sprintf("this video costs %s credits, more than the %s allowed",
-			money.Format(q.GetTotalMicros()), money.Format(limit))}})
+			money.Format(hold), money.Format(limit))}})
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
 	if err != nil {
@@ -190,16 +213,16 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	}
 	hash := sha256.Sum256(raw)
 	resp, err := s.d.Jobs.OpenJob(ctx, &ledgerv1.OpenJobRequest{
-		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: q.GetParams(),
-		Provider: m.Provider, QuoteMicros: q.GetTotalMicros(), User: r.GetUser(), Metadata: r.GetMetadata(),
-		CostMicros: m.Cost(q.GetParams(), q.GetTotalMicros()), CostCurrency: catalog.CostCurrency,
+		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: first.Params,
+		Provider: first.Model.Provider, QuoteMicros: first.Price, User: r.GetUser(), Metadata: r.GetMetadata(),
+		CostMicros: first.Model.Cost(first.Params, first.Price), CostCurrency: catalog.CostCurrency, Plan: jobPlan(plan),
 		Priority: r.GetPriority(), QueueWeight: p.QueueWeight, CallbackUrl: r.GetCallbackUrl(),
 	})
 	if err != nil {
 		return nil, fault.FromStatus(err)
 	}
-	s.d.Logger.InfoContext(ctx, "job opened", "job_id", resp.GetVideo().GetId(), "account_id", p.AccountID, "provider", m.Provider,
-		"model", m.ID, "quote_micros", q.GetTotalMicros(), "replayed", resp.GetReplayed())
+	s.d.Logger.InfoContext(ctx, "job opened", "job_id", resp.GetVideo().GetId(), "account_id", p.AccountID, "provider", first.Model.Provider,
+		"model", first.Model.ID, "route", plan.Alias, "routes", len(plan.Routes), "quote_micros", hold, "replayed", resp.GetReplayed())
 	return resp.GetVideo(), nil
 }
 
@@ -215,17 +238,22 @@ func (s *Service) get(ctx context.Context, p auth.Principal, videoID string) (*v
 	if !id.Safe(videoID) {
 		return nil, missing()
 	}
+	var known *videov1.Video
 	if v, ok, err := s.d.Status.Status(ctx, videoID); err == nil && ok && !job.FromProto(v.GetState()).Terminal() {
 		if v.GetAccountId() != p.AccountID {
 			return nil, missing()
 		}
+		known = v
 		if v.GetState() != videov1.VideoState_VIDEO_STATE_QUEUED || time.Since(v.GetCreatedAt().AsTime()) < queuedAfter {
 			return v, nil
 		}
 	}
 	r, err := s.d.Jobs.GetJob(ctx, &ledgerv1.GetJobRequest{JobId: videoID, AccountId: p.AccountID})
 	if err != nil {
-		return nil, fault.FromStatus(err)
+		if f := fault.FromStatus(err); f.Code != fault.Unavailable || known == nil {
+			return nil, f
+		}
+		return known, nil // without its place in the queue
 	}
 	return r.GetVideo(), nil
 }
@@ -272,12 +300,4 @@ func (s *Service) list(ctx context.Context, p auth.Principal, r *videov1.ListVid
 		return nil, fault.FromStatus(err)
 	}
 	return &videov1.ListVideosResponse{Videos: resp.GetVideos(), HasMore: resp.GetHasMore()}, nil
-}
-
-func (s *Service) models() *videov1.ListModelsResponse {
-	resp := &videov1.ListModelsResponse{}
-	for _, m := range s.d.Catalog.Models() {
-		resp.Models = append(resp.Models, m.Proto())
-	}
-	return resp
 }

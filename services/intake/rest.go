@@ -43,6 +43,7 @@ func (s *Service) Handler() http.Handler {
 	route("GET /v1/videos/{id}/content", auth.VideosRead, s.content)
 	route("POST /v1/videos:quote", auth.VideosRead, s.quoteVideo)
 	route("GET /v1/models", auth.VideosRead, s.listModels)
+	route("GET /v1/models/{id...}", auth.VideosRead, s.getModel)
 	route("GET /v1/balance", auth.BillingRead, s.getBalance)
 	route("GET /v1/usage", auth.BillingRead, s.getUsage)
 	route("GET /v1/statement", auth.BillingRead, s.getStatement)
@@ -229,31 +230,33 @@ func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Prin
 	if err != nil {
 		return err
 	}
-	_, q, err := s.quote(p, req, bad...)
+	q, err := s.quote(p, req, bad...)
 	if err != nil {
 		return err
 	}
-	lines := []map[string]any{}
-	for _, l := range q.GetLines() {
-		lines = append(lines, map[string]any{"description": l.GetDescription(), "unit": money.Format(l.GetUnitMicros()), "quantity": l.GetQuantity(),
-			"amount": money.Format(l.GetAmountMicros()), "amount_micros": l.GetAmountMicros()})
+	routes := []map[string]any{}
+	for _, x := range q.GetRoutes() {
+		routes = append(routes, priced(map[string]any{"provider": x.GetProvider(), "price": money.Format(x.GetPriceMicros()), "price_micros": x.GetPriceMicros(),
+			"dropped": append([]string{}, x.GetDropped()...)}, x.GetParams(), x.GetLines()))
 	}
-	params := q.GetParams()
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "quote", "model": params.GetModel(), "duration": params.GetDurationSeconds(),
-		"resolution": params.GetResolution(), "aspect_ratio": params.GetAspectRatio(), "width": params.GetWidth(), "height": params.GetHeight(),
-		"total": money.Format(q.GetTotalMicros()), "total_micros": q.GetTotalMicros(), "lines": lines})
+	out := priced(map[string]any{"object": "quote", "total": money.Format(q.GetTotalMicros()), "total_micros": q.GetTotalMicros(), "routes": routes}, q.GetParams(), q.GetLines())
+	if q.GetRoute() != "" {
+		out["route"] = q.GetRoute()
+	}
+	videojson.Write(w, http.StatusOK, out)
 	return nil
 }
 
-func (s *Service) listModels(w http.ResponseWriter, _ *http.Request, _ auth.Principal) error {
-	data := []map[string]any{}
-	for _, m := range s.models().GetModels() {
-		data = append(data, map[string]any{"id": m.GetId(), "object": "model", "created": 0, "owned_by": m.GetProvider(), "name": m.GetDisplayName(), "provider": m.GetProvider(), "tasks": m.GetTasks(),
-			"durations": m.GetDurationsSeconds(), "resolutions": m.GetResolutions(), "aspect_ratios": m.GetAspectRatios(), "audio": m.GetAudio(),
-			"seed": m.GetSeed(), "negative_prompt": m.GetNegativePrompt(), "price_per_second_from": money.Format(m.GetPricePerSecondMicros())})
+// priced adds to an object what is made and how its price comes about.
+func priced(o map[string]any, p *videov1.VideoParams, ls []*videov1.PriceLine) map[string]any {
+	lines := []map[string]any{}
+	for _, l := range ls {
+		lines = append(lines, map[string]any{"description": l.GetDescription(), "unit": money.Format(l.GetUnitMicros()), "quantity": l.GetQuantity(),
+			"amount": money.Format(l.GetAmountMicros()), "amount_micros": l.GetAmountMicros()})
 	}
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data})
-	return nil
+	o["model"], o["duration"], o["resolution"], o["aspect_ratio"] = p.GetModel(), p.GetDurationSeconds(), p.GetResolution(), p.GetAspectRatio()
+	o["width"], o["height"], o["lines"] = p.GetWidth(), p.GetHeight(), lines
+	return o
 }
 
 func (s *Service) getBalance(w http.ResponseWriter, r *http.Request, p auth.Principal) error {

@@ -83,7 +83,7 @@ func (s *Service) pay(ctx context.Context, u *unit, j *record) error {
 	if err := u.hold(b, j); err != nil {
 		return err
 	}
-	return u.countOpened(ctx, b, j, j.Model)
+	return u.countOpened(ctx, b, j)
 }
 
 // ample remembers what accounts had that nothing guards, when their balance was
@@ -119,7 +119,7 @@ func (a *ample) enough(group []*openCall) bool {
 	asked := map[string]int64{}
 	for _, c := range group {
 		account := c.req.GetAccountId()
-		asked[account] = add(asked[account], c.req.GetQuoteMicros())
+		asked[account] = add(asked[account], dearest(c.req.OpenJobRequest))
 		if a.of[account]/10 < asked[account] {
 			return false
 		}

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,17 +23,28 @@ import (
 type attempt struct {
 	ID, JobID, Provider, State string
 	KeyID, Model               string // of the provider's keys; the job's
-	Number                     int
+	Number, Route              int    // Route is of the job's plan
 	TaskID                     string
 	Cost                       int64 // expected, in the provider's currency; 0 once refused
 	Error                      []byte
 	CreatedAt                  time.Time
 	EndedAt                    *time.Time
+	GivenUp                    bool       // waited for no longer: another followed
+	VerdictSource              string     // who told its end
+	WebhookAt                  *time.Time // when the provider called after a poll had told it
 	touched                    bool
 }
 
-func (a *attempt) proto() (*videov1.Attempt, error) {
-	p := &videov1.Attempt{Id: a.ID, Provider: a.Provider, State: a.State, ProviderTaskId: a.TaskID, CreatedAt: timestamppb.New(a.CreatedAt)}
+// proto is an attempt of j as its owner sees it.
+func (a *attempt) proto(j *record) (*videov1.Attempt, error) {
+	p := &videov1.Attempt{Id: a.ID, Provider: a.Provider, State: a.State, ProviderTaskId: a.TaskID, CreatedAt: timestamppb.New(a.CreatedAt),
+		Model: cmp.Or(a.Model, j.Model), PriceMicros: j.priceAt(a.Route), Dropped: j.routeAt(a.Route).GetDropped()}
+	if a.GivenUp {
+		p.State = "given_up"
+	}
+	if a == j.current() {
+		p.CapturedMicros = j.Captured
+	}
 	if a.EndedAt != nil {
 		p.EndedAt = timestamppb.New(*a.EndedAt)
 	}
@@ -46,7 +58,8 @@ func (a *attempt) proto() (*videov1.Attempt, error) {
 	return p, nil
 }
 
-const attemptsSQL = `select id, job_id, number, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at, key_id, model, cost_micros
+const attemptsSQL = `select id, job_id, number, route, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at, key_id, model, cost_micros,
+	given_up, verdict_source, webhook_at
 	from attempt where job_id = any($1) order by job_id, number`
 
 // loadAttempts fills the attempts of jobs, oldest first.
@@ -64,7 +77,8 @@ func loadAttempts(ctx context.Context, q querier, jobs map[string]*record) error
 func collectAttempts(rows pgx.Rows, jobs map[string]*record) error {
 	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*attempt, error) {
 		var a attempt
-		err := r.Scan(&a.ID, &a.JobID, &a.Number, &a.Provider, &a.State, &a.TaskID, &a.Error, &a.CreatedAt, &a.EndedAt, &a.KeyID, &a.Model, &a.Cost)
+		err := r.Scan(&a.ID, &a.JobID, &a.Number, &a.Route, &a.Provider, &a.State, &a.TaskID, &a.Error, &a.CreatedAt, &a.EndedAt, &a.KeyID, &a.Model, &a.Cost,
+			&a.GivenUp, &a.VerdictSource, &a.WebhookAt)
 		return &a, err
 	})
 	for _, a := range all {
@@ -111,10 +125,11 @@ func (u *unit) writeAttempts(b *pgx.Batch) {
 		column(&t, u.begun, func(a *attempt) string { return a.KeyID })
 		column(&t, u.begun, func(a *attempt) string { return a.Model })
 		column(&t, u.begun, func(a *attempt) int64 { return a.Cost })
-		b.Queue(`insert into attempt (id, job_id, number, provider, state, key_id, model, cost_micros)
-			select id, job_id, number, provider, 'intended', key, model, cost
-			from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bigint[])
-				as x (id, job_id, number, provider, key, model, cost)`, t.columns...)
+		column(&t, u.begun, func(a *attempt) int { return a.Route })
+		b.Queue(`insert into attempt (id, job_id, number, provider, state, key_id, model, cost_micros, route)
+			select id, job_id, number, provider, 'intended', key, model, cost, route
+			from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::int[])
+				as x (id, job_id, number, provider, key, model, cost, route)`, t.columns...)
 	}
 	if len(u.ended) > 0 {
 		var t table
@@ -124,8 +139,13 @@ func (u *unit) writeAttempts(b *pgx.Batch) {
 		column(&t, u.ended, func(a *attempt) []byte { return a.Error })
 		column(&t, u.ended, func(a *attempt) *time.Time { return a.EndedAt })
 		column(&t, u.ended, func(a *attempt) int64 { return a.Cost })
-		b.Queue(`update attempt set state = x.state, provider_task_id = nullif(x.task, ''), error = x.error, ended_at = x.ended_at, cost_micros = x.cost
-			from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[], $6::bigint[]) as x (id, state, task, error, ended_at, cost)
+		column(&t, u.ended, func(a *attempt) bool { return a.GivenUp })
+		column(&t, u.ended, func(a *attempt) string { return a.VerdictSource })
+		column(&t, u.ended, func(a *attempt) *time.Time { return a.WebhookAt })
+		b.Queue(`update attempt set state = x.state, provider_task_id = nullif(x.task, ''), error = x.error, ended_at = x.ended_at, cost_micros = x.cost,
+				given_up = x.given_up, verdict_source = x.verdict_source, webhook_at = x.webhook_at
+			from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[], $6::bigint[], $7::boolean[], $8::text[], $9::timestamptz[])
+				as x (id, state, task, error, ended_at, cost, given_up, verdict_source, webhook_at)
 			where attempt.id = x.id`, t.columns...)
 	}
 }
@@ -133,25 +153,33 @@ func (u *unit) writeAttempts(b *pgx.Batch) {
 // GetAttempt reads what a poll needs.
 func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptRequest) (*ledgerv1.GetAttemptResponse, error) {
 	resp := &ledgerv1.GetAttemptResponse{AttemptId: r.GetAttemptId(), Params: &videov1.VideoParams{}}
-	var params []byte
+	j := &record{}
+	var route int
 	var created time.Time
 	var state job.State
 	var current *string
-	var model string
 	err := g.s.pool.QueryRow(ctx, `select a.job_id, a.provider, a.state, coalesce(a.provider_task_id, ''), a.created_at, a.number,
-			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.state, j.attempt_id, j.model, a.key_id,
+			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.plan, a.route, j.state, j.attempt_id, j.model, a.key_id,
+			j.cancel_requested_at is not null and j.cancel_refused = '' and j.state = 'running',
 			exists (select from review v where v.job_id = j.id and v.attempt_id = a.id and v.outcome is null and v.opened_at > now() - $2::interval)
 		from attempt a join job j on j.id = a.job_id where a.id = $1`, r.GetAttemptId(), g.s.cfg.ReviewFor).
-		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &params, &state, &current, &model, &resp.KeyId, &resp.InReview)
+		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &j.Params, &j.Plan, &route, &state, &current, &j.Model, &resp.KeyId,
+			&resp.CancelRequested, &resp.InReview)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fault.New(fault.NotFound, "no such attempt")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read attempt: %w", err)
 	}
+	resp.WebhookTrust = g.s.trustOf(ctx, resp.GetProvider())
 	resp.CreatedAt = timestamppb.New(created)
-	x := g.s.times.render(resp.GetProvider(), model)
+	if r := j.routeAt(route); r != nil {
+		j.Model, resp.Params = r.GetParams().GetModel(), r.GetParams()
+	} else if err := proto.Unmarshal(j.Params, resp.Params); err != nil {
+		return nil, fmt.Errorf("decode params: %w", err)
+	}
+	x := g.s.times.render(resp.GetProvider(), j.Model)
 	resp.TypicalMs, resp.SlowMs = x.typical.Milliseconds(), x.slow.Milliseconds()
 	resp.Settled = !resp.GetInReview() && (state != job.Submitting && state != job.Running || current == nil || *current != r.GetAttemptId())
-	return resp, proto.Unmarshal(params, resp.Params)
+	return resp, nil
 }

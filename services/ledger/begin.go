@@ -22,7 +22,12 @@ type beginCall = call[*ledgerv1.BeginAttemptRequest, *ledgerv1.BeginAttemptRespo
 // BeginAttempt commits the intent to submit, once per attempt, in one
 // transaction with whatever other intents arrive meanwhile.
 func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRequest) (*ledgerv1.BeginAttemptResponse, error) {
-	return g.s.begins.do(ctx, r)
+	resp, err := g.s.begins.do(ctx, r)
+	if err == nil && resp.GetGranted() {
+		x := g.s.times.render(r.GetProvider(), resp.GetParams().GetModel())
+		resp.TypicalMs, resp.SlowMs, resp.WebhookTrust = x.typical.Milliseconds(), x.slow.Milliseconds(), g.s.trustOf(ctx, r.GetProvider())
+	}
+	return resp, err
 }
 
 // begin judges a group of intents in the order of arrival.
@@ -71,11 +76,20 @@ func choose(r *ledgerv1.BeginAttemptRequest, jobs map[string]*record) *record {
 func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room) error {
 	r, resp := c.req, c.resp
 	resp.JobId, resp.AccountId = j.ID, j.Account
-	if j.State == job.Submitting && j.AttemptID != nil {
-		resp.OpenAttemptId = *j.AttemptID
+	// Another provider cannot tell what became of an open attempt: its "no such
+	// task" would free the job for a second one.
+	if a := j.current(); j.State == job.Submitting && a != nil && a.Provider == r.GetProvider() {
+		resp.OpenAttemptId = a.ID
 		return nil
 	}
 	if j.State != job.Queued || j.Provider != r.GetProvider() || j.SubmitAfter.After(u.now) {
+		return nil
+	}
+	if away := r.GetUnavailableModel(); away != "" {
+		if j.Model == away && j.next() != nil {
+			return s.leave(c.ctx, u, j)
+		}
+		resp.Full, resp.FullReason, resp.RetryAfterMs = true, fullClosed, askAgainAfter(fullClosed).Milliseconds()
 		return nil
 	}
 	key, full := m.choose(r, j)
@@ -85,7 +99,7 @@ func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room) error {
 	}
 	deadline := u.now.Add(s.cfg.MaxRuntime)
 	j.AttemptCount++
-	a := &attempt{ID: id.New(id.Attempt), JobID: j.ID, Number: j.AttemptCount, Provider: j.Provider, State: "intended", CreatedAt: u.now,
+	a := &attempt{ID: id.New(id.Attempt), JobID: j.ID, Number: j.AttemptCount, Route: j.Route, Provider: j.Provider, State: "intended", CreatedAt: u.now,
 		KeyID: key, Model: j.Model, Cost: j.Cost}
 	j.AttemptID, j.DeadlineAt, j.Attempts = &a.ID, &deadline, append(j.Attempts, a)
 	u.begun = append(u.begun, a)

@@ -30,9 +30,13 @@ type subject struct {
 const each = "*"
 
 // subjects are those that a job counts for.
-func (j *record) subjects(model string) []subject {
+func (j *record) subjects() []subject {
 	all := []subject{{j.Account, "account", ""}}
-	for _, s := range []subject{{j.Account, "api_key", j.Key}, {j.Account, "end_user", j.User}, {j.Account, "model", model}} {
+	own := []subject{{j.Account, "api_key", j.Key}, {j.Account, "end_user", j.User}}
+	for _, m := range j.models() {
+		own = append(own, subject{j.Account, "model", m})
+	}
+	for _, s := range own {
 		if s.id != "" {
 			all = append(all, s)
 		}
@@ -62,6 +66,9 @@ type counted struct {
 	Budget string    `json:"budget"`
 	Of     string    `json:"of"`
 	From   time.Time `json:"from"`
+	// Of names a model: what the job costs is spent in it only when that model
+	// made the video. Older versions did not say so, and had one model a job.
+	Model bool `json:"model,omitempty"`
 }
 
 func (u *unit) queueBudgets(b *pgx.Batch, group []*openCall) {
@@ -72,8 +79,8 @@ func (u *unit) queueBudgets(b *pgx.Batch, group []*openCall) {
 		if !u.isGuarded(r.GetAccountId()) {
 			continue
 		}
-		j := record{Account: r.GetAccountId(), Key: r.GetApiKeyId(), User: r.GetUser()}
-		for _, s := range j.subjects(r.GetParams().GetModel()) {
+		j := record{Account: r.GetAccountId(), Key: r.GetApiKeyId(), User: r.GetUser(), Model: r.GetParams().GetModel(), Plan: routePlan{r.GetPlan()}}
+		for _, s := range j.subjects() {
 			if !known[s] {
 				known[s] = true
 				wanted = append(wanted, s)
@@ -146,10 +153,10 @@ func (x *budgetUse) resets() string {
 
 // overBudget is the refusal of a job that does not fit a hard budget. When there
 // are several it is that of the one which resets last, and names them all.
-func (u *unit) overBudget(j *record, model string) *fault.Error {
+func (u *unit) overBudget(j *record) *fault.Error {
 	var last *budgetUse
 	var fields []fault.Field
-	for _, s := range j.subjects(model) {
+	for _, s := range j.subjects() {
 		for _, x := range u.spending.budgets[s] {
 			if !x.hard || j.Quote <= x.left() {
 				continue
@@ -175,12 +182,12 @@ func (u *unit) overBudget(j *record, model string) *fault.Error {
 
 // countInBudgets counts an opened job in every budget that it concerns, and
 // tells when one is used so far.
-func (u *unit) countInBudgets(ctx context.Context, j *record, model string) error {
-	for _, s := range j.subjects(model) {
+func (u *unit) countInBudgets(ctx context.Context, j *record) error {
+	for _, s := range j.subjects() {
 		for _, x := range u.spending.budgets[s] {
 			x.held = add(x.held, j.Quote)
 			x.changed = true
-			j.Budgets = append(j.Budgets, counted{x.budget, x.id, x.start})
+			j.Budgets = append(j.Budgets, counted{x.budget, x.id, x.start, x.kind == "model"})
 			for _, percent := range []int{50, 80, 100} {
 				if percent <= x.alerted || !reached(x.used(), x.limit, percent) {
 					continue
@@ -272,7 +279,10 @@ func (u *unit) writeSettledUses(b *pgx.Batch) {
 				at[c] = i
 				sums = append(sums, settlement{counted: c})
 			}
-			sums[i].held, sums[i].spent = add(sums[i].held, j.Quote), add(sums[i].spent, j.Captured)
+			sums[i].held = add(sums[i].held, j.Quote)
+			if !c.Model || c.Of == j.Model {
+				sums[i].spent = add(sums[i].spent, j.Captured)
+			}
 		}
 	}
 	if len(sums) == 0 {

@@ -1,12 +1,18 @@
 package ledger_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
+	"io"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"reelway.dev/pkg/fault"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
@@ -102,4 +108,69 @@ func TestTooManyWaitingAreToldToComeAgain(t *testing.T) {
 		t.Errorf("%d were opened and %d refused", n, refused.Load())
 	}
 	x.balance(t, 1000*price-opened.Load()*price, opened.Load()*price)
+}
+
+// cutConn loses its connection when the server says that it has committed.
+type cutConn struct {
+	net.Conn
+	after *atomic.Int64 // commits until then
+}
+
+func (c *cutConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if bytes.Contains(p[:n], []byte("COMMIT\x00")) && c.after.Add(-1) == 0 {
+		_ = c.Close()
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// A group of which nobody knows whether it was committed is not run again: its
+// callers may have no key that would tell.
+func TestUnknownCommitIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 1000*price, still)
+	var after atomic.Int64
+	cfg := x.pool.Config().Copy()
+	dial := cfg.ConnConfig.DialFunc
+	cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		return &cutConn{c, &after}, err
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	const group = 20
+	_, conn := serve(t, ledgerConfig{MaxAttempts: 3, MaxRuntime: time.Hour, QueueLife: time.Hour, Workers: 1, Group: group, Waiting: group}, pool, x.bus, []string{"ledger-opens"})
+	x.jobs = ledgerv1.NewJobServiceClient(conn)
+	after.Store(2) // the first is the call's that waits for the balance
+	var opened, unknown, refused atomic.Int64
+	var wg sync.WaitGroup
+	call := func() {
+		_, err := x.open("")
+		switch f := fault.FromStatus(err); {
+		case err == nil:
+			opened.Add(1)
+		case f.Code == fault.Unavailable && f.RetryAfter > 0: // no place was left
+			refused.Add(1)
+		case f.Code == fault.Unavailable && !f.Retryable:
+			unknown.Add(1)
+		default:
+			t.Error(err)
+		}
+	}
+	x.blocked(t, func() {
+		wg.Go(call)
+		eventually(t, "it waits", func() bool { return x.waiting(t) == 1 })
+		for range 2 * group {
+			wg.Go(call)
+		}
+		eventually(t, "the next group is full", func() bool { return refused.Load() == group })
+	})
+	wg.Wait()
+	if n := x.number(t, "select count(*) from job"); n != 1+group || opened.Load() != 1 || unknown.Load() != group {
+		t.Errorf("%d jobs of %d calls; %d were answered, to %d it is unknown", n, 1+group, opened.Load(), unknown.Load())
+	}
 }

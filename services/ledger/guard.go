@@ -120,7 +120,7 @@ func (u *unit) queueCeilings(b *pgx.Batch, group []*openCall) {
 
 // admit says why a job may not be opened; nil when it may. It counts nothing,
 // except that it pauses an account which spends too fast.
-func (s *Service) admit(ctx context.Context, u *unit, b *balance, j *record, model string) (refusal *fault.Error, _ error) {
+func (s *Service) admit(ctx context.Context, u *unit, b *balance, j *record) (refusal *fault.Error, _ error) {
 	g := u.spending.accounts[j.Account]
 	switch {
 	case g == nil: // nothing was ever set
@@ -136,7 +136,7 @@ func (s *Service) admit(ctx context.Context, u *unit, b *balance, j *record, mod
 		e.RetryAfter = ceilingRetry
 		return e, nil
 	}
-	if e := u.overBudget(j, model); e != nil {
+	if e := u.overBudget(j); e != nil {
 		return e, nil
 	}
 	if b.of[available] < j.Quote {
@@ -149,13 +149,13 @@ func (s *Service) admit(ctx context.Context, u *unit, b *balance, j *record, mod
 }
 
 // countOpened counts a job that was admitted and is held.
-func (u *unit) countOpened(ctx context.Context, b *balance, j *record, model string) error {
+func (u *unit) countOpened(ctx context.Context, b *balance, j *record) error {
 	b.hour.spent = add(b.hour.spent, j.Quote) // written with the hold
 	if c := u.spending.ceilings[j.Key]; c != nil {
 		c.live++
 		c.added++
 	}
-	return u.countInBudgets(ctx, j, model)
+	return u.countInBudgets(ctx, j)
 }
 
 func (u *unit) writeSpending(b *pgx.Batch) {

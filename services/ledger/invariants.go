@@ -111,7 +111,7 @@ var invariants = []invariant{
 		from ` + watched + ` left join attempt a on a.id = j.attempt_id and a.job_id = j.id
 		cross join lateral (select count(*) as attempts from attempt where job_id = j.id) n
 		where $2 = $2 and (n.attempts <> attempt_count or (j.attempt_id is null) <> (attempt_count = 0) or not case j.state
-			when 'queued' then coalesce(a.state, 'refused') = 'refused'
+			when 'queued' then coalesce(a.state, 'refused') in ('refused', 'failed')
 			when 'submitting' then a.state in ('intended', 'uncertain')
 			when 'running' then a.state = 'accepted'
 			when 'storing' then a.state = 'succeeded'

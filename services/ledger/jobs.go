@@ -120,47 +120,6 @@ func (g *jobServer) ListJobs(ctx context.Context, r *ledgerv1.ListJobsRequest) (
 	return resp, nil
 }
 
-// CancelJob ends a job that no provider has begun. Asking again is a success.
-func (g *jobServer) CancelJob(ctx context.Context, r *ledgerv1.CancelJobRequest) (*ledgerv1.CancelJobResponse, error) {
-	ctx, cancel := detached(ctx)
-	defer cancel()
-	var j *record
-	err := g.s.write(ctx, func(ctx context.Context, u *unit) error {
-		jobs, err := u.lockJobs(ctx, []string{r.GetJobId()})
-		if err != nil {
-			return err
-		}
-		if j = jobs[r.GetJobId()]; j == nil || j.Account != r.GetAccountId() || j.Deleted {
-			return notFound()
-		}
-		if j.State == job.Canceled {
-			return nil
-		}
-		ok, err := u.advance(ctx, j, job.Cancel)
-		if err == nil && !ok {
-			if j.State.Terminal() {
-				return fault.New(fault.Conflict, "the video is %s already and cannot be canceled", j.State)
-			}
-			return fault.New(fault.Conflict, "the video is %s: %s has begun it and offers no way to cancel; it goes on and is charged when it succeeds", j.State, j.Provider)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	g.s.wake()
-	v, err := g.s.full(ctx, j)
-	if err != nil {
-		return nil, err
-	}
-	// Who has canceled reads a canceled job from now on. The projection does
-	// the same when this fails.
-	if err := g.s.bus.PutStatus(ctx, v); err != nil {
-		g.s.log.WarnContext(ctx, "status not written", "job_id", j.ID, "error", err.Error())
-	}
-	return &ledgerv1.CancelJobResponse{Video: v}, nil
-}
-
 // DeleteJob hides a final job from its owner and has its file deleted. The
 // postings remain.
 func (g *jobServer) DeleteJob(ctx context.Context, r *ledgerv1.DeleteJobRequest) (*ledgerv1.DeleteJobResponse, error) {

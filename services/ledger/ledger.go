@@ -41,13 +41,15 @@ func Migrations() fs.FS {
 
 // Config is what an operator may set.
 type Config struct {
-	MaxAttempts   int             `env:"REELWAY_MAX_ATTEMPTS" min:"1" max:"100" envDefault:"5" desc:"submissions of one job, refused ones included, before it fails"`
+	MaxAttempts   int             `env:"REELWAY_MAX_ATTEMPTS" min:"1" max:"100" envDefault:"5" desc:"submissions of one job on one route, refused ones included, before the next route is tried or the job fails; ten times as many where the provider is out of time and there is no other route"`
+	RouteAttempts int             `env:"REELWAY_ROUTE_ATTEMPTS" min:"1" max:"100" envDefault:"2" desc:"submissions of one job to a provider that is unavailable before the next route is tried, where there is one"`
+	RouteWait     time.Duration   `env:"REELWAY_ROUTE_WAIT" min:"0s" envDefault:"5m" desc:"how long a job may wait for the provider of its route to begin with it before the next route is tried, where there is one; 0: as long as any job"`
 	MaxRuntime    time.Duration   `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
 	StoreLife     time.Duration   `env:"REELWAY_STORE_LIFE" min:"1s" envDefault:"25h" desc:"longest time for copying a finished result before the job fails and the hold is released"`
 	QueueLife     time.Duration   `env:"REELWAY_QUEUE_LIFE" min:"1s" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
 	SweepInterval time.Duration   `env:"REELWAY_SWEEP_INTERVAL" min:"10ms" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`
 	SweepAfter    time.Duration   `env:"REELWAY_SWEEP_AFTER" min:"100ms" envDefault:"1m" desc:"how long a live job may be silent before its message is published again"`
-	WatchAfter    time.Duration   `env:"REELWAY_WATCH_AFTER" min:"100ms" envDefault:"5m" desc:"time after acceptance without news from the provider before it is polled"`
+	WatchAfter    time.Duration   `env:"REELWAY_WATCH_AFTER" min:"100ms" envDefault:"5m" desc:"longest time after acceptance without news from the provider before it is polled"`
 	ProgressEvery time.Duration   `env:"REELWAY_PROGRESS_EVERY" min:"10ms" envDefault:"1s" desc:"how often the progress of running jobs is estimated"`
 	TypicalRender time.Duration   `env:"REELWAY_TYPICAL_RENDER" min:"1ms" envDefault:"90s" desc:"length of a render where none has been measured yet, for estimates"`
 	Workers       int             `env:"REELWAY_LEDGER_WORKERS" min:"1" max:"64" envDefault:"2" desc:"transactions of grouped submits, and of grouped observations, under way at the same time in one replica"`
@@ -95,6 +97,8 @@ type Service struct {
 	used    usedKeys
 	seal    *seal.Keys
 	seen    metric.Int64Counter
+	fell    metric.Int64Counter
+	trust   trusted
 }
 
 // New returns a ledger on a migrated database.
@@ -109,12 +113,14 @@ func New(cfg Config, d Deps) (*Service, error) {
 	s.opens = newBatcher(cfg.Waiting, cfg.Group, s.open)
 	s.begins = newBatcher(cfg.Waiting, cfg.Group, s.begin)
 	meter := otel.Meter("reelway.dev/services/ledger")
-	var err1, err2 error
+	var err1, err2, err3 error
 	s.seen, err1 = meter.Int64Counter("reelway.ledger.observations", metric.WithUnit("{observation}"),
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
 	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
 		metric.WithInt64Callback(s.countJobs))
-	return s, errors.Join(err1, err2, s.watchOutbox(meter), s.measureBooks(meter), s.measureHooks(meter))
+	s.fell, err3 = meter.Int64Counter("reelway.ledger.fallbacks", metric.WithUnit("{job}"),
+		metric.WithDescription("jobs that went on to their next route, by the provider left and the next one"))
+	return s, errors.Join(err1, err2, err3, s.watchOutbox(meter), s.measureBooks(meter), s.measureTrust(meter), s.measureHooks(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.

@@ -40,6 +40,7 @@ type sighting struct {
 	o       *eventv1.Observation
 	verdict string
 	job     *record
+	left    string // the provider that was fallen back from
 }
 
 // Observe applies what was seen of attempts: states, money and outbox in one
@@ -107,6 +108,9 @@ func (s *Service) observeGroup(ctxs []context.Context, os []*eventv1.Observation
 func (s *Service) observed(x sighting) error {
 	o := x.o
 	s.seen.Add(x.ctx, 1, metric.WithAttributes(attribute.String("fact", factName(o)), attribute.String("source", o.GetSource()), attribute.String("verdict", x.verdict)))
+	if x.left != "" {
+		s.fell.Add(x.ctx, 1, fellFrom(x.left, x.job.Provider))
+	}
 	if x.job == nil {
 		return bus.Terminate(fmt.Errorf("observation of an unknown job"))
 	}
@@ -132,8 +136,10 @@ func (s *Service) observed(x sighting) error {
 
 const (
 	// One that was ignored or contradicted the known may be true later.
+	// The fence has each looked up by its key, however few observations there
+	// were when the plan was made.
 	knownFactsSQL = `select o.job_id, o.id from unnest($1::text[], $2::text[]) as x (job, id)
-		join observation o on o.job_id = x.job and o.id = x.id where o.verdict in ('applied', 'late')`
+		cross join lateral (select o.job_id, o.id from observation o where o.job_id = x.job and o.id = x.id and o.verdict in ('applied', 'late') offset 0) o`
 	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider = any($1) and provider_task_id = any($2)"
 )
 
@@ -177,6 +183,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 		if x.job = jobs[x.o.GetJobId()]; x.job == nil {
 			continue // a dead letter, once the others are committed
 		}
+		u.called(x.job, x.o)
 		fact := [2]string{x.o.GetJobId(), x.o.GetId()}
 		if known[fact] {
 			x.verdict = duplicate
@@ -226,6 +233,9 @@ func factName(o *eventv1.Observation) string {
 	return string(m.WhichOneof(m.Descriptor().Oneofs().ByName("fact")).Name())
 }
 
+// revived is what shows that a task exists whose attempt was thought over.
+var revived = []job.Input{job.Accept, job.Progress, job.Render}
+
 // judge draws the conclusion from one observation of a locked job.
 func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2]string]string) (string, error) {
 	j, o := x.job, x.o
@@ -238,20 +248,20 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 		return s.judgeFate(ctx, u, x, a, owners)
 	}
 	if a == nil || a.ID != o.GetAttemptId() || j.State.Terminal() {
-		if o.GetRendered() != nil || o.GetAccepted() != nil {
-			if j.State != job.Succeeded && !j.Late {
-				j.Late = true
-				if o.GetRendered() != nil && j.State.Terminal() {
-					j.bill(o.GetRendered()) // nobody pays for it: an operator writes it off
-				}
-				u.change(j)
-			}
-			return late, nil
+		// A task of an attempt that was given up is known by its id from now on.
+		if old := j.attempt(o.GetAttemptId()); old != nil && old.GivenUp && (o.GetRendered() != nil || o.GetAccepted() != nil) && !claimTask(u, old, o, owners) {
+			return conflict, nil
 		}
-		return ignored, nil
+		return u.judgeLate(j, o)
 	}
 	if !claimTask(u, a, o, owners) {
 		return conflict, nil
+	}
+	if r := o.GetCancelRefused(); r != nil {
+		return u.refuseCancel(ctx, j, r.GetReason())
+	}
+	if o.GetGivenUp() != nil && !s.mayGiveUp(j, a) {
+		return ignored, nil
 	}
 	m, err := read(j, o)
 	if err != nil {
@@ -264,13 +274,41 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 		}
 		return applied, nil
 	}
-	if m.in == job.RefuseRetry && j.AttemptCount >= s.cfg.MaxAttempts {
-		m.in = job.Refuse
+	if j.State == job.Queued && !slices.Contains(revived, m.in) || a.State == "failed" && m.in != job.Render {
+		return ignored, nil // the job waits for another attempt already
 	}
+	if m.in == job.RefuseRetry && o.GetRefused() != nil && j.Cancel.At != nil {
+		m.in = job.Stop // surely nowhere, and not wanted any more
+	}
+	m.in = s.reroute(j, m.in, m.verr)
 	if _, legal := job.Next(j.State, m.in); !legal || m.in == job.Progress && j.State == job.Running {
 		return ignored, nil
 	}
 	return applied, s.move(u, x, a, m)
+}
+
+// judgeLate notes a task that nobody waits for, of an attempt that is over or
+// of a job that has ended: its provider has it and may bill it. It moves nothing
+// and no customer pays for it.
+func (u *unit) judgeLate(j *record, o *eventv1.Observation) (string, error) {
+	old := j.attempt(o.GetAttemptId())
+	if o.GetRendered() == nil && (o.GetAccepted() == nil || old != nil && old.State == "failed") {
+		return ignored, nil // the answer to a submit whose verdict overtook it says nothing new
+	}
+	if j.Late || j.State == job.Succeeded && old != nil && old == j.current() {
+		return late, nil
+	}
+	j.Late = true
+	if o.GetRendered() != nil && j.State.Terminal() && j.State != job.Succeeded {
+		if old != nil && old.Route != j.Route {
+			if err := u.follow(j, old.Route); err != nil {
+				return "", err
+			}
+		}
+		j.bill(o.GetRendered()) // nobody pays for it: an operator writes it off
+	}
+	u.change(j)
+	return late, nil
 }
 
 // claimTask notes which task of the provider is an attempt's; false when the
@@ -297,20 +335,20 @@ type meaning struct {
 	in       job.Input
 	attempt  string // the attempt's new state; empty leaves it
 	ended    bool
-	err      []byte // reelway.video.v1.VideoError
+	verr     *videov1.VideoError
+	err      []byte // verr
 	artifact []byte
 	url      *string
 }
 
 func read(j *record, o *eventv1.Observation) (m meaning, err error) {
-	var verr *videov1.VideoError
 	switch f := o.GetFact().(type) {
 	case *eventv1.Observation_Accepted:
 		m = meaning{in: job.Accept, attempt: "accepted"}
 	case *eventv1.Observation_Progressed:
 		m = meaning{in: job.Progress, attempt: "accepted"}
 	case *eventv1.Observation_Refused:
-		m, verr = meaning{in: job.Refuse, attempt: "refused", ended: true}, f.Refused.GetError()
+		m = meaning{in: job.Refuse, attempt: "refused", ended: true, verr: f.Refused.GetError()}
 		if f.Refused.GetRetry() {
 			m.in = job.RefuseRetry
 		}
@@ -318,10 +356,17 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 		url := f.Rendered.GetUrl()
 		m = meaning{in: job.Render, attempt: "succeeded", ended: true, url: &url}
 	case *eventv1.Observation_Failed:
-		m, verr = meaning{in: job.Fail, attempt: "failed", ended: true}, f.Failed.GetError()
+		m = meaning{in: job.Fail, attempt: "failed", ended: true, verr: f.Failed.GetError()}
+	case *eventv1.Observation_Canceled:
+		m = meaning{in: job.Fail, attempt: "canceled", ended: true, verr: f.Canceled.GetError()}
+		if j.Cancel.At != nil {
+			m.in = job.Stop
+		}
+	case *eventv1.Observation_GivenUp:
+		m = meaning{in: job.RefuseRetry, attempt: "uncertain", ended: true}
 	case *eventv1.Observation_TimedOut:
 		m = meaning{in: job.TimeOut, attempt: "uncertain", ended: true}
-		verr = &videov1.VideoError{Code: string(fault.ProviderOutcomeUnknown), Provider: j.Provider,
+		m.verr = &videov1.VideoError{Code: string(fault.ProviderOutcomeUnknown), Provider: j.Provider,
 			Message: "the provider gave no verdict in the longest possible time; nothing was charged, and an operator looks into it"}
 	case *eventv1.Observation_Archived:
 		m = meaning{in: job.Archive}
@@ -329,10 +374,10 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 			return m, fmt.Errorf("marshal artifact: %w", err)
 		}
 	case *eventv1.Observation_ArchiveFailed:
-		m, verr = meaning{in: job.ArchiveFailed}, f.ArchiveFailed.GetError()
+		m = meaning{in: job.ArchiveFailed, verr: f.ArchiveFailed.GetError()}
 	}
-	if verr != nil {
-		if m.err, err = proto.Marshal(verr); err != nil {
+	if m.verr != nil {
+		if m.err, err = proto.Marshal(m.verr); err != nil {
 			return m, fmt.Errorf("marshal error: %w", err)
 		}
 	}
@@ -342,8 +387,20 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 // move makes a legal move.
 func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	j, o := x.job, x.o
+	if j.State == job.Queued { // an attempt thought over turned out to exist
+		deadline := u.now.Add(s.cfg.MaxRuntime)
+		j.DeadlineAt = &deadline
+		if a.Route != j.Route {
+			if err := u.follow(j, a.Route); err != nil {
+				return err
+			}
+		}
+	}
 	if m.attempt != "" {
-		a.State, a.Error = m.attempt, m.err
+		a.State, a.Error, a.GivenUp = m.attempt, m.err, o.GetGivenUp() != nil
+		if m.in == job.Render || m.in == job.Fail || m.in == job.Stop {
+			a.VerdictSource = o.GetSource()
+		}
 		if m.ended {
 			a.EndedAt = &u.now
 		}
@@ -360,22 +417,29 @@ func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 		j.bill(r)
 	}
 	var delay time.Duration
-	if m.in == job.RefuseRetry {
-		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(j.AttemptCount))
+	switch {
+	case m.in == job.RefuseRetry:
+		all, _ := j.tries()
+		delay = max(time.Duration(o.GetRefused().GetRetryAfterMs())*time.Millisecond, retryDelay(all))
 		j.SubmitAfter, j.DeadlineAt = u.now.Add(delay), nil
-	} else if m.err != nil {
+	case m.in == job.FallBack:
+		j.SubmitAfter, j.DeadlineAt, x.left = u.now, nil, j.Provider
+		if err := u.follow(j, j.Route+1); err != nil {
+			return err
+		}
+	case m.err != nil && m.in != job.Stop:
 		j.Error = m.err
 	}
 	if _, err := u.advance(x.ctx, j, m.in); err != nil {
 		return err
 	}
-	switch {
-	case m.in == job.RefuseRetry:
+	switch j.State {
+	case job.Queued:
 		return u.command(x.ctx, j, fmt.Sprintf("%s-submit-%d", j.ID, j.AttemptCount+1), delay)
-	case j.State == job.NeedsReview:
+	case job.NeedsReview:
 		s.suspend(u, j, a)
 	}
-	return nil
+	return u.passCancel(x.ctx, j)
 }
 
 func taskID(o *eventv1.Observation) string {
@@ -388,6 +452,8 @@ func taskID(o *eventv1.Observation) string {
 		return f.Rendered.GetProviderTaskId()
 	case *eventv1.Observation_Failed:
 		return f.Failed.GetProviderTaskId()
+	case *eventv1.Observation_Canceled:
+		return f.Canceled.GetProviderTaskId()
 	}
 	return ""
 }

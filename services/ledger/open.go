@@ -15,14 +15,15 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/postgres"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
 // opening is one OpenJob on its way through a group.
 type opening struct {
 	*ledgerv1.OpenJobRequest
-	params, metadata []byte
-	turn             int64 // given with the first try, and kept
+	params, metadata, plan []byte
+	turn                   int64 // given with the first try, and kept
 }
 
 // opened is what became of it.
@@ -41,6 +42,9 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 	if o.params, err = proto.Marshal(r.GetParams()); err != nil {
 		return nil, fmt.Errorf("marshal params: %w", err)
 	}
+	if o.plan, err = (routePlan{r.GetPlan()}).bytes(); err != nil {
+		return nil, err
+	}
 	if len(r.GetMetadata()) > 0 {
 		if o.metadata, err = json.Marshal(r.GetMetadata()); err != nil {
 			return nil, fmt.Errorf("marshal metadata: %w", err)
@@ -50,6 +54,11 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 		return nil, err
 	}
 	res, err := g.s.opens.do(ctx, o)
+	if errors.Is(err, postgres.ErrUnknown) {
+		f := fault.Wrap(err, fault.Unavailable, "whether the video was accepted is unknown; retry with the same Idempotency-Key, or without one look for it first")
+		f.Retryable = r.GetIdempotencyKey() != ""
+		return nil, f
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +143,9 @@ func (u *unit) claimKeys(ctx context.Context, group []*openCall) (claimed, error
 		on conflict do nothing`, t.columns...); err != nil {
 		return nil, fmt.Errorf("claim idempotency keys: %w", err)
 	}
-	rows, err := u.tx.Query(ctx, `select i.account_id, i.key, i.job_id, i.request_hash from idempotency i
-		join unnest($1::text[], $2::text[], $3::text[]) as x (account, key, job) on i.account_id = x.account and i.key = x.key
+	// The fence has each looked up by its key, whatever the plan was made on.
+	rows, err := u.tx.Query(ctx, `select i.account_id, i.key, i.job_id, i.request_hash from unnest($1::text[], $2::text[], $3::text[]) as x (account, key, job)
+		cross join lateral (select * from idempotency i where i.account_id = x.account and i.key = x.key offset 0) i
 		where i.job_id <> x.job`, t.columns[:3]...)
 	if err != nil {
 		return nil, fmt.Errorf("read idempotency keys: %w", err)
@@ -197,7 +207,7 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims clai
 		return nil
 	}
 	j := u.draft(c, claims)
-	refusal, err := s.admit(ctx, u, b, j, j.Model)
+	refusal, err := s.admit(ctx, u, b, j)
 	if err != nil {
 		return err
 	}
@@ -212,7 +222,7 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims clai
 	case err != nil:
 		return err
 	}
-	if err := u.countOpened(c.ctx, b, j, j.Model); err != nil {
+	if err := u.countOpened(c.ctx, b, j); err != nil {
 		return err
 	}
 	return s.accept(u, c, j, claims)
@@ -236,8 +246,8 @@ func (cs claimed) replay(c *openCall) bool {
 func (u *unit) draft(c *openCall, cs claimed) *record {
 	r := c.req
 	j := &record{Account: r.GetAccountId(), Provider: r.GetProvider(), User: r.GetUser(), Key: r.GetApiKeyId(),
-		State: job.Queued, Version: 1, Quote: r.GetQuoteMicros(), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
-		Model: r.GetParams().GetModel(), Params: r.params, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
+		State: job.Queued, Version: 1, Quote: dearest(r.OpenJobRequest), CreatedAt: u.now, SubmitAfter: u.now, RequestHash: r.GetRequestHash(),
+		Model: r.GetParams().GetModel(), Params: r.params, Plan: routePlan{r.GetPlan()}, planned: r.plan, Metadata: r.metadata, Traceparent: traceparent(c.ctx)}
 	j.expect(r.GetCostMicros(), r.GetCostCurrency())
 	if taken := cs[r.key()]; taken != nil {
 		j.ID, taken.hash = taken.id, r.GetRequestHash()

@@ -46,21 +46,23 @@ type turns struct {
 	mu    sync.Mutex
 	last  map[flow]int64
 	clock map[string]int64 // by provider: the turn of the last job that left
+	limit int              // of flows, when those are forgotten that need no remembering
 }
 
-// maxFlows bounds what is remembered; whoever is not ahead of the clock needs no
-// remembering.
+// maxFlows is how many flows are remembered before the first are forgotten:
+// whoever is not ahead of the clock needs no remembering.
 const maxFlows = 20_000
 
 func (t *turns) next(provider, account string, p videov1.Priority, weight int32) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.last) > maxFlows {
+	if t.limit = max(t.limit, maxFlows); len(t.last) > t.limit {
 		for f, turn := range t.last {
 			if turn <= t.clock[f.provider] {
 				delete(t.last, f)
 			}
 		}
+		t.limit = 2 * len(t.last) // or each call would look at all of them
 	}
 	if t.last == nil {
 		t.last, t.clock = map[flow]int64{}, map[string]int64{}

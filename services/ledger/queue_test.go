@@ -235,3 +235,76 @@ func TestExpectedTime(t *testing.T) {
 		t.Errorf("%v %v", r, err)
 	}
 }
+
+// A proof of the books that takes long does not stop the queue.
+func TestProofDoesNotStopTheQueue(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 10*price, func(c *ledgerConfig) { unhurried(c); c.Reconcile = 50 * time.Millisecond })
+	tx, err := x.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), "lock table lot_draw in access exclusive mode"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the proof waits for the table", func() bool { return x.waiting(t) > 0 })
+	x.wait(t, x.acct, 1, 0, 1)
+	eventually(t, "the job is passed on all the same", func() bool { return x.lying(t) == 1 })
+}
+
+// Whoever waits in the queue for long is not forgotten; whoever left it is.
+func TestWaitingInTheQueueIsNoViolation(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 1000*price, still)
+	x.wait(t, x.acct, 256, 0, 1)
+	eventually(t, "the bus is full", func() bool { return x.lying(t) == 256 && x.queued(t) == 0 })
+	waiting := x.wait(t, x.acct, 10, 0, 1)
+	x.exec(t, "update job set swept_at = now() - interval '2 days', submit_after = now() - interval '2 days' where id = any($1)", waiting)
+	if v := must[*ledgerv1.VerifyResponse](t)(x.money.Verify(t.Context(), &ledgerv1.VerifyRequest{})); len(v.GetViolations()) > 0 {
+		t.Errorf("%d violations, first %s", len(v.GetViolations()), v.GetViolations()[0])
+	}
+	x.exec(t, "delete from queue where job_id = $1", waiting[0])
+	if v := must[*ledgerv1.VerifyResponse](t)(x.money.Verify(t.Context(), &ledgerv1.VerifyRequest{})); len(v.GetViolations()) != 1 {
+		t.Errorf("%d violations", len(v.GetViolations()))
+	}
+}
+
+// Commands that were lost with their stream come back to their old turns, and
+// not behind all who came later.
+func TestLostCommandsKeepTheirTurns(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 10_000*price, func(c *ledgerConfig) { c.SweepAfter = time.Second })
+	owner := map[string]string{}
+	lost := x.wait(t, x.acct, 256, 0, 1)
+	for _, id := range lost {
+		owner[id] = "lost"
+	}
+	eventually(t, "the bus is full", func() bool { return x.lying(t) == 256 && x.queued(t) == 0 })
+	for _, id := range x.wait(t, x.acct, 400, 0, 1) {
+		owner[id] = "later"
+	}
+	if err := x.bus.JetStream().DeleteStream(t.Context(), bus.StreamJobs); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.bus.Ensure(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all that were lost are on their way again", func() bool {
+		var n int
+		if err := x.pool.QueryRow(t.Context(), "select count(*) from queue where job_id = any($1)", lost).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return x.lying(t) == 256 && n == 256
+	})
+	order := x.dispatch(t, len(owner), owner)
+	last := 0
+	for i, o := range order {
+		if o == "lost" {
+			last = i
+		}
+	}
+	if len(order) != len(owner) || last > 600 {
+		t.Errorf("%d of %d had their turn, the last of the lost at place %d", len(order), len(owner), last)
+	}
+}

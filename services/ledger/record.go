@@ -40,16 +40,20 @@ type record struct {
 	ResultURL                        *string
 	Traceparent                      string
 	Budgets                          []counted // where its money is counted
-	Turn                             *int64    // in the queue; nil when an older version opened the job
+	Plan                             routePlan
+	Route                            int    // of Plan: the one that Provider, Model, Params and the cost are of
+	Turn                             *int64 // in the queue; nil when an older version opened the job
+	Cancel                           cancellation
 
 	Attempts []*attempt // in order; loaded where they are needed
 	touched  bool       // is in its unit's list of changes
+	planned  []byte     // Plan, to be written with a new or a redacted job
 }
 
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
 	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted,
-	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn`
+	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn, cancel_requested_at, cancel_refused, plan, route`
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -61,7 +65,7 @@ func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
 		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted,
-		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn}
+		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn, &j.Cancel.At, &j.Cancel.Refused, &j.Plan, &j.Route}
 }
 
 type querier interface {
@@ -93,10 +97,13 @@ func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 		Id: j.ID, AccountId: j.Account, State: j.State.Proto(), Provider: j.Provider, User: j.User,
 		QuoteMicros: j.Quote, CapturedMicros: j.Captured, RefundedMicros: j.Refunded, Version: j.Version, LateResult: j.Late,
 		CreatedAt: timestamppb.New(j.CreatedAt), Params: &videov1.VideoParams{},
+		Route: j.Plan.GetAlias(), Dropped: j.routeAt(j.Route).GetDropped(),
 	}
 	if !j.State.Terminal() {
 		v.HeldMicros = j.Quote
+		v.CancelRequested = j.Cancel.At != nil
 	}
+	v.CancelRefused = j.Cancel.Refused
 	switch j.State {
 	case job.Storing:
 		v.Progress = 99 // rendered; what is left is ours
@@ -122,7 +129,7 @@ func (j *record) video(keep time.Duration) (*videov1.Video, error) {
 		errs = errors.Join(errs, json.Unmarshal(j.Metadata, &v.Metadata))
 	}
 	for _, a := range j.Attempts {
-		p, err := a.proto()
+		p, err := a.proto(j)
 		errs = errors.Join(errs, err)
 		v.Attempts = append(v.Attempts, p)
 	}
@@ -212,18 +219,19 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 	return true, u.announce(ctx, j)
 }
 
-// price is what a stored result costs: the quote, or its share when the provider
-// made fewer seconds than were asked for and paid. It is rounded up once and
-// never above the hold.
+// price is what a stored result costs: the price of the route that made it, or
+// its share when the provider made fewer seconds than were asked for and paid. It
+// is rounded up once and never above the hold.
 func (j *record) price() (int64, error) {
 	made, asked, err := j.length()
 	if err != nil {
 		return 0, err
 	}
+	whole := j.priceAt(j.Route)
 	if made <= 0 || made >= asked {
-		return j.Quote, nil
+		return whole, nil
 	}
-	hi, lo := bits.Mul64(uint64(j.Quote), uint64(made))
+	hi, lo := bits.Mul64(uint64(whole), uint64(made))
 	quo, rem := bits.Div64(hi, lo, uint64(asked)) // made < asked: it fits
 	if rem > 0 {
 		quo++
@@ -252,15 +260,17 @@ func (u *unit) writeOpened(b *pgx.Batch) {
 	column(&t, u.opened, func(j *record) string { return j.CostCurrency })
 	column(&t, u.opened, func(j *record) string { return j.CostSource })
 	column(&t, u.opened, func(j *record) *string { return j.countedJSON() })
+	column(&t, u.opened, func(j *record) []byte { return j.planned })
 	t.columns = append(t.columns, u.now)
 	column(&t, u.opened, func(j *record) int64 { return *j.Turn })
+	column(&t, u.opened, func(j *record) int { return len(j.Plan.GetRoutes()) })
 	b.Queue(`insert into job (id, state, account_id, provider, quote_micros, request_hash, api_key_id, end_user, params, metadata, traceparent,
-			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, turn, created_at, updated_at, swept_at, submit_after)
+			model, granted_micros, cost_micros, cost_currency, cost_source, counted_in, plan, created_at, updated_at, swept_at, submit_after, turn, routes)
 		select id, 'queued', account, provider, quote, hash, key, end_user, params, metadata::jsonb, trace,
-			model, granted, cost, currency, cost_source, counted::jsonb, turn, $17, $17, $17, $17
+			model, granted, cost, currency, cost_source, counted::jsonb, plan, $18, $18, $18, $18, turn, routes
 		from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[],
-			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $18::bigint[])
-			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted, turn)`, t.columns...)
+			$11::text[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $17::bytea[], $19::bigint[], $20::int[])
+			as x (id, account, provider, quote, hash, key, end_user, params, metadata, trace, model, granted, cost, currency, cost_source, counted, plan, turn, routes)`, t.columns...)
 }
 
 func (u *unit) writeChanged(b *pgx.Batch) {

@@ -201,9 +201,13 @@ func (u *unit) redact(j *record) error {
 	if err := proto.Unmarshal(j.Params, &p); err != nil {
 		return fmt.Errorf("redact %s: %w", j.ID, err)
 	}
-	p.Prompt, p.NegativePrompt, p.ImageUrl, p.EndImageUrl, p.Seed = "", "", "", "", nil
+	redactParams(&p)
+	j.redactPlan()
 	var err error
 	if j.Params, err = proto.Marshal(&p); err != nil {
+		return fmt.Errorf("redact %s: %w", j.ID, err)
+	}
+	if j.planned, err = j.Plan.bytes(); err != nil {
 		return fmt.Errorf("redact %s: %w", j.ID, err)
 	}
 	if j.Error, err = redactedError(j.Error); err != nil {
@@ -246,7 +250,8 @@ func (u *unit) writeRedacted(b *pgx.Batch) {
 	column(&t, u.redacted, func(j *record) string { return j.ID })
 	column(&t, u.redacted, func(j *record) []byte { return j.Params })
 	column(&t, u.redacted, func(j *record) string { return j.User })
-	b.Queue(`update job set params = x.params, end_user = x.end_user, metadata = '{}', counted_in = case when job.end_user = x.end_user then counted_in end, request_hash = null, redacted_at = now()
-		from unnest($1::text[], $2::bytea[], $3::text[]) as x (id, params, end_user) where job.id = x.id`, t.columns...)
+	column(&t, u.redacted, func(j *record) []byte { return j.planned })
+	b.Queue(`update job set params = x.params, plan = x.plan, end_user = x.end_user, metadata = '{}', counted_in = case when job.end_user = x.end_user then counted_in end, request_hash = null, redacted_at = now()
+		from unnest($1::text[], $2::bytea[], $3::text[], $4::bytea[]) as x (id, params, end_user, plan) where job.id = x.id`, t.columns...)
 	b.Queue(redactDeliveriesSQL, t.columns[0])
 }

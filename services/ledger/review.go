@@ -54,10 +54,10 @@ func (r *review) proto() *ledgerv1.Review {
 // suspend opens a review of an attempt: the customer is released, and what the
 // provider may ask for goes into suspense.
 func (s *Service) suspend(u *unit, j *record, a *attempt) {
-	u.reviews = append(u.reviews, &review{job: j.ID, account: j.Account, attempt: a.ID, provider: a.Provider, amount: j.Quote,
+	u.reviews = append(u.reviews, &review{job: j.ID, account: j.Account, attempt: a.ID, provider: a.Provider, amount: j.priceAt(a.Route),
 		opened: u.now, pollAfter: u.now.Add(s.cfg.ReviewEvery)})
 	u.later(j.Account, func(b *balance) error {
-		return u.post(b, posting{key: j.ID + "/suspense/" + a.ID, kind: "suspense", job: j.ID, from: providerCost, to: suspense, amount: j.Quote})
+		return u.post(b, posting{key: j.ID + "/suspense/" + a.ID, kind: "suspense", job: j.ID, from: providerCost, to: suspense, amount: j.priceAt(a.Route)})
 	})
 }
 
@@ -156,7 +156,7 @@ func (s *Service) judgeFate(ctx context.Context, u *unit, x *sighting, a *attemp
 		outcome, verdict = billed, late
 	case o.GetAccepted() != nil:
 		return late, nil
-	case o.GetFailed() == nil && o.GetRefused() == nil:
+	case o.GetFailed() == nil && o.GetRefused() == nil && o.GetCanceled() == nil:
 		return ignored, nil
 	}
 	r, fresh, err := u.conclude(ctx, j, outcome, "ledger", "the provider's late word: "+factName(o))
@@ -257,4 +257,16 @@ func (g *moneyServer) ListReviews(ctx context.Context, r *ledgerv1.ListReviewsRe
 	}
 	resp.HasMore = more
 	return resp, nil
+}
+
+// mayGiveUp reports whether an attempt of unknown outcome may be given up for
+// another. It is done once for a job, never for a task that the provider is
+// known to have, and not for a job that is to be canceled.
+func (s *Service) mayGiveUp(j *record, a *attempt) bool {
+	for _, before := range j.Attempts {
+		if before.GivenUp {
+			return false
+		}
+	}
+	return a.State == "uncertain" && a.TaskID == "" && j.Cancel.At == nil && j.AttemptCount < s.cfg.MaxAttempts
 }

@@ -39,7 +39,8 @@ const (
 	sweepBatch = 500
 	sweepSQL   = "select now(), " + columns + ` from job where completed_at is null and submit_after < now() - $1::interval
 			and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
-			and (state <> 'queued' or turn is null or created_at < now() - $4::interval or not exists (
+			and (state <> 'queued' or turn is null or created_at < now() - $4::interval
+				or $5 > interval '0' and route + 1 < routes and submit_after < now() - $5 or not exists (
 				select from queue q where q.provider = job.provider and q.turn = job.turn and q.job_id = job.id)) -- it waits for its turn
 		order by swept_at limit $3 for update skip locked`
 )
@@ -48,7 +49,7 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 	// Before any job is locked; without the bus the rest goes on.
 	lying, counted := s.bus.Commands(ctx)
 	return s.write(ctx, func(ctx context.Context, u *unit) error {
-		rows, err := u.tx.Query(ctx, sweepSQL, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch, s.cfg.QueueLife)
+		rows, err := u.tx.Query(ctx, sweepSQL, s.cfg.SweepAfter, s.cfg.WatchAfter+s.cfg.SweepAfter, sweepBatch, s.cfg.QueueLife, s.cfg.RouteWait)
 		if err != nil {
 			return fmt.Errorf("read silent jobs: %w", err)
 		}
@@ -94,6 +95,8 @@ func (s *Service) revive(ctx context.Context, u *unit, j *record, room bool) err
 		j.Error = mustError(fault.Timeout, "no provider could take the video in time; nothing was charged")
 		_, err := u.advance(ctx, j, job.Expire)
 		return err
+	case s.routeWaitedTooLong(u, j):
+		return s.leave(ctx, u, j)
 	case (j.State == job.Submitting || j.State == job.Running) && overdue:
 		// The watchdog should have said so; the ledger does not depend on it.
 		o := &eventv1.Observation{JobId: j.ID, AttemptId: *j.AttemptID, Provider: j.Provider, Id: *j.AttemptID + "-timed-out",

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"reelway.dev/pkg/job"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
@@ -18,6 +19,7 @@ import (
 type renderTime struct {
 	typical, slow time.Duration // the half, and 95 of 100, took no longer
 	perSecond     float64       // videos finished a second, lately; of the provider as a whole
+	last          time.Time     // when the last of them was finished
 }
 
 // renderKey names a provider's model, or with no model the provider as a whole.
@@ -35,7 +37,8 @@ const (
 	timesMin  = 3   // renders of a model that make a measurement
 	// timesSQL measures the providers that have work now, and of each the models.
 	timesSQL = `select p.provider, coalesce(x.model, ''), percentile_disc(0.5) within group (order by took), percentile_disc(0.95) within group (order by took),
-			(count(*) filter (where ended_at > now() - interval '5 minutes'))::float8 / greatest(least(300, extract(epoch from now() - min(ended_at))), 1)::float8
+			(count(*) filter (where ended_at > now() - interval '5 minutes'))::float8 / greatest(least(300, extract(epoch from now() - min(ended_at))), 1)::float8,
+			max(ended_at)
 		from (select distinct provider from job where completed_at is null) p
 		cross join lateral (
 			select j.model, a.ended_at, extract(epoch from a.ended_at - a.created_at)::float8 as took
@@ -54,7 +57,7 @@ func (t *renderTimes) read(ctx context.Context, pool *pgxpool.Pool) error {
 	var k renderKey
 	var typical, slow float64
 	var x renderTime
-	if _, err := pgx.ForEachRow(rows, []any{&k.provider, &k.model, &typical, &slow, &x.perSecond}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&k.provider, &k.model, &typical, &slow, &x.perSecond, &x.last}, func() error {
 		x.typical, x.slow = time.Duration(typical*float64(time.Second)), time.Duration(slow*float64(time.Second))
 		now[k] = x
 		return nil
@@ -83,6 +86,24 @@ func (t *renderTimes) render(provider, model string) renderTime {
 	}
 	x.perSecond = all.perSecond
 	return x
+}
+
+// latencyFor is how long a measurement is told to those who choose models: one
+// that was slow and is not chosen any more would never be measured again.
+const latencyFor = 24 * time.Hour
+
+// ListLatencies tells how long models take, as this replica measured it last.
+func (g *jobServer) ListLatencies(context.Context, *ledgerv1.ListLatenciesRequest) (*ledgerv1.ListLatenciesResponse, error) {
+	t := &g.s.times
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	resp := &ledgerv1.ListLatenciesResponse{}
+	for k, x := range t.of {
+		if k.model != "" && time.Since(x.last) < latencyFor {
+			resp.Latencies = append(resp.Latencies, &ledgerv1.Latency{Provider: k.provider, Model: k.model, TypicalMs: x.typical.Milliseconds(), SlowMs: x.slow.Milliseconds()})
+		}
+	}
+	return resp, nil
 }
 
 // expect tells when a video is expected, where that can be told: from what its

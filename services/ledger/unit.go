@@ -35,6 +35,7 @@ type unit struct {
 	freed    []idempotencyKey
 	deferred []deferral
 	reviews  []*review
+	cancels  []*record // whose caller's wish to cancel changed
 	purse
 	spending spending
 	byDay    map[usageKey]*usage // what ended, for usage
@@ -42,6 +43,7 @@ type unit struct {
 	removed  []removal // files to delete
 	cleared  []string  // keys of files that are gone
 	redacted []*record
+	rerouted []*record // distinct
 	queued   []*record // to wait for their turn
 	unqueued []*record // over before it came
 	times    *renderTimes
@@ -177,6 +179,8 @@ func (u *unit) flush(ctx context.Context) (*pgx.Batch, error) {
 	u.writeOpened(b)
 	u.writeAttempts(b)
 	u.writeChanged(b)
+	u.writeRerouted(b)
+	u.writeCancels(b)
 	u.writeRedacted(b)
 	u.writeSeen(b)
 	u.writeRemovals(b)

@@ -22,6 +22,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/rpc"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 	webhookv1 "reelway.dev/proto/gen/reelway/webhook/v1"
 )
 
@@ -67,6 +68,7 @@ type doors struct {
 	budgets   ledgerv1.BudgetServiceClient
 	privacy   ledgerv1.PrivacyServiceClient
 	providers ledgerv1.ProviderServiceClient
+	video     videov1.VideoServiceClient
 	dead      ledgerv1.DeadLetterServiceClient
 	webhooks  webhookv1.WebhookServiceClient
 }
@@ -87,7 +89,7 @@ func (a *admin) within(ctx context.Context, limit time.Duration, fn func(ctx con
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.Key)
-	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn), ledgerv1.NewPrivacyServiceClient(conn), ledgerv1.NewProviderServiceClient(conn),
+	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn), ledgerv1.NewPrivacyServiceClient(conn), ledgerv1.NewProviderServiceClient(conn), videov1.NewVideoServiceClient(conn),
 		ledgerv1.NewDeadLetterServiceClient(conn), webhookv1.NewWebhookServiceClient(conn)}))
 }
 

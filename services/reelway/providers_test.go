@@ -64,7 +64,7 @@ func TestEveryProvider(t *testing.T) {
 	}
 	// How they stand is told over the admin door, by the names of keys alone.
 	sh := shell{t, []string{"--server", s.GRPCAddr, "--key", s.AdminKey}}
-	out := sh.table([]string{"providers", "list"}, "kling", "veo", "key default  active", "running 0", "weight 1")
+	out := sh.table([]string{"providers", "list"}, "kling", "veo", "key default ", " active ", "running 0", "weight 1")
 	if strings.Contains(out, "simulated-key") {
 		t.Errorf("a secret is shown:\n%s", out)
 	}

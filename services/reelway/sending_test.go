@@ -456,11 +456,10 @@ func TestANewKeyEndsTheWait(t *testing.T) {
 	s.dispatcher("REELWAY_PROVIDER_CONCURRENCY=2", "REELWAY_BREAKER_COOLDOWN=500ms")
 	s.open(6)
 	s.until("the circuit opened", func() bool { return s.logs.count("circuit opened") > 0 })
-	before := s.number(attempts)
 	s.writeKeys("keys: [{name: a, version: 2, key: three}]\n")
 	s.until("all accepted", func() bool { return len(s.tasks()) == 6 })
-	if n := s.number(attempts); before > 3 || n != before+6 {
-		t.Errorf("%d attempts before the new key, %d after", before, n)
+	if n := s.number(attempts); n > 3+6 { // those under way as the circuit opened, and each job's own
+		t.Errorf("%d attempts for 6 jobs", n)
 	}
 }
 

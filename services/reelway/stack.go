@@ -33,6 +33,7 @@ import (
 	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/pkg/provider/registry"
+	"reelway.dev/pkg/route"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/safehttp"
@@ -73,12 +74,14 @@ type Settings struct {
 	Intake     intake.Config
 	Simulator  simulator.Config
 	Bucket     bucket.Config
+	Models     catalog.Config
+	Routes     route.Config
 	Webhooks   notifier.WebhookConfig
 	Seal       seal.Config
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Webhooks, &s.Seal}
+	return []any{&s.Config, &s.Process, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Models, &s.Routes, &s.Webhooks, &s.Seal}
 }
 
 // Load reads the settings from the environment.
@@ -194,13 +197,20 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	cat := catalog.Builtin().Only(func(name string) bool { return providers.Adapters[name] != nil })
-	authn := auth.New(accounts, time.Now)
-	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Keys: providers.Keys, Model: cat.ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
+	cat, err := catalog.Open(set.Models, func(name string) bool { return providers.Adapters[name] != nil }, h.Log)
 	if err != nil {
 		return err
 	}
-	calls, err := callback.New(callback.Deps{Bus: b, Parsers: providers.Parsers, Tokens: tokens, Logger: h.Log, Now: time.Now})
+	routes, err := route.Open(set.Routes, cat, h.Log)
+	if err != nil {
+		return err
+	}
+	authn := auth.New(accounts, time.Now)
+	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Keys: providers.Keys, Model: cat.ProviderModel, OnUncertain: cat.OnUncertain, Tokens: tokens, Logger: h.Log, Now: time.Now})
+	if err != nil {
+		return err
+	}
+	calls, err := callback.New(callback.Deps{Bus: b, Parsers: providers.Parsers, Tokens: tokens, Logger: h.Log, Now: time.Now, Find: callback.Lookup(jobs)})
 	if err != nil {
 		return err
 	}
@@ -222,7 +232,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	}
 	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn),
 		DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn),
-		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
+		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, Routes: routes, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
 	}
@@ -245,6 +255,9 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, note.Components()...)
 	h.Add(run.Consumers, hooks.Components()...)
 	h.Add(run.Consumers, authn.Components(b)...)
+	h.Add(run.Consumers, cat.Components()...)
+	h.Add(run.Consumers, routes.Components()...)
+	h.Add(run.Consumers, in.Components()...)
 	h.Add(run.Relays, led.Components()...)
 	h.Add(run.Last, rpc.Component("ledger-grpc", inner, mem))
 	return s.account(ctx, led, set, dir)
@@ -271,18 +284,7 @@ func (s *Stack) simulate(h *run.Host, set *Settings) error {
 	set.Ledger.ProgressEvery = min(set.Ledger.ProgressEvery, max(set.Ledger.TypicalRender/20, 50*time.Millisecond))
 	h.Add(run.Last, run.HTTP("simulator", l, sim.Handler()))
 	h.Add(run.Last, sim.Components()...)
-	sims, p := set.Simulator, &set.Providers
-	p.AtlasURL, p.AtlasKey = s.SimURL+"/atlascloud", sims.AtlasKey
-	p.KlingURL, p.KlingKey, p.KlingWebhook = s.SimURL+"/kling", sims.KlingAccess, sims.WebhookSecret
-	for name, a := range map[string]struct{ url, key *string }{
-		"fal": {&p.FalURL, &p.FalKey}, "replicate": {&p.ReplicateURL, &p.ReplicateKey}, "runway": {&p.RunwayURL, &p.RunwayKey},
-		"luma": {&p.LumaURL, &p.LumaKey}, "minimax": {&p.MiniMaxURL, &p.MiniMaxKey}, "byteplus": {&p.BytePlusURL, &p.BytePlusKey},
-		"veo": {&p.VeoURL, &p.VeoKey}, "openai/v1": {&p.OpenAIURL, &p.OpenAIKey},
-	} {
-		*a.url, *a.key = s.SimURL+"/"+name, sims.Key
-	}
-	p.FalKeysURL, p.LumaAgentsURL, p.LumaAgentsCallbacks = p.FalURL+"/.well-known/jwks.json", p.LumaURL, true
-	p.ReplicateWebhook, p.OpenAIWebhook, p.OpenAICallbackField = sims.WebhookSecret, sims.WebhookSecret, "callback_url"
+	simulated(&set.Providers, s.SimURL, set.Simulator)
 	return nil
 }
 
@@ -316,7 +318,9 @@ func broker(ctx context.Context, h *run.Host, url, dir string) (*bus.Bus, error)
 		}
 		return b, err
 	}
-	srv, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true, SyncAlways: true})
+	// By itself it would allow for three quarters of what is free on the disk, and
+	// refuse to start on a small one.
+	srv, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, JetStreamMaxStore: bus.Reserved(), StoreDir: filepath.Join(dir, "nats"), NoSigs: true, NoLog: true, SyncAlways: true})
 	if err != nil {
 		return nil, fmt.Errorf("embed NATS: %w", err)
 	}

@@ -44,10 +44,12 @@ func simulate(t *testing.T, name string, change ...func(*simulator.Config)) prov
 	srv := httptest.NewServer(sim.Handler())
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	t.Cleanup(func() { srv.CloseClientConnections(); sim.Close(); srv.Close() })
-	return providertest.Harness{
-		Name: name, BaseURL: srv.URL + "/" + name, Simulator: providertest.Admin{URL: srv.URL},
-		Task: provider.Task{Duration: 5, Resolution: "720p", AspectRatio: "16:9", Width: 1280, Height: 720},
+	h, ok := providertest.Builtin(name)
+	if !ok && name != "" {
+		t.Fatalf("%s is not built in", name)
 	}
+	h.BaseURL, h.Simulator = srv.URL+"/"+name, providertest.Admin{URL: srv.URL}
+	return h
 }
 
 // client is one adapter's own, so that its connections are.
@@ -75,7 +77,6 @@ func hookKeys(t *testing.T) [][]byte {
 func TestAtlasCloud(t *testing.T) {
 	t.Parallel()
 	h := simulate(t, atlascloud.Name)
-	h.Task.Model, h.Webhooks, h.DefiniteServerError = "bytedance/seedance-2.0/text-to-video", providertest.Signed, true
 	h.New = func(url string) provider.Adapter {
 		return atlascloud.New(atlascloud.Config{BaseURL: url, APIKey: key, Client: client(t), Now: time.Now})
 	}
@@ -102,7 +103,7 @@ func TestKling(t *testing.T) {
 					cfg.WebhookKeys = hookKeys(t)
 				}
 			})
-			h.Task.Model, h.Webhooks, h.PauseAtLeast = c.model, c.webhooks, time.Second
+			h.Task.Model, h.Webhooks = c.model, c.webhooks
 			h.New = func(url string) provider.Adapter {
 				mine := cfg
 				mine.BaseURL, mine.Client = url, client(t)
@@ -116,7 +117,6 @@ func TestKling(t *testing.T) {
 func TestReplicate(t *testing.T) {
 	t.Parallel()
 	h := simulate(t, replicate.Name)
-	h.Task.Model, h.Webhooks = "bytedance/seedance-1-pro", providertest.Signed
 	h.New = func(url string) provider.Adapter {
 		return replicate.New(replicate.Config{Account: account(t, url), WebhookKeys: hookKeys(t)})
 	}
@@ -126,7 +126,6 @@ func TestReplicate(t *testing.T) {
 func TestFal(t *testing.T) {
 	t.Parallel()
 	h := simulate(t, fal.Name)
-	h.Task.Model, h.Task.Duration, h.Webhooks = "fal-ai/veo3.1/fast", 8, providertest.Signed
 	h.New = func(url string) provider.Adapter {
 		return fal.New(fal.Config{Account: account(t, url), KeysURL: url + "/nowhere", KeysFallback: url + "/.well-known/jwks.json"})
 	}
@@ -136,7 +135,6 @@ func TestFal(t *testing.T) {
 func TestRunway(t *testing.T) {
 	t.Parallel()
 	h := simulate(t, runway.Name)
-	h.Task.Model = "gen4.5"
 	h.New = func(url string) provider.Adapter { return runway.New(runway.Config{Account: account(t, url)}) }
 	providertest.Run(t, h)
 }
@@ -147,7 +145,7 @@ func TestLuma(t *testing.T) {
 		t.Run(model, func(t *testing.T) {
 			t.Parallel()
 			h := simulate(t, luma.Name)
-			h.Task.Model, h.Webhooks = model, providertest.Hints
+			h.Task.Model = model
 			h.New = func(url string) provider.Adapter {
 				return luma.New(luma.Config{Account: account(t, url), AgentsURL: url, AgentsCallbacks: true})
 			}
@@ -159,7 +157,6 @@ func TestLuma(t *testing.T) {
 func TestBytePlus(t *testing.T) {
 	t.Parallel()
 	h := simulate(t, byteplus.Name)
-	h.Task.Model, h.Webhooks = "seedance-1-5-pro-251215", providertest.Hints
 	h.New = func(url string) provider.Adapter { return byteplus.New(byteplus.Config{Account: account(t, url)}) }
 	providertest.Run(t, h)
 }
@@ -170,7 +167,7 @@ func TestMiniMax(t *testing.T) {
 		t.Run(model, func(t *testing.T) {
 			t.Parallel()
 			h := simulate(t, minimax.Name)
-			h.Task.Model, h.Task.Duration, h.Task.Resolution, h.Webhooks = model, 6, "768p", providertest.Hints
+			h.Task.Model = model
 			h.NoCancel = model == "MiniMax-Hailuo-2.3"
 			h.New = func(url string) provider.Adapter { return minimax.New(minimax.Config{Account: account(t, url)}) }
 			providertest.Run(t, h)
@@ -181,8 +178,6 @@ func TestMiniMax(t *testing.T) {
 func TestVeo(t *testing.T) {
 	t.Parallel()
 	h := simulate(t, veo.Name)
-	h.Task.Model, h.Task.Duration = "veo-3.1-generate-preview", 8
-	h.Webhooks, h.SilentFailure, h.NoWords = providertest.TokenHints, true, true
 	h.New = func(url string) provider.Adapter { return veo.New(veo.Config{Account: account(t, url)}) }
 	providertest.Run(t, h)
 }
@@ -191,7 +186,6 @@ func TestOpenAI(t *testing.T) {
 	t.Parallel()
 	h := simulate(t, openai.Name)
 	h.BaseURL += "/v1"
-	h.Task.Model, h.Task.Duration, h.Webhooks, h.ResultUnseen = "sora-2", 8, providertest.SignedHints, true
 	h.New = func(url string) provider.Adapter {
 		return openai.New(openai.Config{Account: account(t, url), WebhookKeys: hookKeys(t), CallbackField: "callback_url"})
 	}
@@ -213,6 +207,7 @@ func TestDeclared(t *testing.T) {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
 			h := simulate(t, s.Name)
+			h.Webhooks = providertest.None
 			h.Task.Model = map[string]string{"replicate": "wan-video/wan-2.6-t2v", "runway": "gen4.5"}[s.Name]
 			if s.Webhook != nil {
 				h.Webhooks = providertest.Signed

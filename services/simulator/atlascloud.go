@@ -27,6 +27,8 @@ func atlasCloud() *dialect {
 				return map[string]any{"code": 200, "data": t.prediction(host)}
 			}, nil)},
 			{"GET", "/api/v1/webhooks/jwks.json", edKeys("sim-1")},
+			{"GET", "/api/v1/models", atlasModels},
+			{"GET", "/model/schema/{file}", atlasSchema},
 		},
 		webhook: atlasWebhook,
 	}

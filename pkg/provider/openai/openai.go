@@ -216,6 +216,9 @@ func (a *Adapter) ParseWebhook(_ context.Context, h http.Header, body []byte, no
 	return provider.Report{TaskID: e.Data.ID, State: provider.Running, Progress: -1, Hint: true}, nil
 }
 
+// VerifiesWebhooks implements provider.Verifier: with a secret, everything.
+func (a *Adapter) VerifiesWebhooks() bool { return len(a.keys) > 0 }
+
 // ResultHeader implements provider.Downloader: content is fetched with the key.
 func (a *Adapter) ResultHeader(rawURL string) http.Header {
 	if !provider.SameOrigin(a.account.BaseURL, rawURL) {

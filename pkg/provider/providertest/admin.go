@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"testing"
 )
 
 // Admin is the Simulator at the other end of its /admin doors.
@@ -17,7 +16,7 @@ type Admin struct {
 var _ Simulator = Admin{}
 
 // Tasks implements Simulator.
-func (a Admin) Tasks(t testing.TB, prompt string) []Accepted {
+func (a Admin) Tasks(t T, prompt string) []Accepted {
 	t.Helper()
 	var out struct{ Tasks []Accepted }
 	a.call(t, http.MethodGet, "/admin/tasks?prompt="+url.QueryEscape(prompt), "", &out)
@@ -25,12 +24,12 @@ func (a Admin) Tasks(t testing.TB, prompt string) []Accepted {
 }
 
 // Move implements Simulator.
-func (a Admin) Move(t testing.TB, taskID, state string) {
+func (a Admin) Move(t T, taskID, state string) {
 	t.Helper()
 	a.call(t, http.MethodPost, "/admin/tasks/"+url.PathEscape(taskID), `{"state":"`+state+`"}`, nil)
 }
 
-func (a Admin) call(t testing.TB, method, path, body string, into any) {
+func (a Admin) call(t T, method, path, body string, into any) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), method, a.URL+path, strings.NewReader(body))
 	if err != nil {

@@ -4,14 +4,14 @@
 // classed, that nothing is ever submitted twice, and that no callback is
 // believed that the provider did not sign.
 //
-// It is for tests only, and imports no simulator: that is reached by its doors.
+// Run runs it in a test, Certify anywhere. It imports no simulator: that is
+// reached by its doors.
 package providertest
 
 import (
 	"context"
 	"errors"
 	"strings"
-	"testing"
 	"time"
 
 	"reelway.dev/pkg/fault"
@@ -35,9 +35,9 @@ const (
 // test has its own.
 type Simulator interface {
 	// Tasks lists what was accepted with a prompt.
-	Tasks(t testing.TB, prompt string) []Accepted
+	Tasks(t T, prompt string) []Accepted
 	// Move takes a task to a state and sends its webhook.
-	Move(t testing.TB, taskID, state string)
+	Move(t T, taskID, state string)
 }
 
 // Accepted is a task that the simulator has accepted.
@@ -72,33 +72,44 @@ type Harness struct {
 	PauseAtLeast time.Duration
 }
 
-// Run runs the whole suite.
-func Run(t *testing.T, h Harness) {
-	t.Helper()
-	for name, test := range map[string]func(*testing.T, *bundle){
-		"submit and watch to success":    success,
-		"failure":                        failure,
-		"policy refusal is final":        policy,
-		"rate limit":                     rateLimit,
-		"server error":                   serverError,
-		"nobody listens":                 refusedConnection,
-		"lost answers are unknown":       lostAnswers,
-		"a caller that gives up":         givesUp,
-		"failing polls say nothing":      failingPolls,
-		"unknown word ends nothing":      unknownWord,
-		"success without a result":       emptyResult,
-		"find by external id":            find,
-		"cancel":                         cancel,
-		"webhooks":                       webhooks,
-		"webhook of a failure":           failureWebhook,
-		"forged and garbled webhooks":    forgedWebhooks,
-		"result key stays at its origin": resultKey,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test(t, setup(t, h))
-		})
-	}
+// check is one promise of the contract.
+type check struct {
+	name string
+	run  func(T, *bundle)
+	// alone says that it needs no simulator's back door.
+	alone bool
+}
+
+var suite = []check{
+	{"submit and watch to success", success, false},
+	{"failure", failure, false},
+	{"policy refusal is final", policy, false},
+	{"rate limit", rateLimit, false},
+	{"server error", serverError, false},
+	{"nobody listens", refusedConnection, true},
+	{"lost answers are unknown", lostAnswers, false},
+	{"a caller that gives up", givesUp, false},
+	{"failing polls say nothing", failingPolls, false},
+	{"unknown word ends nothing", unknownWord, false},
+	{"success without a result", emptyResult, false},
+	{"find by external id", find, false},
+	{"cancel", cancel, false},
+	{"webhooks", webhooks, false},
+	{"webhook of a failure", failureWebhook, false},
+	{"forged and garbled webhooks", forgedWebhooks, false},
+	{"result key stays at its origin", resultKey, true},
+}
+
+// T is what a check tells of itself; *testing.T is one. Fatal, Fatalf and Skip
+// do not return.
+type T interface {
+	Helper()
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Skip(args ...any)
+	Cleanup(fn func())
 }
 
 // bundle is one test's adapter and task.
@@ -109,7 +120,7 @@ type bundle struct {
 	ctx     context.Context
 }
 
-func setup(t *testing.T, h Harness) *bundle {
+func setup(t T, h Harness) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
@@ -127,7 +138,7 @@ func (b *bundle) fresh(faults string) provider.Task {
 }
 
 // submit submits b.task, which must be taken exactly once.
-func (b *bundle) submit(t *testing.T) (taskID string, sim Accepted) {
+func (b *bundle) submit(t T) (taskID string, sim Accepted) {
 	t.Helper()
 	taskID, err := b.adapter.Submit(b.ctx, b.task)
 	if err != nil {
@@ -142,7 +153,7 @@ func (b *bundle) submit(t *testing.T) (taskID string, sim Accepted) {
 }
 
 // accepted is the one task that the simulator took.
-func (b *bundle) accepted(t *testing.T, task provider.Task) Accepted {
+func (b *bundle) accepted(t T, task provider.Task) Accepted {
 	t.Helper()
 	all := b.Simulator.Tasks(t, task.Prompt)
 	if len(all) != 1 {
@@ -151,7 +162,7 @@ func (b *bundle) accepted(t *testing.T, task provider.Task) Accepted {
 	return all[0]
 }
 
-func (b *bundle) poll(t *testing.T, taskID string) provider.Report {
+func (b *bundle) poll(t T, taskID string) provider.Report {
 	t.Helper()
 	r, err := b.adapter.Poll(b.ctx, taskID, b.task)
 	if err != nil {
@@ -164,7 +175,7 @@ func (b *bundle) poll(t *testing.T, taskID string) provider.Report {
 }
 
 // failed checks a final failure.
-func (b *bundle) failed(t *testing.T, r provider.Report, code fault.Code) {
+func (b *bundle) failed(t T, r provider.Report, code fault.Code) {
 	t.Helper()
 	if r.State != provider.Failed || r.Err == nil || r.Err.Code != code || r.Err.Provider != b.Name || r.Err.Retryable || r.ResultURL != "" {
 		t.Errorf("report is %+v with %v, want a final %s", r, r.Err, code)
@@ -172,7 +183,7 @@ func (b *bundle) failed(t *testing.T, r provider.Report, code fault.Code) {
 }
 
 // refused returns the refusal in err, or fails.
-func (b *bundle) refused(t *testing.T, err error) *fault.Error {
+func (b *bundle) refused(t T, err error) *fault.Error {
 	t.Helper()
 	var refused *provider.RefusedError
 	if !errors.As(err, &refused) || refused.Fault.Provider != b.Name || refused.Fault.Message == "" {

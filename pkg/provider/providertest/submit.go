@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"net"
-	"testing"
 	"time"
 
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 )
 
-func policy(t *testing.T, b *bundle) {
+func policy(t T, b *bundle) {
 	b.task = b.fresh("[fault:policy]")
 	taskID, err := b.adapter.Submit(b.ctx, b.task)
 	if err != nil {
@@ -24,7 +23,7 @@ func policy(t *testing.T, b *bundle) {
 	b.failed(t, b.poll(t, taskID), fault.ContentPolicy)
 }
 
-func rateLimit(t *testing.T, b *bundle) {
+func rateLimit(t T, b *bundle) {
 	for words, want := range map[string]time.Duration{"[fault:rate_limit]": time.Second, "[fault:rate_limit_bare]": 0} {
 		task := b.fresh(words)
 		_, err := b.adapter.Submit(b.ctx, task)
@@ -38,7 +37,7 @@ func rateLimit(t *testing.T, b *bundle) {
 	}
 }
 
-func serverError(t *testing.T, b *bundle) {
+func serverError(t T, b *bundle) {
 	task := b.fresh("[fault:error500]")
 	_, err := b.adapter.Submit(b.ctx, task)
 	if b.DefiniteServerError {
@@ -54,7 +53,7 @@ func serverError(t *testing.T, b *bundle) {
 }
 
 // What surely was not sent may be sent again.
-func refusedConnection(t *testing.T, b *bundle) {
+func refusedConnection(t T, b *bundle) {
 	l, err := (&net.ListenConfig{}).Listen(b.ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +74,7 @@ func refusedConnection(t *testing.T, b *bundle) {
 
 // What may have arrived is never sent again, by anybody: not by the adapter and
 // not by net/http on a reused connection.
-func lostAnswers(t *testing.T, b *bundle) {
+func lostAnswers(t T, b *bundle) {
 	b.submit(t) // leaves a connection to reuse
 	for word, tasks := range map[string]int{"reset_after_accept": 1, "reset_before_accept": 0, "garbage": 1, "huge_body": 1, "endless_body": 1, "redirect": 1} {
 		task := b.fresh("[fault:" + word + "]")
@@ -87,7 +86,7 @@ func lostAnswers(t *testing.T, b *bundle) {
 	}
 }
 
-func givesUp(t *testing.T, b *bundle) {
+func givesUp(t T, b *bundle) {
 	task := b.fresh("[fault:hang_after_accept]")
 	ctx, cancel := context.WithCancel(b.ctx)
 	done := make(chan error, 1)
@@ -107,7 +106,7 @@ func givesUp(t *testing.T, b *bundle) {
 }
 
 // unknown checks that an error says nothing of the task.
-func (b *bundle) unknown(t *testing.T, word string, err error) {
+func (b *bundle) unknown(t T, word string, err error) {
 	t.Helper()
 	var refused *provider.RefusedError
 	if err == nil || errors.As(err, &refused) {
@@ -115,7 +114,7 @@ func (b *bundle) unknown(t *testing.T, word string, err error) {
 	}
 }
 
-func eventually(ctx context.Context, t *testing.T, what string, ok func() bool) {
+func eventually(ctx context.Context, t T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -5,13 +5,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"testing"
 
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 )
 
-func success(t *testing.T, b *bundle) {
+func success(t T, b *bundle) {
 	taskID, sim := b.submit(t)
 	if r := b.poll(t, taskID); r.State != provider.Queued && r.State != provider.Running || r.UnknownWord != "" || r.Progress > 99 {
 		t.Errorf("a new task is %+v", r)
@@ -32,7 +31,7 @@ func success(t *testing.T, b *bundle) {
 }
 
 // fetch reads the head of a result as the archiver would.
-func (b *bundle) fetch(t *testing.T, url string) []byte {
+func (b *bundle) fetch(t T, url string) []byte {
 	t.Helper()
 	req, err := http.NewRequestWithContext(b.ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -55,7 +54,7 @@ func (b *bundle) fetch(t *testing.T, url string) []byte {
 	return head
 }
 
-func resultKey(t *testing.T, b *bundle) {
+func resultKey(t T, b *bundle) {
 	d, ok := b.adapter.(provider.Downloader)
 	if !ok {
 		t.Skip("results need no key")
@@ -72,13 +71,13 @@ func resultKey(t *testing.T, b *bundle) {
 	}
 }
 
-func failure(t *testing.T, b *bundle) {
+func failure(t T, b *bundle) {
 	taskID, sim := b.submit(t)
 	b.Simulator.Move(t, sim.ID, "failed")
 	b.failed(t, b.poll(t, taskID), fault.ProviderRejected)
 }
 
-func failingPolls(t *testing.T, b *bundle) {
+func failingPolls(t T, b *bundle) {
 	for _, word := range []string{"garbage_poll", "rate_limit_poll", "error500_poll"} {
 		b.task = b.fresh("[fault:" + word + "]")
 		taskID, sim := b.submit(t)
@@ -94,7 +93,7 @@ func failingPolls(t *testing.T, b *bundle) {
 	}
 }
 
-func unknownWord(t *testing.T, b *bundle) {
+func unknownWord(t T, b *bundle) {
 	b.task = b.fresh("[fault:unknown_word]")
 	taskID, sim := b.submit(t)
 	b.Simulator.Move(t, sim.ID, "running")
@@ -103,7 +102,7 @@ func unknownWord(t *testing.T, b *bundle) {
 	}
 }
 
-func emptyResult(t *testing.T, b *bundle) {
+func emptyResult(t T, b *bundle) {
 	if b.ResultUnseen {
 		t.Skip("a poll does not tell")
 	}
@@ -113,7 +112,7 @@ func emptyResult(t *testing.T, b *bundle) {
 	b.failed(t, b.poll(t, taskID), fault.ProviderRejected)
 }
 
-func find(t *testing.T, b *bundle) {
+func find(t T, b *bundle) {
 	f, ok := b.adapter.(provider.Finder)
 	if !ok {
 		t.Skip("the provider takes no external id")
@@ -138,7 +137,7 @@ func find(t *testing.T, b *bundle) {
 	b.accepted(t, lost)
 }
 
-func cancel(t *testing.T, b *bundle) {
+func cancel(t T, b *bundle) {
 	c, ok := b.adapter.(provider.Canceler)
 	if !ok {
 		t.Skip("the provider cancels nothing")

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"testing"
 	"time"
 
 	"reelway.dev/pkg/fault"
@@ -21,7 +20,7 @@ type delivery struct {
 }
 
 // door receives the callbacks of b.task.
-func (b *bundle) door(t *testing.T) <-chan delivery {
+func (b *bundle) door(t T) <-chan delivery {
 	t.Helper()
 	in := make(chan delivery, 16)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -43,7 +42,7 @@ func (b *bundle) door(t *testing.T) <-chan delivery {
 	return in
 }
 
-func (b *bundle) receive(t *testing.T, in <-chan delivery) delivery {
+func (b *bundle) receive(t T, in <-chan delivery) delivery {
 	t.Helper()
 	select {
 	case d := <-in:
@@ -55,7 +54,7 @@ func (b *bundle) receive(t *testing.T, in <-chan delivery) delivery {
 }
 
 // parser is the adapter's, when its provider sends webhooks.
-func (b *bundle) parser(t *testing.T) provider.WebhookParser {
+func (b *bundle) parser(t T) provider.WebhookParser {
 	t.Helper()
 	p, ok := b.adapter.(provider.WebhookParser)
 	if ok != (b.Webhooks != None) {
@@ -69,7 +68,7 @@ func (b *bundle) parser(t *testing.T) provider.WebhookParser {
 
 func (b *bundle) hint() bool { return b.Webhooks != Signed }
 
-func webhooks(t *testing.T, b *bundle) {
+func webhooks(t T, b *bundle) {
 	p := b.parser(t)
 	in := b.door(t)
 	taskID, sim := b.submit(t)
@@ -90,7 +89,7 @@ func webhooks(t *testing.T, b *bundle) {
 	}
 }
 
-func failureWebhook(t *testing.T, b *bundle) {
+func failureWebhook(t T, b *bundle) {
 	p := b.parser(t)
 	if b.SilentFailure {
 		t.Skip("the provider tells of successes only")
@@ -110,7 +109,7 @@ func failureWebhook(t *testing.T, b *bundle) {
 
 // Nothing that the provider did not sign, as it signed it and lately, is more
 // than a hint; where it signs, it is refused.
-func forgedWebhooks(t *testing.T, b *bundle) {
+func forgedWebhooks(t T, b *bundle) {
 	p := b.parser(t)
 	in := b.door(t)
 	_, sim := b.submit(t)
@@ -144,7 +143,7 @@ func forgedWebhooks(t *testing.T, b *bundle) {
 }
 
 // garbage is a body that is none of the provider's, signed all the same.
-func (b *bundle) garbage(t *testing.T, p provider.WebhookParser) {
+func (b *bundle) garbage(t T, p provider.WebhookParser) {
 	t.Helper()
 	b.task = b.fresh("[fault:webhook_garbage]")
 	in := b.door(t)

@@ -139,6 +139,16 @@ func (p parser) ParseWebhook(ctx context.Context, h http.Header, body []byte, no
 	return provider.Report{}, bad
 }
 
+// VerifiesWebhooks implements provider.Verifier: one key that takes unsigned
+// callbacks takes them all.
+func (p parser) VerifiesWebhooks() bool {
+	all := p.keys.now.Load().all()
+	return len(all) > 0 && !slices.ContainsFunc(all, func(k *Key) bool {
+		v, ok := k.Adapter.(provider.Verifier)
+		return !ok || !v.VerifiesWebhooks()
+	})
+}
+
 // verifiers are all keys, those with a secret first: one without takes what it
 // cannot verify for a hint.
 func (k *Keyring) verifiers() []*Key {

@@ -147,3 +147,24 @@ func TestKeysAreReadAgain(t *testing.T) {
 		t.Errorf("a callback of nobody's: %v", err)
 	}
 }
+
+// Callbacks for a whole project are taken only where every key verifies: one
+// without a secret would take anybody's word for a hint.
+func TestEveryKeyMustVerify(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"keys: [{name: a, key: one, webhook_secret: " + oldSecret + "}]":                                                         true,
+		"keys: [{name: a, key: one, webhook_secret: " + oldSecret + "}, {name: b, key: two, webhook_secret: " + newSecret + "}]": true,
+		"keys: [{name: a, key: one, webhook_secret: " + oldSecret + "}, {name: b, key: two}]":                                    false,
+		"keys: [{name: b, key: two}]": false,
+	} {
+		name, _ := keysFile(t, text)
+		p, err := registry.Open(load(t, "REELWAY_OPENAI_URL=https://openai.example/v1", "REELWAY_OPENAI_KEYS_FILE="+name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, ok := p.Parsers["openai"].(provider.Verifier); !ok || v.VerifiesWebhooks() != want {
+			t.Errorf("%s: %t", text, !want)
+		}
+	}
+}

@@ -41,6 +41,9 @@ func (a *Adapter) verify(ctx context.Context, h http.Header, body []byte, now ti
 	return nil
 }
 
+// VerifiesWebhooks implements provider.Verifier.
+func (a *Adapter) VerifiesWebhooks() bool { return true }
+
 // parse reads a thin event. Whatever its type, the operation is asked next.
 func parse(body []byte) (provider.Report, error) {
 	var e struct {

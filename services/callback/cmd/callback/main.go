@@ -9,7 +9,9 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/provider/registry"
+	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	"reelway.dev/services/callback"
 )
 
@@ -18,7 +20,7 @@ type config struct {
 }
 
 func main() {
-	cfg, nats, reg, tok := &config{}, &bus.Config{}, &registry.Config{}, &callbacktoken.Config{}
+	cfg, nats, led, reg, tok := &config{}, &bus.Config{}, &rpc.LedgerConfig{}, &registry.Config{}, &callbacktoken.Config{}
 	os.Exit(run.Main("callback", "takes providers' webhooks", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_CALLBACK_ADDR", cfg.Addr)
 		if err != nil {
@@ -38,12 +40,18 @@ func main() {
 		}
 		h.OnClose(shut)
 		h.Ready(b.Ready)
-		s, err := callback.New(callback.Deps{Bus: b, Parsers: providers.Parsers, Tokens: tokens, Logger: h.Log, Now: time.Now})
+		conn, err := rpc.Dial(led.Addr) // lazily: only webhooks without a job in their address need it
+		if err != nil {
+			return err
+		}
+		h.OnClose(func() { _ = conn.Close() })
+		s, err := callback.New(callback.Deps{Bus: b, Parsers: providers.Parsers, Tokens: tokens, Logger: h.Log, Now: time.Now,
+			Find: callback.Lookup(ledgerv1.NewJobServiceClient(conn))})
 		if err != nil {
 			return err
 		}
 		h.Add(run.Consumers, providers.Component(h.Log))
 		h.Add(run.Doors, run.HTTP("http", l, s.Handler()))
 		return nil
-	}, cfg, nats, reg, tok))
+	}, cfg, nats, led, reg, tok))
 }

@@ -18,12 +18,17 @@ import (
 
 func main() {
 	cfg, nats, led, reg, tok := &dispatcher.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &registry.Config{}, &callbacktoken.Config{}
+	models := &catalog.Config{}
 	os.Exit(run.Main("dispatcher", "submits queued jobs to providers and watches them", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		tokens, err := callbacktoken.Open(*tok)
 		if err != nil {
 			return err
 		}
 		providers, err := registry.Open(*reg)
+		if err != nil {
+			return err
+		}
+		cat, err := catalog.Open(*models, func(name string) bool { return providers.Adapters[name] != nil }, h.Log)
 		if err != nil {
 			return err
 		}
@@ -39,12 +44,13 @@ func main() {
 		}
 		h.OnClose(func() { _ = conn.Close() })
 		s, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters, Keys: providers.Keys,
-			Model: catalog.Builtin().ProviderModel, Tokens: tokens, Logger: h.Log, Now: time.Now})
+			Model: cat.ProviderModel, OnUncertain: cat.OnUncertain, Tokens: tokens, Logger: h.Log, Now: time.Now})
 		if err != nil {
 			return err
 		}
 		h.Add(run.Consumers, providers.Component(h.Log))
 		h.Add(run.Consumers, s.Components()...)
+		h.Add(run.Consumers, cat.Components()...)
 		return nil
-	}, cfg, nats, led, reg, tok))
+	}, cfg, nats, led, reg, tok, models))
 }

@@ -14,6 +14,7 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/catalog"
 	"reelway.dev/pkg/limit"
+	"reelway.dev/pkg/route"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/safehttp"
@@ -35,12 +36,17 @@ func (c *config) offers(provider string) bool {
 
 func main() {
 	door, cfg, nats, led, bkt, guard := &config{}, &intake.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &safehttp.Config{}
+	models, ways := &catalog.Config{}, &route.Config{}
 	os.Exit(run.Main("intake", "takes requests: authenticates, validates, prices, submits", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_HTTP_ADDR", door.Addr)
 		if err != nil {
 			return err
 		}
 		gl, err := h.Listen("REELWAY_GRPC_ADDR", door.GRPCAddr)
+		if err != nil {
+			return err
+		}
+		cat, err := catalog.Open(*models, door.offers, h.Log)
 		if err != nil {
 			return err
 		}
@@ -60,6 +66,10 @@ func main() {
 			return err
 		}
 		h.OnClose(func() { _ = conn.Close() })
+		routes, err := route.Open(*ways, cat, h.Log)
+		if err != nil {
+			return err
+		}
 		accounts := ledgerv1.NewAccountServiceClient(conn)
 		authn := auth.New(accounts, time.Now)
 		counters, err := b.Counters(ctx)
@@ -69,7 +79,7 @@ func main() {
 		s, err := intake.New(*cfg, intake.Deps{Jobs: ledgerv1.NewJobServiceClient(conn), Ledger: ledgerv1.NewLedgerServiceClient(conn),
 			Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn),
 			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn),
-			DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: catalog.Builtin().Only(door.offers),
+			DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, Routes: routes,
 			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 		if err != nil {
 			return err
@@ -83,6 +93,9 @@ func main() {
 		s.Register(srv)
 		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, authn.Components(b)...)
+		h.Add(run.Consumers, cat.Components()...)
+		h.Add(run.Consumers, routes.Components()...)
+		h.Add(run.Consumers, s.Components()...)
 		return nil
-	}, door, cfg, nats, led, bkt, guard))
+	}, door, cfg, nats, led, bkt, guard, models, ways))
 }

@@ -14,6 +14,7 @@ import (
 )
 
 func main() {
+	ledger.CollectLess()
 	cfg, nats, db, door, keys := &ledger.Config{}, &bus.Config{}, &postgres.Config{}, &rpc.LedgerConfig{}, &seal.Config{}
 	os.Exit(run.Main("ledger", "owns Postgres: jobs, attempts, holds, postings and the outbox", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_LEDGER_ADDR", door.Addr)

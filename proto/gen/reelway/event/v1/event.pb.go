@@ -107,7 +107,10 @@ type PollAttempt struct {
 	AttemptId string                 `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
 	Provider  string                 `protobuf:"bytes,3,opt,name=provider,proto3" json:"provider,omitempty"`
 	// How many polls went before this one; the interval grows with it.
-	Polls         int32 `protobuf:"varint,4,opt,name=polls,proto3" json:"polls,omitempty"`
+	Polls int32 `protobuf:"varint,4,opt,name=polls,proto3" json:"polls,omitempty"`
+	// True when the provider itself gave the reason, by a callback that proves
+	// nothing.
+	Hinted        bool `protobuf:"varint,35,opt,name=hinted,proto3" json:"hinted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -170,6 +173,75 @@ func (x *PollAttempt) GetPolls() int32 {
 	return 0
 }
 
+func (x *PollAttempt) GetHinted() bool {
+	if x != nil {
+		return x.Hinted
+	}
+	return false
+}
+
+// CancelAttempt tells a dispatcher to ask the provider for the end of a task.
+// Stream JOBS, subject jobs.cancel.<provider>.
+type CancelAttempt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	AttemptId     string                 `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	Provider      string                 `protobuf:"bytes,3,opt,name=provider,proto3" json:"provider,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelAttempt) Reset() {
+	*x = CancelAttempt{}
+	mi := &file_reelway_event_v1_event_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelAttempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelAttempt) ProtoMessage() {}
+
+func (x *CancelAttempt) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_event_v1_event_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelAttempt.ProtoReflect.Descriptor instead.
+func (*CancelAttempt) Descriptor() ([]byte, []int) {
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CancelAttempt) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *CancelAttempt) GetAttemptId() string {
+	if x != nil {
+		return x.AttemptId
+	}
+	return ""
+}
+
+func (x *CancelAttempt) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
 // Observation is what a dispatcher, callback or archiver saw of an attempt.
 // The ledger alone draws conclusions from it.
 // Stream OBSERVATIONS, subject observed.<provider>.<job_id>.
@@ -180,7 +252,8 @@ type Observation struct {
 	Provider  string                 `protobuf:"bytes,3,opt,name=provider,proto3" json:"provider,omitempty"`
 	// Deterministic: the same fact has the same id however often it is seen.
 	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
-	// "submit", "webhook", "poll", "archiver"
+	// "submit", "webhook", "hint" (a poll after a callback that proves nothing),
+	// "poll", "lookup", "cancel", "archiver", "sweep"
 	Source     string                 `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
 	ObservedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=observed_at,json=observedAt,proto3" json:"observed_at,omitempty"`
 	// Types that are valid to be assigned to Fact:
@@ -195,6 +268,9 @@ type Observation struct {
 	//	*Observation_ArchiveFailed
 	//	*Observation_TimedOut
 	//	*Observation_ArtifactDeleted
+	//	*Observation_Canceled
+	//	*Observation_CancelRefused
+	//	*Observation_GivenUp
 	Fact          isObservation_Fact `protobuf_oneof:"fact"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -202,7 +278,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[2]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -214,7 +290,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[2]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -227,7 +303,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{2}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Observation) GetJobId() string {
@@ -369,6 +445,33 @@ func (x *Observation) GetArtifactDeleted() *ArtifactDeleted {
 	return nil
 }
 
+func (x *Observation) GetCanceled() *Canceled {
+	if x != nil {
+		if x, ok := x.Fact.(*Observation_Canceled); ok {
+			return x.Canceled
+		}
+	}
+	return nil
+}
+
+func (x *Observation) GetCancelRefused() *CancelRefused {
+	if x != nil {
+		if x, ok := x.Fact.(*Observation_CancelRefused); ok {
+			return x.CancelRefused
+		}
+	}
+	return nil
+}
+
+func (x *Observation) GetGivenUp() *GivenUp {
+	if x != nil {
+		if x, ok := x.Fact.(*Observation_GivenUp); ok {
+			return x.GivenUp
+		}
+	}
+	return nil
+}
+
 type isObservation_Fact interface {
 	isObservation_Fact()
 }
@@ -413,6 +516,18 @@ type Observation_ArtifactDeleted struct {
 	ArtifactDeleted *ArtifactDeleted `protobuf:"bytes,30,opt,name=artifact_deleted,json=artifactDeleted,proto3,oneof"`
 }
 
+type Observation_Canceled struct {
+	Canceled *Canceled `protobuf:"bytes,61,opt,name=canceled,proto3,oneof"`
+}
+
+type Observation_CancelRefused struct {
+	CancelRefused *CancelRefused `protobuf:"bytes,62,opt,name=cancel_refused,json=cancelRefused,proto3,oneof"`
+}
+
+type Observation_GivenUp struct {
+	GivenUp *GivenUp `protobuf:"bytes,63,opt,name=given_up,json=givenUp,proto3,oneof"`
+}
+
 func (*Observation_Accepted) isObservation_Fact() {}
 
 func (*Observation_Refused) isObservation_Fact() {}
@@ -433,6 +548,12 @@ func (*Observation_TimedOut) isObservation_Fact() {}
 
 func (*Observation_ArtifactDeleted) isObservation_Fact() {}
 
+func (*Observation_Canceled) isObservation_Fact() {}
+
+func (*Observation_CancelRefused) isObservation_Fact() {}
+
+func (*Observation_GivenUp) isObservation_Fact() {}
+
 // Accepted: the provider has taken the task.
 type Accepted struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -446,7 +567,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[3]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +579,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[3]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +592,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{3}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Accepted) GetProviderTaskId() string {
@@ -501,7 +622,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[4]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +634,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[4]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +647,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Refused) GetError() *v1.VideoError {
@@ -560,7 +681,7 @@ type Unknown struct {
 
 func (x *Unknown) Reset() {
 	*x = Unknown{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[5]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +693,7 @@ func (x *Unknown) String() string {
 func (*Unknown) ProtoMessage() {}
 
 func (x *Unknown) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[5]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +706,7 @@ func (x *Unknown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unknown.ProtoReflect.Descriptor instead.
 func (*Unknown) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Unknown) GetReason() string {
@@ -606,7 +727,7 @@ type Progressed struct {
 
 func (x *Progressed) Reset() {
 	*x = Progressed{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[6]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +739,7 @@ func (x *Progressed) String() string {
 func (*Progressed) ProtoMessage() {}
 
 func (x *Progressed) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[6]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +752,7 @@ func (x *Progressed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progressed.ProtoReflect.Descriptor instead.
 func (*Progressed) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{6}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Progressed) GetProgress() int32 {
@@ -663,7 +784,7 @@ type Rendered struct {
 
 func (x *Rendered) Reset() {
 	*x = Rendered{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[7]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +796,7 @@ func (x *Rendered) String() string {
 func (*Rendered) ProtoMessage() {}
 
 func (x *Rendered) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[7]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +809,7 @@ func (x *Rendered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rendered.ProtoReflect.Descriptor instead.
 func (*Rendered) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{7}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Rendered) GetUrl() string {
@@ -730,7 +851,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[8]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +863,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[8]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +876,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{8}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Failed) GetError() *v1.VideoError {
@@ -772,6 +893,152 @@ func (x *Failed) GetProviderTaskId() string {
 	return ""
 }
 
+// Canceled: the provider says, or proves, that this task ended by a cancel.
+type Canceled struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Error          *v1.VideoError         `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	ProviderTaskId string                 `protobuf:"bytes,2,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Canceled) Reset() {
+	*x = Canceled{}
+	mi := &file_reelway_event_v1_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Canceled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Canceled) ProtoMessage() {}
+
+func (x *Canceled) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_event_v1_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Canceled.ProtoReflect.Descriptor instead.
+func (*Canceled) Descriptor() ([]byte, []int) {
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Canceled) GetError() *v1.VideoError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *Canceled) GetProviderTaskId() string {
+	if x != nil {
+		return x.ProviderTaskId
+	}
+	return ""
+}
+
+// CancelRefused: the provider does not end this task, which goes on.
+type CancelRefused struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// unsupported, too_late
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRefused) Reset() {
+	*x = CancelRefused{}
+	mi := &file_reelway_event_v1_event_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRefused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRefused) ProtoMessage() {}
+
+func (x *CancelRefused) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_event_v1_event_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRefused.ProtoReflect.Descriptor instead.
+func (*CancelRefused) Descriptor() ([]byte, []int) {
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CancelRefused) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// GivenUp: an attempt whose outcome is unknown, and which its provider cannot be
+// asked for, is waited for no longer, because its model's policy says so. The
+// task may exist and cost.
+type GivenUp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GivenUp) Reset() {
+	*x = GivenUp{}
+	mi := &file_reelway_event_v1_event_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GivenUp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GivenUp) ProtoMessage() {}
+
+func (x *GivenUp) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_event_v1_event_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GivenUp.ProtoReflect.Descriptor instead.
+func (*GivenUp) Descriptor() ([]byte, []int) {
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GivenUp) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Archived: the result is in the bucket, verified.
 type Archived struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -782,7 +1049,7 @@ type Archived struct {
 
 func (x *Archived) Reset() {
 	*x = Archived{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[9]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +1061,7 @@ func (x *Archived) String() string {
 func (*Archived) ProtoMessage() {}
 
 func (x *Archived) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[9]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +1074,7 @@ func (x *Archived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Archived.ProtoReflect.Descriptor instead.
 func (*Archived) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Archived) GetArtifact() *v1.Artifact {
@@ -827,7 +1094,7 @@ type ArchiveFailed struct {
 
 func (x *ArchiveFailed) Reset() {
 	*x = ArchiveFailed{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[10]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +1106,7 @@ func (x *ArchiveFailed) String() string {
 func (*ArchiveFailed) ProtoMessage() {}
 
 func (x *ArchiveFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[10]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +1119,7 @@ func (x *ArchiveFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArchiveFailed.ProtoReflect.Descriptor instead.
 func (*ArchiveFailed) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ArchiveFailed) GetError() *v1.VideoError {
@@ -872,7 +1139,7 @@ type TimedOut struct {
 
 func (x *TimedOut) Reset() {
 	*x = TimedOut{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[11]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +1151,7 @@ func (x *TimedOut) String() string {
 func (*TimedOut) ProtoMessage() {}
 
 func (x *TimedOut) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[11]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1164,7 @@ func (x *TimedOut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimedOut.ProtoReflect.Descriptor instead.
 func (*TimedOut) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{11}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TimedOut) GetReason() string {
@@ -923,7 +1190,7 @@ type DeleteArtifact struct {
 
 func (x *DeleteArtifact) Reset() {
 	*x = DeleteArtifact{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[12]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1202,7 @@ func (x *DeleteArtifact) String() string {
 func (*DeleteArtifact) ProtoMessage() {}
 
 func (x *DeleteArtifact) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[12]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1215,7 @@ func (x *DeleteArtifact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteArtifact.ProtoReflect.Descriptor instead.
 func (*DeleteArtifact) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{12}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteArtifact) GetKey() string {
@@ -996,7 +1263,7 @@ type ArtifactDeleted struct {
 
 func (x *ArtifactDeleted) Reset() {
 	*x = ArtifactDeleted{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[13]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1275,7 @@ func (x *ArtifactDeleted) String() string {
 func (*ArtifactDeleted) ProtoMessage() {}
 
 func (x *ArtifactDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[13]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1288,7 @@ func (x *ArtifactDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactDeleted.ProtoReflect.Descriptor instead.
 func (*ArtifactDeleted) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{13}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ArtifactDeleted) GetKey() string {
@@ -1051,7 +1318,7 @@ type JobEvent struct {
 
 func (x *JobEvent) Reset() {
 	*x = JobEvent{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[14]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1330,7 @@ func (x *JobEvent) String() string {
 func (*JobEvent) ProtoMessage() {}
 
 func (x *JobEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[14]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1343,7 @@ func (x *JobEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobEvent.ProtoReflect.Descriptor instead.
 func (*JobEvent) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JobEvent) GetVideo() *v1.Video {
@@ -1139,7 +1406,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_reelway_event_v1_event_proto_msgTypes[15]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1418,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_event_v1_event_proto_msgTypes[15]
+	mi := &file_reelway_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1431,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_reelway_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeadLetter) GetStream() string {
@@ -1233,13 +1500,19 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x02 \x01(\tR\taccountId\x12\x1a\n" +
 	"\bprovider\x18\x03 \x01(\tR\bprovider\x12\x14\n" +
-	"\x05model\x18\x18 \x01(\tR\x05model\"u\n" +
+	"\x05model\x18\x18 \x01(\tR\x05model\"\x8d\x01\n" +
 	"\vPollAttempt\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
 	"attempt_id\x18\x02 \x01(\tR\tattemptId\x12\x1a\n" +
 	"\bprovider\x18\x03 \x01(\tR\bprovider\x12\x14\n" +
-	"\x05polls\x18\x04 \x01(\x05R\x05polls\"\xb1\x06\n" +
+	"\x05polls\x18\x04 \x01(\x05R\x05polls\x12\x16\n" +
+	"\x06hinted\x18# \x01(\bR\x06hinted\"a\n" +
+	"\rCancelAttempt\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
+	"\n" +
+	"attempt_id\x18\x02 \x01(\tR\tattemptId\x12\x1a\n" +
+	"\bprovider\x18\x03 \x01(\tR\bprovider\"\xed\a\n" +
 	"\vObservation\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -1261,7 +1534,10 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\barchived\x18\x10 \x01(\v2\x1a.reelway.event.v1.ArchivedH\x00R\barchived\x12H\n" +
 	"\x0earchive_failed\x18\x11 \x01(\v2\x1f.reelway.event.v1.ArchiveFailedH\x00R\rarchiveFailed\x129\n" +
 	"\ttimed_out\x18\x12 \x01(\v2\x1a.reelway.event.v1.TimedOutH\x00R\btimedOut\x12N\n" +
-	"\x10artifact_deleted\x18\x1e \x01(\v2!.reelway.event.v1.ArtifactDeletedH\x00R\x0fartifactDeletedB\x06\n" +
+	"\x10artifact_deleted\x18\x1e \x01(\v2!.reelway.event.v1.ArtifactDeletedH\x00R\x0fartifactDeleted\x128\n" +
+	"\bcanceled\x18= \x01(\v2\x1a.reelway.event.v1.CanceledH\x00R\bcanceled\x12H\n" +
+	"\x0ecancel_refused\x18> \x01(\v2\x1f.reelway.event.v1.CancelRefusedH\x00R\rcancelRefused\x126\n" +
+	"\bgiven_up\x18? \x01(\v2\x19.reelway.event.v1.GivenUpH\x00R\agivenUpB\x06\n" +
 	"\x04fact\"X\n" +
 	"\bAccepted\x12(\n" +
 	"\x10provider_task_id\x18\x01 \x01(\tR\x0eproviderTaskId\x12\"\n" +
@@ -1283,7 +1559,14 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\x16provider_cost_currency\x18\x04 \x01(\tR\x14providerCostCurrency\"f\n" +
 	"\x06Failed\x122\n" +
 	"\x05error\x18\x01 \x01(\v2\x1c.reelway.video.v1.VideoErrorR\x05error\x12(\n" +
-	"\x10provider_task_id\x18\x02 \x01(\tR\x0eproviderTaskId\"B\n" +
+	"\x10provider_task_id\x18\x02 \x01(\tR\x0eproviderTaskId\"h\n" +
+	"\bCanceled\x122\n" +
+	"\x05error\x18\x01 \x01(\v2\x1c.reelway.video.v1.VideoErrorR\x05error\x12(\n" +
+	"\x10provider_task_id\x18\x02 \x01(\tR\x0eproviderTaskId\"'\n" +
+	"\rCancelRefused\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"!\n" +
+	"\aGivenUp\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"B\n" +
 	"\bArchived\x126\n" +
 	"\bartifact\x18\x01 \x01(\v2\x1a.reelway.video.v1.ArtifactR\bartifact\"C\n" +
 	"\rArchiveFailed\x122\n" +
@@ -1338,55 +1621,63 @@ func file_reelway_event_v1_event_proto_rawDescGZIP() []byte {
 	return file_reelway_event_v1_event_proto_rawDescData
 }
 
-var file_reelway_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_reelway_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_reelway_event_v1_event_proto_goTypes = []any{
 	(*SubmitJob)(nil),             // 0: reelway.event.v1.SubmitJob
 	(*PollAttempt)(nil),           // 1: reelway.event.v1.PollAttempt
-	(*Observation)(nil),           // 2: reelway.event.v1.Observation
-	(*Accepted)(nil),              // 3: reelway.event.v1.Accepted
-	(*Refused)(nil),               // 4: reelway.event.v1.Refused
-	(*Unknown)(nil),               // 5: reelway.event.v1.Unknown
-	(*Progressed)(nil),            // 6: reelway.event.v1.Progressed
-	(*Rendered)(nil),              // 7: reelway.event.v1.Rendered
-	(*Failed)(nil),                // 8: reelway.event.v1.Failed
-	(*Archived)(nil),              // 9: reelway.event.v1.Archived
-	(*ArchiveFailed)(nil),         // 10: reelway.event.v1.ArchiveFailed
-	(*TimedOut)(nil),              // 11: reelway.event.v1.TimedOut
-	(*DeleteArtifact)(nil),        // 12: reelway.event.v1.DeleteArtifact
-	(*ArtifactDeleted)(nil),       // 13: reelway.event.v1.ArtifactDeleted
-	(*JobEvent)(nil),              // 14: reelway.event.v1.JobEvent
-	(*DeadLetter)(nil),            // 15: reelway.event.v1.DeadLetter
-	nil,                           // 16: reelway.event.v1.DeadLetter.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*v1.VideoError)(nil),         // 18: reelway.video.v1.VideoError
-	(*v1.Artifact)(nil),           // 19: reelway.video.v1.Artifact
-	(*v1.Video)(nil),              // 20: reelway.video.v1.Video
+	(*CancelAttempt)(nil),         // 2: reelway.event.v1.CancelAttempt
+	(*Observation)(nil),           // 3: reelway.event.v1.Observation
+	(*Accepted)(nil),              // 4: reelway.event.v1.Accepted
+	(*Refused)(nil),               // 5: reelway.event.v1.Refused
+	(*Unknown)(nil),               // 6: reelway.event.v1.Unknown
+	(*Progressed)(nil),            // 7: reelway.event.v1.Progressed
+	(*Rendered)(nil),              // 8: reelway.event.v1.Rendered
+	(*Failed)(nil),                // 9: reelway.event.v1.Failed
+	(*Canceled)(nil),              // 10: reelway.event.v1.Canceled
+	(*CancelRefused)(nil),         // 11: reelway.event.v1.CancelRefused
+	(*GivenUp)(nil),               // 12: reelway.event.v1.GivenUp
+	(*Archived)(nil),              // 13: reelway.event.v1.Archived
+	(*ArchiveFailed)(nil),         // 14: reelway.event.v1.ArchiveFailed
+	(*TimedOut)(nil),              // 15: reelway.event.v1.TimedOut
+	(*DeleteArtifact)(nil),        // 16: reelway.event.v1.DeleteArtifact
+	(*ArtifactDeleted)(nil),       // 17: reelway.event.v1.ArtifactDeleted
+	(*JobEvent)(nil),              // 18: reelway.event.v1.JobEvent
+	(*DeadLetter)(nil),            // 19: reelway.event.v1.DeadLetter
+	nil,                           // 20: reelway.event.v1.DeadLetter.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*v1.VideoError)(nil),         // 22: reelway.video.v1.VideoError
+	(*v1.Artifact)(nil),           // 23: reelway.video.v1.Artifact
+	(*v1.Video)(nil),              // 24: reelway.video.v1.Video
 }
 var file_reelway_event_v1_event_proto_depIdxs = []int32{
-	17, // 0: reelway.event.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
-	3,  // 1: reelway.event.v1.Observation.accepted:type_name -> reelway.event.v1.Accepted
-	4,  // 2: reelway.event.v1.Observation.refused:type_name -> reelway.event.v1.Refused
-	5,  // 3: reelway.event.v1.Observation.unknown:type_name -> reelway.event.v1.Unknown
-	6,  // 4: reelway.event.v1.Observation.progressed:type_name -> reelway.event.v1.Progressed
-	7,  // 5: reelway.event.v1.Observation.rendered:type_name -> reelway.event.v1.Rendered
-	8,  // 6: reelway.event.v1.Observation.failed:type_name -> reelway.event.v1.Failed
-	9,  // 7: reelway.event.v1.Observation.archived:type_name -> reelway.event.v1.Archived
-	10, // 8: reelway.event.v1.Observation.archive_failed:type_name -> reelway.event.v1.ArchiveFailed
-	11, // 9: reelway.event.v1.Observation.timed_out:type_name -> reelway.event.v1.TimedOut
-	13, // 10: reelway.event.v1.Observation.artifact_deleted:type_name -> reelway.event.v1.ArtifactDeleted
-	18, // 11: reelway.event.v1.Refused.error:type_name -> reelway.video.v1.VideoError
-	18, // 12: reelway.event.v1.Failed.error:type_name -> reelway.video.v1.VideoError
-	19, // 13: reelway.event.v1.Archived.artifact:type_name -> reelway.video.v1.Artifact
-	18, // 14: reelway.event.v1.ArchiveFailed.error:type_name -> reelway.video.v1.VideoError
-	20, // 15: reelway.event.v1.JobEvent.video:type_name -> reelway.video.v1.Video
-	17, // 16: reelway.event.v1.JobEvent.occurred_at:type_name -> google.protobuf.Timestamp
-	16, // 17: reelway.event.v1.DeadLetter.headers:type_name -> reelway.event.v1.DeadLetter.HeadersEntry
-	17, // 18: reelway.event.v1.DeadLetter.died_at:type_name -> google.protobuf.Timestamp
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	21, // 0: reelway.event.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
+	4,  // 1: reelway.event.v1.Observation.accepted:type_name -> reelway.event.v1.Accepted
+	5,  // 2: reelway.event.v1.Observation.refused:type_name -> reelway.event.v1.Refused
+	6,  // 3: reelway.event.v1.Observation.unknown:type_name -> reelway.event.v1.Unknown
+	7,  // 4: reelway.event.v1.Observation.progressed:type_name -> reelway.event.v1.Progressed
+	8,  // 5: reelway.event.v1.Observation.rendered:type_name -> reelway.event.v1.Rendered
+	9,  // 6: reelway.event.v1.Observation.failed:type_name -> reelway.event.v1.Failed
+	13, // 7: reelway.event.v1.Observation.archived:type_name -> reelway.event.v1.Archived
+	14, // 8: reelway.event.v1.Observation.archive_failed:type_name -> reelway.event.v1.ArchiveFailed
+	15, // 9: reelway.event.v1.Observation.timed_out:type_name -> reelway.event.v1.TimedOut
+	17, // 10: reelway.event.v1.Observation.artifact_deleted:type_name -> reelway.event.v1.ArtifactDeleted
+	10, // 11: reelway.event.v1.Observation.canceled:type_name -> reelway.event.v1.Canceled
+	11, // 12: reelway.event.v1.Observation.cancel_refused:type_name -> reelway.event.v1.CancelRefused
+	12, // 13: reelway.event.v1.Observation.given_up:type_name -> reelway.event.v1.GivenUp
+	22, // 14: reelway.event.v1.Refused.error:type_name -> reelway.video.v1.VideoError
+	22, // 15: reelway.event.v1.Failed.error:type_name -> reelway.video.v1.VideoError
+	22, // 16: reelway.event.v1.Canceled.error:type_name -> reelway.video.v1.VideoError
+	23, // 17: reelway.event.v1.Archived.artifact:type_name -> reelway.video.v1.Artifact
+	22, // 18: reelway.event.v1.ArchiveFailed.error:type_name -> reelway.video.v1.VideoError
+	24, // 19: reelway.event.v1.JobEvent.video:type_name -> reelway.video.v1.Video
+	21, // 20: reelway.event.v1.JobEvent.occurred_at:type_name -> google.protobuf.Timestamp
+	20, // 21: reelway.event.v1.DeadLetter.headers:type_name -> reelway.event.v1.DeadLetter.HeadersEntry
+	21, // 22: reelway.event.v1.DeadLetter.died_at:type_name -> google.protobuf.Timestamp
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_reelway_event_v1_event_proto_init() }
@@ -1394,7 +1685,7 @@ func file_reelway_event_v1_event_proto_init() {
 	if File_reelway_event_v1_event_proto != nil {
 		return
 	}
-	file_reelway_event_v1_event_proto_msgTypes[2].OneofWrappers = []any{
+	file_reelway_event_v1_event_proto_msgTypes[3].OneofWrappers = []any{
 		(*Observation_Accepted)(nil),
 		(*Observation_Refused)(nil),
 		(*Observation_Unknown)(nil),
@@ -1405,6 +1696,9 @@ func file_reelway_event_v1_event_proto_init() {
 		(*Observation_ArchiveFailed)(nil),
 		(*Observation_TimedOut)(nil),
 		(*Observation_ArtifactDeleted)(nil),
+		(*Observation_Canceled)(nil),
+		(*Observation_CancelRefused)(nil),
+		(*Observation_GivenUp)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1412,7 +1706,7 @@ func file_reelway_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_event_v1_event_proto_rawDesc), len(file_reelway_event_v1_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

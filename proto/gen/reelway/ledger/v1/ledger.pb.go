@@ -79,6 +79,158 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{0}
 }
 
+// Route is one way to make a job's video.
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is sent on this route, and priced; params.model is its model.
+	Params   *v1.VideoParams `protobuf:"bytes,1,opt,name=params,proto3" json:"params,omitempty"`
+	Provider string          `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	// What is captured when this route makes the video.
+	PriceMicros int64 `protobuf:"varint,3,opt,name=price_micros,json=priceMicros,proto3" json:"price_micros,omitempty"`
+	// As OpenJobRequest's.
+	CostMicros   int64  `protobuf:"varint,4,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
+	CostCurrency string `protobuf:"bytes,5,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	// Parameters that the caller called optional and this model lacks.
+	Dropped       []string `protobuf:"bytes,6,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Route) GetParams() *v1.VideoParams {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
+func (x *Route) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Route) GetPriceMicros() int64 {
+	if x != nil {
+		return x.PriceMicros
+	}
+	return 0
+}
+
+func (x *Route) GetCostMicros() int64 {
+	if x != nil {
+		return x.CostMicros
+	}
+	return 0
+}
+
+func (x *Route) GetCostCurrency() string {
+	if x != nil {
+		return x.CostCurrency
+	}
+	return ""
+}
+
+func (x *Route) GetDropped() []string {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+// Plan is the routes of a job, in the order in which they are tried.
+type Plan struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Routes []*Route               `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	// The alias that the caller named; empty for a model.
+	Alias string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
+	// Whether a policy refusal leads to the next route, as it does not by itself.
+	FallbackOnPolicy bool `protobuf:"varint,3,opt,name=fallback_on_policy,json=fallbackOnPolicy,proto3" json:"fallback_on_policy,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Plan) Reset() {
+	*x = Plan{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Plan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Plan) ProtoMessage() {}
+
+func (x *Plan) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Plan.ProtoReflect.Descriptor instead.
+func (*Plan) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Plan) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *Plan) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *Plan) GetFallbackOnPolicy() bool {
+	if x != nil {
+		return x.FallbackOnPolicy
+	}
+	return false
+}
+
 type OpenJobRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	AccountId      string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -88,7 +240,7 @@ type OpenJobRequest struct {
 	RequestHash []byte          `protobuf:"bytes,4,opt,name=request_hash,json=requestHash,proto3" json:"request_hash,omitempty"`
 	Params      *v1.VideoParams `protobuf:"bytes,5,opt,name=params,proto3" json:"params,omitempty"`
 	Provider    string          `protobuf:"bytes,6,opt,name=provider,proto3" json:"provider,omitempty"`
-	// The most that this job may cost: the hold.
+	// The most that this job may cost: the hold, where there is no plan.
 	QuoteMicros int64             `protobuf:"varint,7,opt,name=quote_micros,json=quoteMicros,proto3" json:"quote_micros,omitempty"`
 	User        string            `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,9,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -100,6 +252,9 @@ type OpenJobRequest struct {
 	Priority     v1.Priority `protobuf:"varint,22,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
 	// As Account.queue_weight; 0 counts as 1.
 	QueueWeight int32 `protobuf:"varint,23,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
+	// When it has routes, params, provider, quote and cost repeat the first one's,
+	// and the hold is the dearest one's price.
+	Plan *Plan `protobuf:"bytes,32,opt,name=plan,proto3" json:"plan,omitempty"`
 	// As VideoRequest.callback_url.
 	CallbackUrl   string `protobuf:"bytes,64,opt,name=callback_url,json=callbackUrl,proto3" json:"callback_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -108,7 +263,7 @@ type OpenJobRequest struct {
 
 func (x *OpenJobRequest) Reset() {
 	*x = OpenJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[0]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -120,7 +275,7 @@ func (x *OpenJobRequest) String() string {
 func (*OpenJobRequest) ProtoMessage() {}
 
 func (x *OpenJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[0]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -133,7 +288,7 @@ func (x *OpenJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenJobRequest.ProtoReflect.Descriptor instead.
 func (*OpenJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{0}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *OpenJobRequest) GetAccountId() string {
@@ -227,6 +382,13 @@ func (x *OpenJobRequest) GetQueueWeight() int32 {
 	return 0
 }
 
+func (x *OpenJobRequest) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
 func (x *OpenJobRequest) GetCallbackUrl() string {
 	if x != nil {
 		return x.CallbackUrl
@@ -245,7 +407,7 @@ type OpenJobResponse struct {
 
 func (x *OpenJobResponse) Reset() {
 	*x = OpenJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[1]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -257,7 +419,7 @@ func (x *OpenJobResponse) String() string {
 func (*OpenJobResponse) ProtoMessage() {}
 
 func (x *OpenJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[1]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -270,7 +432,7 @@ func (x *OpenJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenJobResponse.ProtoReflect.Descriptor instead.
 func (*OpenJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{1}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *OpenJobResponse) GetVideo() *v1.Video {
@@ -298,7 +460,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[2]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +472,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[2]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +485,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{2}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetJobRequest) GetJobId() string {
@@ -349,7 +511,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[3]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -361,7 +523,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[3]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -374,7 +536,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{3}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetJobResponse) GetVideo() *v1.Video {
@@ -398,7 +560,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +572,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +585,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListJobsRequest) GetAccountId() string {
@@ -478,7 +640,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +652,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +665,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListJobsResponse) GetVideos() []*v1.Video {
@@ -530,7 +692,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +704,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +717,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{6}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CancelJobRequest) GetAccountId() string {
@@ -581,7 +743,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +755,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +768,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{7}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CancelJobResponse) GetVideo() *v1.Video {
@@ -626,7 +788,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +800,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +813,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{8}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteJobRequest) GetAccountId() string {
@@ -676,7 +838,7 @@ type DeleteJobResponse struct {
 
 func (x *DeleteJobResponse) Reset() {
 	*x = DeleteJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +850,7 @@ func (x *DeleteJobResponse) String() string {
 func (*DeleteJobResponse) ProtoMessage() {}
 
 func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +863,7 @@ func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{9}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
 }
 
 // BeginAttemptRequest asks for the right to submit a job once.
@@ -718,14 +880,18 @@ type BeginAttemptRequest struct {
 	// The same for single models, over all keys.
 	MaxRunningByModel map[string]int32 `protobuf:"bytes,25,rep,name=max_running_by_model,json=maxRunningByModel,proto3" json:"max_running_by_model,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Models whose jobs have to wait: their circuit is open.
-	ClosedModels  []string `protobuf:"bytes,26,rep,name=closed_models,json=closedModels,proto3" json:"closed_models,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ClosedModels []string `protobuf:"bytes,26,rep,name=closed_models,json=closedModels,proto3" json:"closed_models,omitempty"`
+	// Set when nothing of this model can be submitted to the provider now: its
+	// circuit is open, or no key may be used. Then nothing is granted; a job of the
+	// model goes on to its next route where it has one, and waits where it has none.
+	UnavailableModel string `protobuf:"bytes,37,opt,name=unavailable_model,json=unavailableModel,proto3" json:"unavailable_model,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *BeginAttemptRequest) Reset() {
 	*x = BeginAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +903,7 @@ func (x *BeginAttemptRequest) String() string {
 func (*BeginAttemptRequest) ProtoMessage() {}
 
 func (x *BeginAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +916,7 @@ func (x *BeginAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginAttemptRequest.ProtoReflect.Descriptor instead.
 func (*BeginAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{10}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BeginAttemptRequest) GetJobId() string {
@@ -795,6 +961,13 @@ func (x *BeginAttemptRequest) GetClosedModels() []string {
 	return nil
 }
 
+func (x *BeginAttemptRequest) GetUnavailableModel() string {
+	if x != nil {
+		return x.UnavailableModel
+	}
+	return ""
+}
+
 // KeyOffer is one key of a provider that may take a task, and what it allows.
 type KeyOffer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -811,7 +984,7 @@ type KeyOffer struct {
 
 func (x *KeyOffer) Reset() {
 	*x = KeyOffer{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +996,7 @@ func (x *KeyOffer) String() string {
 func (*KeyOffer) ProtoMessage() {}
 
 func (x *KeyOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +1009,7 @@ func (x *KeyOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyOffer.ProtoReflect.Descriptor instead.
 func (*KeyOffer) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KeyOffer) GetKeyId() string {
@@ -891,14 +1064,18 @@ type BeginAttemptResponse struct {
 	Full         bool  `protobuf:"varint,30,opt,name=full,proto3" json:"full,omitempty"`
 	RetryAfterMs int64 `protobuf:"varint,31,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
 	// What was full: provider, model, key, budget or closed.
-	FullReason    string `protobuf:"bytes,32,opt,name=full_reason,json=fullReason,proto3" json:"full_reason,omitempty"`
+	FullReason string `protobuf:"bytes,32,opt,name=full_reason,json=fullReason,proto3" json:"full_reason,omitempty"`
+	// When granted: as in GetAttemptResponse, to tell when to poll first.
+	TypicalMs     int64  `protobuf:"varint,62,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
+	SlowMs        int64  `protobuf:"varint,63,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	WebhookTrust  *int32 `protobuf:"varint,64,opt,name=webhook_trust,json=webhookTrust,proto3,oneof" json:"webhook_trust,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BeginAttemptResponse) Reset() {
 	*x = BeginAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1087,7 @@ func (x *BeginAttemptResponse) String() string {
 func (*BeginAttemptResponse) ProtoMessage() {}
 
 func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1100,7 @@ func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginAttemptResponse.ProtoReflect.Descriptor instead.
 func (*BeginAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BeginAttemptResponse) GetGranted() bool {
@@ -1010,6 +1187,27 @@ func (x *BeginAttemptResponse) GetFullReason() string {
 	return ""
 }
 
+func (x *BeginAttemptResponse) GetTypicalMs() int64 {
+	if x != nil {
+		return x.TypicalMs
+	}
+	return 0
+}
+
+func (x *BeginAttemptResponse) GetSlowMs() int64 {
+	if x != nil {
+		return x.SlowMs
+	}
+	return 0
+}
+
+func (x *BeginAttemptResponse) GetWebhookTrust() int32 {
+	if x != nil && x.WebhookTrust != nil {
+		return *x.WebhookTrust
+	}
+	return 0
+}
+
 // GetAttemptRequest reads what is needed to poll an attempt.
 type GetAttemptRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1020,7 +1218,7 @@ type GetAttemptRequest struct {
 
 func (x *GetAttemptRequest) Reset() {
 	*x = GetAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1230,7 @@ func (x *GetAttemptRequest) String() string {
 func (*GetAttemptRequest) ProtoMessage() {}
 
 func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1243,7 @@ func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptRequest.ProtoReflect.Descriptor instead.
 func (*GetAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetAttemptRequest) GetAttemptId() string {
@@ -1060,7 +1258,7 @@ type GetAttemptResponse struct {
 	JobId     string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	AttemptId string                 `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
 	Provider  string                 `protobuf:"bytes,3,opt,name=provider,proto3" json:"provider,omitempty"`
-	// intended, accepted, refused, uncertain, succeeded, failed, canceled
+	// intended, accepted, refused, uncertain, succeeded, failed, canceled, given_up
 	State          string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	ProviderTaskId string                 `protobuf:"bytes,5,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
 	Params         *v1.VideoParams        `protobuf:"bytes,6,opt,name=params,proto3" json:"params,omitempty"`
@@ -1080,14 +1278,20 @@ type GetAttemptResponse struct {
 	SlowMs    int64 `protobuf:"varint,13,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
 	// The key of the provider's account that has the task: whatever is asked of
 	// the provider is asked with it. Empty when none was noted.
-	KeyId         string `protobuf:"bytes,34,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	KeyId string `protobuf:"bytes,34,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// True when the caller wants the task canceled and the provider has not said
+	// that it will not be.
+	CancelRequested bool `protobuf:"varint,44,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
+	// How much the provider's webhooks have been worth lately, 0 to 100; absent
+	// while there is nothing to judge by.
+	WebhookTrust  *int32 `protobuf:"varint,45,opt,name=webhook_trust,json=webhookTrust,proto3,oneof" json:"webhook_trust,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetAttemptResponse) Reset() {
 	*x = GetAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1303,7 @@ func (x *GetAttemptResponse) String() string {
 func (*GetAttemptResponse) ProtoMessage() {}
 
 func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1316,7 @@ func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptResponse.ProtoReflect.Descriptor instead.
 func (*GetAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetAttemptResponse) GetJobId() string {
@@ -1213,6 +1417,633 @@ func (x *GetAttemptResponse) GetKeyId() string {
 	return ""
 }
 
+func (x *GetAttemptResponse) GetCancelRequested() bool {
+	if x != nil {
+		return x.CancelRequested
+	}
+	return false
+}
+
+func (x *GetAttemptResponse) GetWebhookTrust() int32 {
+	if x != nil && x.WebhookTrust != nil {
+		return *x.WebhookTrust
+	}
+	return 0
+}
+
+// FindAttemptRequest asks whose a provider's task is.
+type FindAttemptRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Provider       string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	ProviderTaskId string                 `protobuf:"bytes,2,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FindAttemptRequest) Reset() {
+	*x = FindAttemptRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindAttemptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindAttemptRequest) ProtoMessage() {}
+
+func (x *FindAttemptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindAttemptRequest.ProtoReflect.Descriptor instead.
+func (*FindAttemptRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *FindAttemptRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *FindAttemptRequest) GetProviderTaskId() string {
+	if x != nil {
+		return x.ProviderTaskId
+	}
+	return ""
+}
+
+type FindAttemptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty when the task is nobody's.
+	JobId     string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	AttemptId string `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	// True when the task is nobody's and a submit to the provider has no outcome
+	// yet: it may be that one's.
+	SubmitOpen    bool `protobuf:"varint,3,opt,name=submit_open,json=submitOpen,proto3" json:"submit_open,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindAttemptResponse) Reset() {
+	*x = FindAttemptResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindAttemptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindAttemptResponse) ProtoMessage() {}
+
+func (x *FindAttemptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindAttemptResponse.ProtoReflect.Descriptor instead.
+func (*FindAttemptResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FindAttemptResponse) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *FindAttemptResponse) GetAttemptId() string {
+	if x != nil {
+		return x.AttemptId
+	}
+	return ""
+}
+
+func (x *FindAttemptResponse) GetSubmitOpen() bool {
+	if x != nil {
+		return x.SubmitOpen
+	}
+	return false
+}
+
+// ListLatenciesRequest asks how long models take at present.
+type ListLatenciesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLatenciesRequest) Reset() {
+	*x = ListLatenciesRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLatenciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLatenciesRequest) ProtoMessage() {}
+
+func (x *ListLatenciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLatenciesRequest.ProtoReflect.Descriptor instead.
+func (*ListLatenciesRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+}
+
+// Latency is how long a model's last videos took from submission to verdict.
+type Latency struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Provider string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	Model    string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	// The half and 95 of 100 took no longer.
+	TypicalMs     int64 `protobuf:"varint,3,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
+	SlowMs        int64 `protobuf:"varint,4,opt,name=slow_ms,json=slowMs,proto3" json:"slow_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Latency) Reset() {
+	*x = Latency{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Latency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Latency) ProtoMessage() {}
+
+func (x *Latency) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Latency.ProtoReflect.Descriptor instead.
+func (*Latency) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Latency) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Latency) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Latency) GetTypicalMs() int64 {
+	if x != nil {
+		return x.TypicalMs
+	}
+	return 0
+}
+
+func (x *Latency) GetSlowMs() int64 {
+	if x != nil {
+		return x.SlowMs
+	}
+	return 0
+}
+
+// ListLatenciesResponse leaves out models with too few videos to tell, or none
+// of the last day.
+type ListLatenciesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Latencies     []*Latency             `protobuf:"bytes,1,rep,name=latencies,proto3" json:"latencies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLatenciesResponse) Reset() {
+	*x = ListLatenciesResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLatenciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLatenciesResponse) ProtoMessage() {}
+
+func (x *ListLatenciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLatenciesResponse.ProtoReflect.Descriptor instead.
+func (*ListLatenciesResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListLatenciesResponse) GetLatencies() []*Latency {
+	if x != nil {
+		return x.Latencies
+	}
+	return nil
+}
+
+// ProviderTask is an attempt as a provider's invoice sees it.
+type ProviderTask struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	AttemptId      string                 `protobuf:"bytes,1,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	JobId          string                 `protobuf:"bytes,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	ProviderTaskId string                 `protobuf:"bytes,3,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
+	// The attempt's: accepted, uncertain, succeeded, failed, canceled, …
+	State     string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// What the task should cost, in millionths of the currency: the provider's
+	// own word or the catalogue's; no currency: unknown. 0 of a known currency
+	// for a task that ended without a video.
+	CostMicros    int64  `protobuf:"varint,6,opt,name=cost_micros,json=costMicros,proto3" json:"cost_micros,omitempty"`
+	CostCurrency  string `protobuf:"bytes,7,opt,name=cost_currency,json=costCurrency,proto3" json:"cost_currency,omitempty"`
+	AccountId     string `protobuf:"bytes,8,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	Model         string `protobuf:"bytes,9,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderTask) Reset() {
+	*x = ProviderTask{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderTask) ProtoMessage() {}
+
+func (x *ProviderTask) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderTask.ProtoReflect.Descriptor instead.
+func (*ProviderTask) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ProviderTask) GetAttemptId() string {
+	if x != nil {
+		return x.AttemptId
+	}
+	return ""
+}
+
+func (x *ProviderTask) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *ProviderTask) GetProviderTaskId() string {
+	if x != nil {
+		return x.ProviderTaskId
+	}
+	return ""
+}
+
+func (x *ProviderTask) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ProviderTask) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *ProviderTask) GetCostMicros() int64 {
+	if x != nil {
+		return x.CostMicros
+	}
+	return 0
+}
+
+func (x *ProviderTask) GetCostCurrency() string {
+	if x != nil {
+		return x.CostCurrency
+	}
+	return ""
+}
+
+func (x *ProviderTask) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *ProviderTask) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// FindProviderTasksRequest looks for tasks by the provider's ids.
+type FindProviderTasksRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Provider        string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	ProviderTaskIds []string               `protobuf:"bytes,2,rep,name=provider_task_ids,json=providerTaskIds,proto3" json:"provider_task_ids,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *FindProviderTasksRequest) Reset() {
+	*x = FindProviderTasksRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindProviderTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindProviderTasksRequest) ProtoMessage() {}
+
+func (x *FindProviderTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindProviderTasksRequest.ProtoReflect.Descriptor instead.
+func (*FindProviderTasksRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *FindProviderTasksRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *FindProviderTasksRequest) GetProviderTaskIds() []string {
+	if x != nil {
+		return x.ProviderTaskIds
+	}
+	return nil
+}
+
+// FindProviderTasksResponse holds those that are known, in no order.
+type FindProviderTasksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tasks         []*ProviderTask        `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindProviderTasksResponse) Reset() {
+	*x = FindProviderTasksResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindProviderTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindProviderTasksResponse) ProtoMessage() {}
+
+func (x *FindProviderTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindProviderTasksResponse.ProtoReflect.Descriptor instead.
+func (*FindProviderTasksResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *FindProviderTasksResponse) GetTasks() []*ProviderTask {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+// ListProviderTasksRequest pages through a provider's tasks by attempt id,
+// which sorts by time.
+type ListProviderTasksRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Provider string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// Attempts that began from then on, and before the other.
+	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// The attempt id of the last one of the page before.
+	After string `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	// 0 is 1000.
+	Limit         int32 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProviderTasksRequest) Reset() {
+	*x = ListProviderTasksRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProviderTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProviderTasksRequest) ProtoMessage() {}
+
+func (x *ListProviderTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProviderTasksRequest.ProtoReflect.Descriptor instead.
+func (*ListProviderTasksRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListProviderTasksRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *ListProviderTasksRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ListProviderTasksRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ListProviderTasksRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListProviderTasksRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListProviderTasksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tasks         []*ProviderTask        `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	HasMore       bool                   `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProviderTasksResponse) Reset() {
+	*x = ListProviderTasksResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProviderTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProviderTasksResponse) ProtoMessage() {}
+
+func (x *ListProviderTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProviderTasksResponse.ProtoReflect.Descriptor instead.
+func (*ListProviderTasksResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListProviderTasksResponse) GetTasks() []*ProviderTask {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+func (x *ListProviderTasksResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
 type GetBalanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AccountId     string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -1222,7 +2053,7 @@ type GetBalanceRequest struct {
 
 func (x *GetBalanceRequest) Reset() {
 	*x = GetBalanceRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +2065,7 @@ func (x *GetBalanceRequest) String() string {
 func (*GetBalanceRequest) ProtoMessage() {}
 
 func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +2078,7 @@ func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceRequest.ProtoReflect.Descriptor instead.
 func (*GetBalanceRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetBalanceRequest) GetAccountId() string {
@@ -1272,7 +2103,7 @@ type GetBalanceResponse struct {
 
 func (x *GetBalanceResponse) Reset() {
 	*x = GetBalanceResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +2115,7 @@ func (x *GetBalanceResponse) String() string {
 func (*GetBalanceResponse) ProtoMessage() {}
 
 func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +2128,7 @@ func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceResponse.ProtoReflect.Descriptor instead.
 func (*GetBalanceResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetBalanceResponse) GetAvailableMicros() int64 {
@@ -1348,7 +2179,7 @@ type TopUpRequest struct {
 
 func (x *TopUpRequest) Reset() {
 	*x = TopUpRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +2191,7 @@ func (x *TopUpRequest) String() string {
 func (*TopUpRequest) ProtoMessage() {}
 
 func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +2204,7 @@ func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpRequest.ProtoReflect.Descriptor instead.
 func (*TopUpRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TopUpRequest) GetAccountId() string {
@@ -1413,7 +2244,7 @@ type TopUpResponse struct {
 
 func (x *TopUpResponse) Reset() {
 	*x = TopUpResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +2256,7 @@ func (x *TopUpResponse) String() string {
 func (*TopUpResponse) ProtoMessage() {}
 
 func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +2269,7 @@ func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpResponse.ProtoReflect.Descriptor instead.
 func (*TopUpResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TopUpResponse) GetAvailableMicros() int64 {
@@ -1464,7 +2295,7 @@ type GrantRequest struct {
 
 func (x *GrantRequest) Reset() {
 	*x = GrantRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +2307,7 @@ func (x *GrantRequest) String() string {
 func (*GrantRequest) ProtoMessage() {}
 
 func (x *GrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +2320,7 @@ func (x *GrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
 func (*GrantRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GrantRequest) GetAccountId() string {
@@ -1537,7 +2368,7 @@ type GrantResponse struct {
 
 func (x *GrantResponse) Reset() {
 	*x = GrantResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +2380,7 @@ func (x *GrantResponse) String() string {
 func (*GrantResponse) ProtoMessage() {}
 
 func (x *GrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +2393,7 @@ func (x *GrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
 func (*GrantResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GrantResponse) GetAvailableMicros() int64 {
@@ -1601,7 +2432,7 @@ type Lot struct {
 
 func (x *Lot) Reset() {
 	*x = Lot{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +2444,7 @@ func (x *Lot) String() string {
 func (*Lot) ProtoMessage() {}
 
 func (x *Lot) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +2457,7 @@ func (x *Lot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lot.ProtoReflect.Descriptor instead.
 func (*Lot) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Lot) GetId() string {
@@ -1717,7 +2548,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +2560,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +2573,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListGrantsRequest) GetAccountId() string {
@@ -1776,7 +2607,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +2619,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +2632,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListGrantsResponse) GetLots() []*Lot {
@@ -1833,7 +2664,7 @@ type RefundRequest struct {
 
 func (x *RefundRequest) Reset() {
 	*x = RefundRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2676,7 @@ func (x *RefundRequest) String() string {
 func (*RefundRequest) ProtoMessage() {}
 
 func (x *RefundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2689,7 @@ func (x *RefundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
 func (*RefundRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RefundRequest) GetJobId() string {
@@ -1901,7 +2732,7 @@ type RefundResponse struct {
 
 func (x *RefundResponse) Reset() {
 	*x = RefundResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2744,7 @@ func (x *RefundResponse) String() string {
 func (*RefundResponse) ProtoMessage() {}
 
 func (x *RefundResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2757,7 @@ func (x *RefundResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundResponse.ProtoReflect.Descriptor instead.
 func (*RefundResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RefundResponse) GetAvailableMicros() int64 {
@@ -1964,7 +2795,7 @@ type AdjustRequest struct {
 
 func (x *AdjustRequest) Reset() {
 	*x = AdjustRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2807,7 @@ func (x *AdjustRequest) String() string {
 func (*AdjustRequest) ProtoMessage() {}
 
 func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2820,7 @@ func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustRequest.ProtoReflect.Descriptor instead.
 func (*AdjustRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AdjustRequest) GetAccountId() string {
@@ -2029,7 +2860,7 @@ type AdjustResponse struct {
 
 func (x *AdjustResponse) Reset() {
 	*x = AdjustResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2872,7 @@ func (x *AdjustResponse) String() string {
 func (*AdjustResponse) ProtoMessage() {}
 
 func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2885,7 @@ func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustResponse.ProtoReflect.Descriptor instead.
 func (*AdjustResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AdjustResponse) GetAvailableMicros() int64 {
@@ -2078,7 +2909,7 @@ type WriteOffRequest struct {
 
 func (x *WriteOffRequest) Reset() {
 	*x = WriteOffRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2921,7 @@ func (x *WriteOffRequest) String() string {
 func (*WriteOffRequest) ProtoMessage() {}
 
 func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2934,7 @@ func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffRequest.ProtoReflect.Descriptor instead.
 func (*WriteOffRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WriteOffRequest) GetJobId() string {
@@ -2145,7 +2976,7 @@ type WriteOffResponse struct {
 
 func (x *WriteOffResponse) Reset() {
 	*x = WriteOffResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2988,7 @@ func (x *WriteOffResponse) String() string {
 func (*WriteOffResponse) ProtoMessage() {}
 
 func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +3001,7 @@ func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffResponse.ProtoReflect.Descriptor instead.
 func (*WriteOffResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WriteOffResponse) GetWrittenOffMicros() int64 {
@@ -2194,7 +3025,7 @@ type Review struct {
 	AccountId string                 `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	AttemptId string                 `protobuf:"bytes,3,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
 	Provider  string                 `protobuf:"bytes,4,opt,name=provider,proto3" json:"provider,omitempty"`
-	// The possible cost in suspense: the job's quote.
+	// The possible cost in suspense: the price of the attempt's route.
 	AmountMicros int64                  `protobuf:"varint,5,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
 	OpenedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
 	// Unspecified while it is open.
@@ -2208,7 +3039,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +3051,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +3064,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Review) GetJobId() string {
@@ -2319,7 +3150,7 @@ type ListReviewsRequest struct {
 
 func (x *ListReviewsRequest) Reset() {
 	*x = ListReviewsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +3162,7 @@ func (x *ListReviewsRequest) String() string {
 func (*ListReviewsRequest) ProtoMessage() {}
 
 func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +3175,7 @@ func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsRequest.ProtoReflect.Descriptor instead.
 func (*ListReviewsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListReviewsRequest) GetAll() bool {
@@ -2378,7 +3209,7 @@ type ListReviewsResponse struct {
 
 func (x *ListReviewsResponse) Reset() {
 	*x = ListReviewsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +3221,7 @@ func (x *ListReviewsResponse) String() string {
 func (*ListReviewsResponse) ProtoMessage() {}
 
 func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +3234,7 @@ func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsResponse.ProtoReflect.Descriptor instead.
 func (*ListReviewsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListReviewsResponse) GetReviews() []*Review {
@@ -2433,7 +3264,7 @@ type SettleSuspenseRequest struct {
 
 func (x *SettleSuspenseRequest) Reset() {
 	*x = SettleSuspenseRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +3276,7 @@ func (x *SettleSuspenseRequest) String() string {
 func (*SettleSuspenseRequest) ProtoMessage() {}
 
 func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +3289,7 @@ func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseRequest.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SettleSuspenseRequest) GetJobId() string {
@@ -2491,7 +3322,7 @@ type SettleSuspenseResponse struct {
 
 func (x *SettleSuspenseResponse) Reset() {
 	*x = SettleSuspenseResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +3334,7 @@ func (x *SettleSuspenseResponse) String() string {
 func (*SettleSuspenseResponse) ProtoMessage() {}
 
 func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +3347,7 @@ func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseResponse.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SettleSuspenseResponse) GetReview() *Review {
@@ -2543,7 +3374,7 @@ type GetStatementRequest struct {
 
 func (x *GetStatementRequest) Reset() {
 	*x = GetStatementRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +3386,7 @@ func (x *GetStatementRequest) String() string {
 func (*GetStatementRequest) ProtoMessage() {}
 
 func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +3399,7 @@ func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementRequest.ProtoReflect.Descriptor instead.
 func (*GetStatementRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetStatementRequest) GetAccountId() string {
@@ -2622,7 +3453,7 @@ type Movement struct {
 
 func (x *Movement) Reset() {
 	*x = Movement{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +3465,7 @@ func (x *Movement) String() string {
 func (*Movement) ProtoMessage() {}
 
 func (x *Movement) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +3478,7 @@ func (x *Movement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Movement.ProtoReflect.Descriptor instead.
 func (*Movement) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Movement) GetId() int64 {
@@ -2742,7 +3573,7 @@ type GetStatementResponse struct {
 
 func (x *GetStatementResponse) Reset() {
 	*x = GetStatementResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +3585,7 @@ func (x *GetStatementResponse) String() string {
 func (*GetStatementResponse) ProtoMessage() {}
 
 func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +3598,7 @@ func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementResponse.ProtoReflect.Descriptor instead.
 func (*GetStatementResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetStatementResponse) GetAccountId() string {
@@ -2863,7 +3694,7 @@ type MarginRequest struct {
 
 func (x *MarginRequest) Reset() {
 	*x = MarginRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +3706,7 @@ func (x *MarginRequest) String() string {
 func (*MarginRequest) ProtoMessage() {}
 
 func (x *MarginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +3719,7 @@ func (x *MarginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRequest.ProtoReflect.Descriptor instead.
 func (*MarginRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *MarginRequest) GetFromDay() string {
@@ -2934,7 +3765,7 @@ type ProviderCost struct {
 
 func (x *ProviderCost) Reset() {
 	*x = ProviderCost{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3777,7 @@ func (x *ProviderCost) String() string {
 func (*ProviderCost) ProtoMessage() {}
 
 func (x *ProviderCost) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3790,7 @@ func (x *ProviderCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderCost.ProtoReflect.Descriptor instead.
 func (*ProviderCost) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ProviderCost) GetCurrency() string {
@@ -3006,7 +3837,7 @@ type MarginRow struct {
 
 func (x *MarginRow) Reset() {
 	*x = MarginRow{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3018,7 +3849,7 @@ func (x *MarginRow) String() string {
 func (*MarginRow) ProtoMessage() {}
 
 func (x *MarginRow) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3031,7 +3862,7 @@ func (x *MarginRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRow.ProtoReflect.Descriptor instead.
 func (*MarginRow) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MarginRow) GetDay() string {
@@ -3113,7 +3944,7 @@ type MarginResponse struct {
 
 func (x *MarginResponse) Reset() {
 	*x = MarginResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3125,7 +3956,7 @@ func (x *MarginResponse) String() string {
 func (*MarginResponse) ProtoMessage() {}
 
 func (x *MarginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3138,7 +3969,7 @@ func (x *MarginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginResponse.ProtoReflect.Descriptor instead.
 func (*MarginResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *MarginResponse) GetRows() []*MarginRow {
@@ -3156,7 +3987,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3168,7 +3999,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3181,7 +4012,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{54}
 }
 
 type VerifyResponse struct {
@@ -3197,7 +4028,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +4040,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +4053,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *VerifyResponse) GetViolations() []string {
@@ -3243,7 +4074,19 @@ var File_reelway_ledger_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\xdc\x05\n" +
+	"\x1ereelway/ledger/v1/ledger.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1creelway/video/v1/video.proto\"\x96\x02\n" +
+	"\x05Route\x12=\n" +
+	"\x06params\x18\x01 \x01(\v2\x1d.reelway.video.v1.VideoParamsB\x06\xbaH\x03\xc8\x01\x01R\x06params\x12#\n" +
+	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x12*\n" +
+	"\fprice_micros\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\vpriceMicros\x12(\n" +
+	"\vcost_micros\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
+	"costMicros\x129\n" +
+	"\rcost_currency\x18\x05 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12\x18\n" +
+	"\adropped\x18\x06 \x03(\tR\adropped\"\x86\x01\n" +
+	"\x04Plan\x12:\n" +
+	"\x06routes\x18\x01 \x03(\v2\x18.reelway.ledger.v1.RouteB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06routes\x12\x14\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05alias\x12,\n" +
+	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\x89\x06\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -3261,6 +4104,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12@\n" +
 	"\bpriority\x18\x16 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12,\n" +
 	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x12+\n" +
+	"\x04plan\x18  \x01(\v2\x17.reelway.ledger.v1.PlanR\x04plan\x12+\n" +
 	"\fcallback_url\x18@ \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vcallbackUrl\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3295,7 +4139,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\"\x13\n" +
-	"\x11DeleteJobResponse\"\x9a\x03\n" +
+	"\x11DeleteJobResponse\"\xc7\x03\n" +
 	"\x13BeginAttemptRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12#\n" +
 	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x129\n" +
@@ -3303,7 +4147,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\vmax_running\x18\x18 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\n" +
 	"maxRunning\x12n\n" +
 	"\x14max_running_by_model\x18\x19 \x03(\v2=.reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntryR\x11maxRunningByModel\x12#\n" +
-	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x1aD\n" +
+	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x12+\n" +
+	"\x11unavailable_model\x18% \x01(\tR\x10unavailableModel\x1aD\n" +
 	"\x16MaxRunningByModelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x02\n" +
@@ -3315,7 +4160,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x13daily_budget_micros\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x11dailyBudgetMicros\x1aD\n" +
 	"\x16MaxRunningByModelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x98\x03\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x8c\x04\n" +
 	"\x14BeginAttemptResponse\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x12\x1d\n" +
 	"\n" +
@@ -3331,10 +4176,15 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04full\x18\x1e \x01(\bR\x04full\x12$\n" +
 	"\x0eretry_after_ms\x18\x1f \x01(\x03R\fretryAfterMs\x12\x1f\n" +
 	"\vfull_reason\x18  \x01(\tR\n" +
-	"fullReason\";\n" +
+	"fullReason\x12\x1d\n" +
+	"\n" +
+	"typical_ms\x18> \x01(\x03R\ttypicalMs\x12\x17\n" +
+	"\aslow_ms\x18? \x01(\x03R\x06slowMs\x12(\n" +
+	"\rwebhook_trust\x18@ \x01(\x05H\x00R\fwebhookTrust\x88\x01\x01B\x10\n" +
+	"\x0e_webhook_trust\";\n" +
 	"\x11GetAttemptRequest\x12&\n" +
 	"\n" +
-	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xcd\x03\n" +
+	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xb4\x04\n" +
 	"\x12GetAttemptResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -3353,7 +4203,57 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"typical_ms\x18\f \x01(\x03R\ttypicalMs\x12\x17\n" +
 	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\x12\x15\n" +
-	"\x06key_id\x18\" \x01(\tR\x05keyId\";\n" +
+	"\x06key_id\x18\" \x01(\tR\x05keyId\x12)\n" +
+	"\x10cancel_requested\x18, \x01(\bR\x0fcancelRequested\x12(\n" +
+	"\rwebhook_trust\x18- \x01(\x05H\x00R\fwebhookTrust\x88\x01\x01B\x10\n" +
+	"\x0e_webhook_trust\"l\n" +
+	"\x12FindAttemptRequest\x12#\n" +
+	"\bprovider\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x121\n" +
+	"\x10provider_task_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x0eproviderTaskId\"l\n" +
+	"\x13FindAttemptResponse\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
+	"\n" +
+	"attempt_id\x18\x02 \x01(\tR\tattemptId\x12\x1f\n" +
+	"\vsubmit_open\x18\x03 \x01(\bR\n" +
+	"submitOpen\"\x16\n" +
+	"\x14ListLatenciesRequest\"s\n" +
+	"\aLatency\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x14\n" +
+	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n" +
+	"\n" +
+	"typical_ms\x18\x03 \x01(\x03R\ttypicalMs\x12\x17\n" +
+	"\aslow_ms\x18\x04 \x01(\x03R\x06slowMs\"Q\n" +
+	"\x15ListLatenciesResponse\x128\n" +
+	"\tlatencies\x18\x01 \x03(\v2\x1a.reelway.ledger.v1.LatencyR\tlatencies\"\xba\x02\n" +
+	"\fProviderTask\x12\x1d\n" +
+	"\n" +
+	"attempt_id\x18\x01 \x01(\tR\tattemptId\x12\x15\n" +
+	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12(\n" +
+	"\x10provider_task_id\x18\x03 \x01(\tR\x0eproviderTaskId\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x129\n" +
+	"\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1f\n" +
+	"\vcost_micros\x18\x06 \x01(\x03R\n" +
+	"costMicros\x12#\n" +
+	"\rcost_currency\x18\a \x01(\tR\fcostCurrency\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\b \x01(\tR\taccountId\x12\x14\n" +
+	"\x05model\x18\t \x01(\tR\x05model\"x\n" +
+	"\x18FindProviderTasksRequest\x12#\n" +
+	"\bprovider\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x127\n" +
+	"\x11provider_task_ids\x18\x02 \x03(\tB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\x0fproviderTaskIds\"R\n" +
+	"\x19FindProviderTasksResponse\x125\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x1f.reelway.ledger.v1.ProviderTaskR\x05tasks\"\xec\x01\n" +
+	"\x18ListProviderTasksRequest\x12#\n" +
+	"\bprovider\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x126\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x04from\x122\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02to\x12\x1d\n" +
+	"\x05after\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18PR\x05after\x12 \n" +
+	"\x05limit\x18\x05 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\x05limit\"m\n" +
+	"\x19ListProviderTasksResponse\x125\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x1f.reelway.ledger.v1.ProviderTaskR\x05tasks\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\";\n" +
 	"\x11GetBalanceRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\"\xf7\x01\n" +
@@ -3541,7 +4441,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOUTCOME_BILLED\x10\x01\x12\x16\n" +
-	"\x12OUTCOME_NOT_BILLED\x10\x022\xee\x04\n" +
+	"\x12OUTCOME_NOT_BILLED\x10\x022\xb0\x06\n" +
 	"\n" +
 	"JobService\x12P\n" +
 	"\aOpenJob\x12!.reelway.ledger.v1.OpenJobRequest\x1a\".reelway.ledger.v1.OpenJobResponse\x12M\n" +
@@ -3551,7 +4451,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\tDeleteJob\x12#.reelway.ledger.v1.DeleteJobRequest\x1a$.reelway.ledger.v1.DeleteJobResponse\x12_\n" +
 	"\fBeginAttempt\x12&.reelway.ledger.v1.BeginAttemptRequest\x1a'.reelway.ledger.v1.BeginAttemptResponse\x12Y\n" +
 	"\n" +
-	"GetAttempt\x12$.reelway.ledger.v1.GetAttemptRequest\x1a%.reelway.ledger.v1.GetAttemptResponse2\x94\b\n" +
+	"GetAttempt\x12$.reelway.ledger.v1.GetAttemptRequest\x1a%.reelway.ledger.v1.GetAttemptResponse\x12b\n" +
+	"\rListLatencies\x12'.reelway.ledger.v1.ListLatenciesRequest\x1a(.reelway.ledger.v1.ListLatenciesResponse\x12\\\n" +
+	"\vFindAttempt\x12%.reelway.ledger.v1.FindAttemptRequest\x1a&.reelway.ledger.v1.FindAttemptResponse2\xf4\t\n" +
 	"\rLedgerService\x12Y\n" +
 	"\n" +
 	"GetBalance\x12$.reelway.ledger.v1.GetBalanceRequest\x1a%.reelway.ledger.v1.GetBalanceResponse\x12J\n" +
@@ -3566,7 +4468,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x0eSettleSuspense\x12(.reelway.ledger.v1.SettleSuspenseRequest\x1a).reelway.ledger.v1.SettleSuspenseResponse\x12_\n" +
 	"\fGetStatement\x12&.reelway.ledger.v1.GetStatementRequest\x1a'.reelway.ledger.v1.GetStatementResponse\x12M\n" +
 	"\x06Margin\x12 .reelway.ledger.v1.MarginRequest\x1a!.reelway.ledger.v1.MarginResponse\x12M\n" +
-	"\x06Verify\x12 .reelway.ledger.v1.VerifyRequest\x1a!.reelway.ledger.v1.VerifyResponseB2Z0reelway.dev/proto/gen/reelway/ledger/v1;ledgerv1b\x06proto3"
+	"\x06Verify\x12 .reelway.ledger.v1.VerifyRequest\x1a!.reelway.ledger.v1.VerifyResponse\x12n\n" +
+	"\x11FindProviderTasks\x12+.reelway.ledger.v1.FindProviderTasksRequest\x1a,.reelway.ledger.v1.FindProviderTasksResponse\x12n\n" +
+	"\x11ListProviderTasks\x12+.reelway.ledger.v1.ListProviderTasksRequest\x1a,.reelway.ledger.v1.ListProviderTasksResponseB2Z0reelway.dev/proto/gen/reelway/ledger/v1;ledgerv1b\x06proto3"
 
 var (
 	file_reelway_ledger_v1_ledger_proto_rawDescOnce sync.Once
@@ -3581,137 +4485,166 @@ func file_reelway_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
-	(Outcome)(0),                   // 0: reelway.ledger.v1.Outcome
-	(*OpenJobRequest)(nil),         // 1: reelway.ledger.v1.OpenJobRequest
-	(*OpenJobResponse)(nil),        // 2: reelway.ledger.v1.OpenJobResponse
-	(*GetJobRequest)(nil),          // 3: reelway.ledger.v1.GetJobRequest
-	(*GetJobResponse)(nil),         // 4: reelway.ledger.v1.GetJobResponse
-	(*ListJobsRequest)(nil),        // 5: reelway.ledger.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),       // 6: reelway.ledger.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),       // 7: reelway.ledger.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),      // 8: reelway.ledger.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),       // 9: reelway.ledger.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),      // 10: reelway.ledger.v1.DeleteJobResponse
-	(*BeginAttemptRequest)(nil),    // 11: reelway.ledger.v1.BeginAttemptRequest
-	(*KeyOffer)(nil),               // 12: reelway.ledger.v1.KeyOffer
-	(*BeginAttemptResponse)(nil),   // 13: reelway.ledger.v1.BeginAttemptResponse
-	(*GetAttemptRequest)(nil),      // 14: reelway.ledger.v1.GetAttemptRequest
-	(*GetAttemptResponse)(nil),     // 15: reelway.ledger.v1.GetAttemptResponse
-	(*GetBalanceRequest)(nil),      // 16: reelway.ledger.v1.GetBalanceRequest
-	(*GetBalanceResponse)(nil),     // 17: reelway.ledger.v1.GetBalanceResponse
-	(*TopUpRequest)(nil),           // 18: reelway.ledger.v1.TopUpRequest
-	(*TopUpResponse)(nil),          // 19: reelway.ledger.v1.TopUpResponse
-	(*GrantRequest)(nil),           // 20: reelway.ledger.v1.GrantRequest
-	(*GrantResponse)(nil),          // 21: reelway.ledger.v1.GrantResponse
-	(*Lot)(nil),                    // 22: reelway.ledger.v1.Lot
-	(*ListGrantsRequest)(nil),      // 23: reelway.ledger.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),     // 24: reelway.ledger.v1.ListGrantsResponse
-	(*RefundRequest)(nil),          // 25: reelway.ledger.v1.RefundRequest
-	(*RefundResponse)(nil),         // 26: reelway.ledger.v1.RefundResponse
-	(*AdjustRequest)(nil),          // 27: reelway.ledger.v1.AdjustRequest
-	(*AdjustResponse)(nil),         // 28: reelway.ledger.v1.AdjustResponse
-	(*WriteOffRequest)(nil),        // 29: reelway.ledger.v1.WriteOffRequest
-	(*WriteOffResponse)(nil),       // 30: reelway.ledger.v1.WriteOffResponse
-	(*Review)(nil),                 // 31: reelway.ledger.v1.Review
-	(*ListReviewsRequest)(nil),     // 32: reelway.ledger.v1.ListReviewsRequest
-	(*ListReviewsResponse)(nil),    // 33: reelway.ledger.v1.ListReviewsResponse
-	(*SettleSuspenseRequest)(nil),  // 34: reelway.ledger.v1.SettleSuspenseRequest
-	(*SettleSuspenseResponse)(nil), // 35: reelway.ledger.v1.SettleSuspenseResponse
-	(*GetStatementRequest)(nil),    // 36: reelway.ledger.v1.GetStatementRequest
-	(*Movement)(nil),               // 37: reelway.ledger.v1.Movement
-	(*GetStatementResponse)(nil),   // 38: reelway.ledger.v1.GetStatementResponse
-	(*MarginRequest)(nil),          // 39: reelway.ledger.v1.MarginRequest
-	(*ProviderCost)(nil),           // 40: reelway.ledger.v1.ProviderCost
-	(*MarginRow)(nil),              // 41: reelway.ledger.v1.MarginRow
-	(*MarginResponse)(nil),         // 42: reelway.ledger.v1.MarginResponse
-	(*VerifyRequest)(nil),          // 43: reelway.ledger.v1.VerifyRequest
-	(*VerifyResponse)(nil),         // 44: reelway.ledger.v1.VerifyResponse
-	nil,                            // 45: reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	nil,                            // 46: reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
-	nil,                            // 47: reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
-	(*v1.VideoParams)(nil),         // 48: reelway.video.v1.VideoParams
-	(v1.Priority)(0),               // 49: reelway.video.v1.Priority
-	(*v1.Video)(nil),               // 50: reelway.video.v1.Video
-	(v1.VideoState)(0),             // 51: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
+	(Outcome)(0),                      // 0: reelway.ledger.v1.Outcome
+	(*Route)(nil),                     // 1: reelway.ledger.v1.Route
+	(*Plan)(nil),                      // 2: reelway.ledger.v1.Plan
+	(*OpenJobRequest)(nil),            // 3: reelway.ledger.v1.OpenJobRequest
+	(*OpenJobResponse)(nil),           // 4: reelway.ledger.v1.OpenJobResponse
+	(*GetJobRequest)(nil),             // 5: reelway.ledger.v1.GetJobRequest
+	(*GetJobResponse)(nil),            // 6: reelway.ledger.v1.GetJobResponse
+	(*ListJobsRequest)(nil),           // 7: reelway.ledger.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 8: reelway.ledger.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),          // 9: reelway.ledger.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),         // 10: reelway.ledger.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),          // 11: reelway.ledger.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),         // 12: reelway.ledger.v1.DeleteJobResponse
+	(*BeginAttemptRequest)(nil),       // 13: reelway.ledger.v1.BeginAttemptRequest
+	(*KeyOffer)(nil),                  // 14: reelway.ledger.v1.KeyOffer
+	(*BeginAttemptResponse)(nil),      // 15: reelway.ledger.v1.BeginAttemptResponse
+	(*GetAttemptRequest)(nil),         // 16: reelway.ledger.v1.GetAttemptRequest
+	(*GetAttemptResponse)(nil),        // 17: reelway.ledger.v1.GetAttemptResponse
+	(*FindAttemptRequest)(nil),        // 18: reelway.ledger.v1.FindAttemptRequest
+	(*FindAttemptResponse)(nil),       // 19: reelway.ledger.v1.FindAttemptResponse
+	(*ListLatenciesRequest)(nil),      // 20: reelway.ledger.v1.ListLatenciesRequest
+	(*Latency)(nil),                   // 21: reelway.ledger.v1.Latency
+	(*ListLatenciesResponse)(nil),     // 22: reelway.ledger.v1.ListLatenciesResponse
+	(*ProviderTask)(nil),              // 23: reelway.ledger.v1.ProviderTask
+	(*FindProviderTasksRequest)(nil),  // 24: reelway.ledger.v1.FindProviderTasksRequest
+	(*FindProviderTasksResponse)(nil), // 25: reelway.ledger.v1.FindProviderTasksResponse
+	(*ListProviderTasksRequest)(nil),  // 26: reelway.ledger.v1.ListProviderTasksRequest
+	(*ListProviderTasksResponse)(nil), // 27: reelway.ledger.v1.ListProviderTasksResponse
+	(*GetBalanceRequest)(nil),         // 28: reelway.ledger.v1.GetBalanceRequest
+	(*GetBalanceResponse)(nil),        // 29: reelway.ledger.v1.GetBalanceResponse
+	(*TopUpRequest)(nil),              // 30: reelway.ledger.v1.TopUpRequest
+	(*TopUpResponse)(nil),             // 31: reelway.ledger.v1.TopUpResponse
+	(*GrantRequest)(nil),              // 32: reelway.ledger.v1.GrantRequest
+	(*GrantResponse)(nil),             // 33: reelway.ledger.v1.GrantResponse
+	(*Lot)(nil),                       // 34: reelway.ledger.v1.Lot
+	(*ListGrantsRequest)(nil),         // 35: reelway.ledger.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),        // 36: reelway.ledger.v1.ListGrantsResponse
+	(*RefundRequest)(nil),             // 37: reelway.ledger.v1.RefundRequest
+	(*RefundResponse)(nil),            // 38: reelway.ledger.v1.RefundResponse
+	(*AdjustRequest)(nil),             // 39: reelway.ledger.v1.AdjustRequest
+	(*AdjustResponse)(nil),            // 40: reelway.ledger.v1.AdjustResponse
+	(*WriteOffRequest)(nil),           // 41: reelway.ledger.v1.WriteOffRequest
+	(*WriteOffResponse)(nil),          // 42: reelway.ledger.v1.WriteOffResponse
+	(*Review)(nil),                    // 43: reelway.ledger.v1.Review
+	(*ListReviewsRequest)(nil),        // 44: reelway.ledger.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),       // 45: reelway.ledger.v1.ListReviewsResponse
+	(*SettleSuspenseRequest)(nil),     // 46: reelway.ledger.v1.SettleSuspenseRequest
+	(*SettleSuspenseResponse)(nil),    // 47: reelway.ledger.v1.SettleSuspenseResponse
+	(*GetStatementRequest)(nil),       // 48: reelway.ledger.v1.GetStatementRequest
+	(*Movement)(nil),                  // 49: reelway.ledger.v1.Movement
+	(*GetStatementResponse)(nil),      // 50: reelway.ledger.v1.GetStatementResponse
+	(*MarginRequest)(nil),             // 51: reelway.ledger.v1.MarginRequest
+	(*ProviderCost)(nil),              // 52: reelway.ledger.v1.ProviderCost
+	(*MarginRow)(nil),                 // 53: reelway.ledger.v1.MarginRow
+	(*MarginResponse)(nil),            // 54: reelway.ledger.v1.MarginResponse
+	(*VerifyRequest)(nil),             // 55: reelway.ledger.v1.VerifyRequest
+	(*VerifyResponse)(nil),            // 56: reelway.ledger.v1.VerifyResponse
+	nil,                               // 57: reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	nil,                               // 58: reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	nil,                               // 59: reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	(*v1.VideoParams)(nil),            // 60: reelway.video.v1.VideoParams
+	(v1.Priority)(0),                  // 61: reelway.video.v1.Priority
+	(*v1.Video)(nil),                  // 62: reelway.video.v1.Video
+	(v1.VideoState)(0),                // 63: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),     // 64: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
-	48, // 0: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
-	45, // 1: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	49, // 2: reelway.ledger.v1.OpenJobRequest.priority:type_name -> reelway.video.v1.Priority
-	50, // 3: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	50, // 4: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	51, // 5: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	50, // 6: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	50, // 7: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	12, // 8: reelway.ledger.v1.BeginAttemptRequest.keys:type_name -> reelway.ledger.v1.KeyOffer
-	46, // 9: reelway.ledger.v1.BeginAttemptRequest.max_running_by_model:type_name -> reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
-	47, // 10: reelway.ledger.v1.KeyOffer.max_running_by_model:type_name -> reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
-	48, // 11: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	48, // 12: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	52, // 13: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	52, // 14: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	52, // 15: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	52, // 16: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	52, // 17: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
-	22, // 18: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	52, // 19: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
-	0,  // 20: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	52, // 21: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
-	31, // 22: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
-	0,  // 23: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
-	31, // 24: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	52, // 25: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	52, // 26: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	52, // 27: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
-	37, // 28: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	40, // 29: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
-	41, // 30: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	1,  // 31: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	3,  // 32: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	5,  // 33: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	7,  // 34: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	9,  // 35: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	11, // 36: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	14, // 37: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	16, // 38: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	18, // 39: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	20, // 40: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	23, // 41: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	25, // 42: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	27, // 43: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	29, // 44: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	32, // 45: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	34, // 46: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	36, // 47: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	39, // 48: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	43, // 49: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	2,  // 50: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	4,  // 51: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	6,  // 52: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	8,  // 53: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	10, // 54: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	13, // 55: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	15, // 56: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	17, // 57: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	19, // 58: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	21, // 59: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	24, // 60: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	26, // 61: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	28, // 62: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	30, // 63: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	33, // 64: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	35, // 65: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	38, // 66: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	42, // 67: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	44, // 68: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	50, // [50:69] is the sub-list for method output_type
-	31, // [31:50] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	60, // 0: reelway.ledger.v1.Route.params:type_name -> reelway.video.v1.VideoParams
+	1,  // 1: reelway.ledger.v1.Plan.routes:type_name -> reelway.ledger.v1.Route
+	60, // 2: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
+	57, // 3: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	61, // 4: reelway.ledger.v1.OpenJobRequest.priority:type_name -> reelway.video.v1.Priority
+	2,  // 5: reelway.ledger.v1.OpenJobRequest.plan:type_name -> reelway.ledger.v1.Plan
+	62, // 6: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	62, // 7: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	63, // 8: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	62, // 9: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	62, // 10: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	14, // 11: reelway.ledger.v1.BeginAttemptRequest.keys:type_name -> reelway.ledger.v1.KeyOffer
+	58, // 12: reelway.ledger.v1.BeginAttemptRequest.max_running_by_model:type_name -> reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	59, // 13: reelway.ledger.v1.KeyOffer.max_running_by_model:type_name -> reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	60, // 14: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	60, // 15: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	64, // 16: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	21, // 17: reelway.ledger.v1.ListLatenciesResponse.latencies:type_name -> reelway.ledger.v1.Latency
+	64, // 18: reelway.ledger.v1.ProviderTask.created_at:type_name -> google.protobuf.Timestamp
+	23, // 19: reelway.ledger.v1.FindProviderTasksResponse.tasks:type_name -> reelway.ledger.v1.ProviderTask
+	64, // 20: reelway.ledger.v1.ListProviderTasksRequest.from:type_name -> google.protobuf.Timestamp
+	64, // 21: reelway.ledger.v1.ListProviderTasksRequest.to:type_name -> google.protobuf.Timestamp
+	23, // 22: reelway.ledger.v1.ListProviderTasksResponse.tasks:type_name -> reelway.ledger.v1.ProviderTask
+	64, // 23: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	64, // 24: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	64, // 25: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	64, // 26: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	34, // 27: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	64, // 28: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 29: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	64, // 30: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	43, // 31: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 32: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	43, // 33: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	64, // 34: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	64, // 35: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	64, // 36: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	49, // 37: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	52, // 38: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	53, // 39: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	3,  // 40: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	5,  // 41: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	7,  // 42: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	9,  // 43: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	11, // 44: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	13, // 45: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	16, // 46: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	20, // 47: reelway.ledger.v1.JobService.ListLatencies:input_type -> reelway.ledger.v1.ListLatenciesRequest
+	18, // 48: reelway.ledger.v1.JobService.FindAttempt:input_type -> reelway.ledger.v1.FindAttemptRequest
+	28, // 49: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	30, // 50: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	32, // 51: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	35, // 52: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	37, // 53: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	39, // 54: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	41, // 55: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	44, // 56: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	46, // 57: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	48, // 58: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	51, // 59: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	55, // 60: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	24, // 61: reelway.ledger.v1.LedgerService.FindProviderTasks:input_type -> reelway.ledger.v1.FindProviderTasksRequest
+	26, // 62: reelway.ledger.v1.LedgerService.ListProviderTasks:input_type -> reelway.ledger.v1.ListProviderTasksRequest
+	4,  // 63: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	6,  // 64: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	8,  // 65: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	10, // 66: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	12, // 67: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	15, // 68: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	17, // 69: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	22, // 70: reelway.ledger.v1.JobService.ListLatencies:output_type -> reelway.ledger.v1.ListLatenciesResponse
+	19, // 71: reelway.ledger.v1.JobService.FindAttempt:output_type -> reelway.ledger.v1.FindAttemptResponse
+	29, // 72: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	31, // 73: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	33, // 74: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	36, // 75: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	38, // 76: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	40, // 77: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	42, // 78: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	45, // 79: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	47, // 80: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	50, // 81: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	54, // 82: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	56, // 83: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	25, // 84: reelway.ledger.v1.LedgerService.FindProviderTasks:output_type -> reelway.ledger.v1.FindProviderTasksResponse
+	27, // 85: reelway.ledger.v1.LedgerService.ListProviderTasks:output_type -> reelway.ledger.v1.ListProviderTasksResponse
+	63, // [63:86] is the sub-list for method output_type
+	40, // [40:63] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
@@ -3719,13 +4652,15 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 	if File_reelway_ledger_v1_ledger_proto != nil {
 		return
 	}
+	file_reelway_ledger_v1_ledger_proto_msgTypes[14].OneofWrappers = []any{}
+	file_reelway_ledger_v1_ledger_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_ledger_proto_rawDesc), len(file_reelway_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -22,13 +22,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	JobService_OpenJob_FullMethodName      = "/reelway.ledger.v1.JobService/OpenJob"
-	JobService_GetJob_FullMethodName       = "/reelway.ledger.v1.JobService/GetJob"
-	JobService_ListJobs_FullMethodName     = "/reelway.ledger.v1.JobService/ListJobs"
-	JobService_CancelJob_FullMethodName    = "/reelway.ledger.v1.JobService/CancelJob"
-	JobService_DeleteJob_FullMethodName    = "/reelway.ledger.v1.JobService/DeleteJob"
-	JobService_BeginAttempt_FullMethodName = "/reelway.ledger.v1.JobService/BeginAttempt"
-	JobService_GetAttempt_FullMethodName   = "/reelway.ledger.v1.JobService/GetAttempt"
+	JobService_OpenJob_FullMethodName       = "/reelway.ledger.v1.JobService/OpenJob"
+	JobService_GetJob_FullMethodName        = "/reelway.ledger.v1.JobService/GetJob"
+	JobService_ListJobs_FullMethodName      = "/reelway.ledger.v1.JobService/ListJobs"
+	JobService_CancelJob_FullMethodName     = "/reelway.ledger.v1.JobService/CancelJob"
+	JobService_DeleteJob_FullMethodName     = "/reelway.ledger.v1.JobService/DeleteJob"
+	JobService_BeginAttempt_FullMethodName  = "/reelway.ledger.v1.JobService/BeginAttempt"
+	JobService_GetAttempt_FullMethodName    = "/reelway.ledger.v1.JobService/GetAttempt"
+	JobService_ListLatencies_FullMethodName = "/reelway.ledger.v1.JobService/ListLatencies"
+	JobService_FindAttempt_FullMethodName   = "/reelway.ledger.v1.JobService/FindAttempt"
 )
 
 // JobServiceClient is the client API for JobService service.
@@ -46,6 +48,9 @@ type JobServiceClient interface {
 	// Commits the intent to submit before the first byte leaves for a provider.
 	BeginAttempt(ctx context.Context, in *BeginAttemptRequest, opts ...grpc.CallOption) (*BeginAttemptResponse, error)
 	GetAttempt(ctx context.Context, in *GetAttemptRequest, opts ...grpc.CallOption) (*GetAttemptResponse, error)
+	ListLatencies(ctx context.Context, in *ListLatenciesRequest, opts ...grpc.CallOption) (*ListLatenciesResponse, error)
+	// Finds the attempt that a webhook without a job in its address is about.
+	FindAttempt(ctx context.Context, in *FindAttemptRequest, opts ...grpc.CallOption) (*FindAttemptResponse, error)
 }
 
 type jobServiceClient struct {
@@ -126,6 +131,26 @@ func (c *jobServiceClient) GetAttempt(ctx context.Context, in *GetAttemptRequest
 	return out, nil
 }
 
+func (c *jobServiceClient) ListLatencies(ctx context.Context, in *ListLatenciesRequest, opts ...grpc.CallOption) (*ListLatenciesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLatenciesResponse)
+	err := c.cc.Invoke(ctx, JobService_ListLatencies_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jobServiceClient) FindAttempt(ctx context.Context, in *FindAttemptRequest, opts ...grpc.CallOption) (*FindAttemptResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FindAttemptResponse)
+	err := c.cc.Invoke(ctx, JobService_FindAttempt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // JobServiceServer is the server API for JobService service.
 // All implementations must embed UnimplementedJobServiceServer
 // for forward compatibility.
@@ -141,6 +166,9 @@ type JobServiceServer interface {
 	// Commits the intent to submit before the first byte leaves for a provider.
 	BeginAttempt(context.Context, *BeginAttemptRequest) (*BeginAttemptResponse, error)
 	GetAttempt(context.Context, *GetAttemptRequest) (*GetAttemptResponse, error)
+	ListLatencies(context.Context, *ListLatenciesRequest) (*ListLatenciesResponse, error)
+	// Finds the attempt that a webhook without a job in its address is about.
+	FindAttempt(context.Context, *FindAttemptRequest) (*FindAttemptResponse, error)
 	mustEmbedUnimplementedJobServiceServer()
 }
 
@@ -171,6 +199,12 @@ func (UnimplementedJobServiceServer) BeginAttempt(context.Context, *BeginAttempt
 }
 func (UnimplementedJobServiceServer) GetAttempt(context.Context, *GetAttemptRequest) (*GetAttemptResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetAttempt not implemented")
+}
+func (UnimplementedJobServiceServer) ListLatencies(context.Context, *ListLatenciesRequest) (*ListLatenciesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLatencies not implemented")
+}
+func (UnimplementedJobServiceServer) FindAttempt(context.Context, *FindAttemptRequest) (*FindAttemptResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FindAttempt not implemented")
 }
 func (UnimplementedJobServiceServer) mustEmbedUnimplementedJobServiceServer() {}
 func (UnimplementedJobServiceServer) testEmbeddedByValue()                    {}
@@ -319,6 +353,42 @@ func _JobService_GetAttempt_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JobService_ListLatencies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLatenciesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).ListLatencies(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_ListLatencies_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).ListLatencies(ctx, req.(*ListLatenciesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JobService_FindAttempt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FindAttemptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).FindAttempt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_FindAttempt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).FindAttempt(ctx, req.(*FindAttemptRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // JobService_ServiceDesc is the grpc.ServiceDesc for JobService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -354,24 +424,34 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "GetAttempt",
 			Handler:    _JobService_GetAttempt_Handler,
 		},
+		{
+			MethodName: "ListLatencies",
+			Handler:    _JobService_ListLatencies_Handler,
+		},
+		{
+			MethodName: "FindAttempt",
+			Handler:    _JobService_FindAttempt_Handler,
+		},
 	},
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "reelway/ledger/v1/ledger.proto",
 }
 
 const (
-	LedgerService_GetBalance_FullMethodName     = "/reelway.ledger.v1.LedgerService/GetBalance"
-	LedgerService_TopUp_FullMethodName          = "/reelway.ledger.v1.LedgerService/TopUp"
-	LedgerService_Grant_FullMethodName          = "/reelway.ledger.v1.LedgerService/Grant"
-	LedgerService_ListGrants_FullMethodName     = "/reelway.ledger.v1.LedgerService/ListGrants"
-	LedgerService_Refund_FullMethodName         = "/reelway.ledger.v1.LedgerService/Refund"
-	LedgerService_Adjust_FullMethodName         = "/reelway.ledger.v1.LedgerService/Adjust"
-	LedgerService_WriteOff_FullMethodName       = "/reelway.ledger.v1.LedgerService/WriteOff"
-	LedgerService_ListReviews_FullMethodName    = "/reelway.ledger.v1.LedgerService/ListReviews"
-	LedgerService_SettleSuspense_FullMethodName = "/reelway.ledger.v1.LedgerService/SettleSuspense"
-	LedgerService_GetStatement_FullMethodName   = "/reelway.ledger.v1.LedgerService/GetStatement"
-	LedgerService_Margin_FullMethodName         = "/reelway.ledger.v1.LedgerService/Margin"
-	LedgerService_Verify_FullMethodName         = "/reelway.ledger.v1.LedgerService/Verify"
+	LedgerService_GetBalance_FullMethodName        = "/reelway.ledger.v1.LedgerService/GetBalance"
+	LedgerService_TopUp_FullMethodName             = "/reelway.ledger.v1.LedgerService/TopUp"
+	LedgerService_Grant_FullMethodName             = "/reelway.ledger.v1.LedgerService/Grant"
+	LedgerService_ListGrants_FullMethodName        = "/reelway.ledger.v1.LedgerService/ListGrants"
+	LedgerService_Refund_FullMethodName            = "/reelway.ledger.v1.LedgerService/Refund"
+	LedgerService_Adjust_FullMethodName            = "/reelway.ledger.v1.LedgerService/Adjust"
+	LedgerService_WriteOff_FullMethodName          = "/reelway.ledger.v1.LedgerService/WriteOff"
+	LedgerService_ListReviews_FullMethodName       = "/reelway.ledger.v1.LedgerService/ListReviews"
+	LedgerService_SettleSuspense_FullMethodName    = "/reelway.ledger.v1.LedgerService/SettleSuspense"
+	LedgerService_GetStatement_FullMethodName      = "/reelway.ledger.v1.LedgerService/GetStatement"
+	LedgerService_Margin_FullMethodName            = "/reelway.ledger.v1.LedgerService/Margin"
+	LedgerService_Verify_FullMethodName            = "/reelway.ledger.v1.LedgerService/Verify"
+	LedgerService_FindProviderTasks_FullMethodName = "/reelway.ledger.v1.LedgerService/FindProviderTasks"
+	LedgerService_ListProviderTasks_FullMethodName = "/reelway.ledger.v1.LedgerService/ListProviderTasks"
 )
 
 // LedgerServiceClient is the client API for LedgerService service.
@@ -393,6 +473,9 @@ type LedgerServiceClient interface {
 	Margin(ctx context.Context, in *MarginRequest, opts ...grpc.CallOption) (*MarginResponse, error)
 	// Proves the invariants of the books on the live database.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
+	// What an invoice of a provider is matched with.
+	FindProviderTasks(ctx context.Context, in *FindProviderTasksRequest, opts ...grpc.CallOption) (*FindProviderTasksResponse, error)
+	ListProviderTasks(ctx context.Context, in *ListProviderTasksRequest, opts ...grpc.CallOption) (*ListProviderTasksResponse, error)
 }
 
 type ledgerServiceClient struct {
@@ -523,6 +606,26 @@ func (c *ledgerServiceClient) Verify(ctx context.Context, in *VerifyRequest, opt
 	return out, nil
 }
 
+func (c *ledgerServiceClient) FindProviderTasks(ctx context.Context, in *FindProviderTasksRequest, opts ...grpc.CallOption) (*FindProviderTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FindProviderTasksResponse)
+	err := c.cc.Invoke(ctx, LedgerService_FindProviderTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerServiceClient) ListProviderTasks(ctx context.Context, in *ListProviderTasksRequest, opts ...grpc.CallOption) (*ListProviderTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListProviderTasksResponse)
+	err := c.cc.Invoke(ctx, LedgerService_ListProviderTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LedgerServiceServer is the server API for LedgerService service.
 // All implementations must embed UnimplementedLedgerServiceServer
 // for forward compatibility.
@@ -542,6 +645,9 @@ type LedgerServiceServer interface {
 	Margin(context.Context, *MarginRequest) (*MarginResponse, error)
 	// Proves the invariants of the books on the live database.
 	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
+	// What an invoice of a provider is matched with.
+	FindProviderTasks(context.Context, *FindProviderTasksRequest) (*FindProviderTasksResponse, error)
+	ListProviderTasks(context.Context, *ListProviderTasksRequest) (*ListProviderTasksResponse, error)
 	mustEmbedUnimplementedLedgerServiceServer()
 }
 
@@ -587,6 +693,12 @@ func (UnimplementedLedgerServiceServer) Margin(context.Context, *MarginRequest) 
 }
 func (UnimplementedLedgerServiceServer) Verify(context.Context, *VerifyRequest) (*VerifyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedLedgerServiceServer) FindProviderTasks(context.Context, *FindProviderTasksRequest) (*FindProviderTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FindProviderTasks not implemented")
+}
+func (UnimplementedLedgerServiceServer) ListProviderTasks(context.Context, *ListProviderTasksRequest) (*ListProviderTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListProviderTasks not implemented")
 }
 func (UnimplementedLedgerServiceServer) mustEmbedUnimplementedLedgerServiceServer() {}
 func (UnimplementedLedgerServiceServer) testEmbeddedByValue()                       {}
@@ -825,6 +937,42 @@ func _LedgerService_Verify_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LedgerService_FindProviderTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FindProviderTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).FindProviderTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_FindProviderTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).FindProviderTasks(ctx, req.(*FindProviderTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LedgerService_ListProviderTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListProviderTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServiceServer).ListProviderTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LedgerService_ListProviderTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServiceServer).ListProviderTasks(ctx, req.(*ListProviderTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // LedgerService_ServiceDesc is the grpc.ServiceDesc for LedgerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -879,6 +1027,14 @@ var LedgerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Verify",
 			Handler:    _LedgerService_Verify_Handler,
+		},
+		{
+			MethodName: "FindProviderTasks",
+			Handler:    _LedgerService_FindProviderTasks_Handler,
+		},
+		{
+			MethodName: "ListProviderTasks",
+			Handler:    _LedgerService_ListProviderTasks_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

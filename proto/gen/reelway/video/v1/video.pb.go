@@ -44,7 +44,8 @@ const (
 	VideoState_VIDEO_STATE_SUCCEEDED VideoState = 5
 	// Final: no video, the hold was released.
 	VideoState_VIDEO_STATE_FAILED VideoState = 6
-	// Final: canceled before a provider began, the hold was released.
+	// Final: canceled before a provider began, or by the provider when it was
+	// asked to; the hold was released.
 	VideoState_VIDEO_STATE_CANCELED VideoState = 7
 	// Final: its time ran out before any provider was called, the hold was released.
 	VideoState_VIDEO_STATE_EXPIRED VideoState = 8
@@ -183,10 +184,13 @@ type VideoParams struct {
 	// https URL of the first frame, for image-to-video.
 	ImageUrl string `protobuf:"bytes,9,opt,name=image_url,json=imageUrl,proto3" json:"image_url,omitempty"`
 	// https URL of the last frame.
-	EndImageUrl   string `protobuf:"bytes,10,opt,name=end_image_url,json=endImageUrl,proto3" json:"end_image_url,omitempty"`
-	Seed          *int64 `protobuf:"varint,11,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
-	Audio         bool   `protobuf:"varint,12,opt,name=audio,proto3" json:"audio,omitempty"`
-	Watermark     bool   `protobuf:"varint,13,opt,name=watermark,proto3" json:"watermark,omitempty"`
+	EndImageUrl string `protobuf:"bytes,10,opt,name=end_image_url,json=endImageUrl,proto3" json:"end_image_url,omitempty"`
+	Seed        *int64 `protobuf:"varint,11,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
+	Audio       bool   `protobuf:"varint,12,opt,name=audio,proto3" json:"audio,omitempty"`
+	Watermark   bool   `protobuf:"varint,13,opt,name=watermark,proto3" json:"watermark,omitempty"`
+	// The provider's own name of the model, settled at acceptance: a job outlives
+	// its model's entry in the catalogue.
+	ProviderModel string `protobuf:"bytes,14,opt,name=provider_model,json=providerModel,proto3" json:"provider_model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -312,6 +316,13 @@ func (x *VideoParams) GetWatermark() bool {
 	return false
 }
 
+func (x *VideoParams) GetProviderModel() string {
+	if x != nil {
+		return x.ProviderModel
+	}
+	return ""
+}
+
 // VideoError says why a job failed. The codes are those of pkg/fault.
 type VideoError struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -394,13 +405,21 @@ type Attempt struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Provider string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
-	// intended, accepted, refused, uncertain, succeeded, failed, canceled
+	// intended, accepted, refused, uncertain, succeeded, failed, canceled, given_up
 	State          string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	ProviderTaskId string                 `protobuf:"bytes,4,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
 	ErrorCode      string                 `protobuf:"bytes,5,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
 	ErrorMessage   string                 `protobuf:"bytes,6,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
 	CreatedAt      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	EndedAt        *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// The model that was asked, one of the job's routes.
+	Model string `protobuf:"bytes,19,opt,name=model,proto3" json:"model,omitempty"`
+	// What the caller called optional and this model lacks: it was not sent.
+	Dropped []string `protobuf:"bytes,20,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	// What the video costs when this attempt makes it, and what was charged for
+	// it: 0 for every attempt but the one that made the video.
+	PriceMicros    int64 `protobuf:"varint,21,opt,name=price_micros,json=priceMicros,proto3" json:"price_micros,omitempty"`
+	CapturedMicros int64 `protobuf:"varint,22,opt,name=captured_micros,json=capturedMicros,proto3" json:"captured_micros,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -489,6 +508,34 @@ func (x *Attempt) GetEndedAt() *timestamppb.Timestamp {
 		return x.EndedAt
 	}
 	return nil
+}
+
+func (x *Attempt) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Attempt) GetDropped() []string {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *Attempt) GetPriceMicros() int64 {
+	if x != nil {
+		return x.PriceMicros
+	}
+	return 0
+}
+
+func (x *Attempt) GetCapturedMicros() int64 {
+	if x != nil {
+		return x.CapturedMicros
+	}
+	return 0
 }
 
 // Artifact is the stored result of a job.
@@ -592,12 +639,12 @@ type Video struct {
 	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	AccountId string                 `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	State     VideoState             `protobuf:"varint,3,opt,name=state,proto3,enum=reelway.video.v1.VideoState" json:"state,omitempty"`
-	// 0 to 100, never going backwards.
+	// 0 to 100, never going backwards while one attempt is rendered.
 	Progress int32        `protobuf:"varint,4,opt,name=progress,proto3" json:"progress,omitempty"`
 	Params   *VideoParams `protobuf:"bytes,5,opt,name=params,proto3" json:"params,omitempty"`
 	Error    *VideoError  `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
 	Artifact *Artifact    `protobuf:"bytes,7,opt,name=artifact,proto3" json:"artifact,omitempty"`
-	// The provider that was chosen, "atlascloud", "kling", …
+	// The provider of the present route, "atlascloud", "kling", …
 	Provider string `protobuf:"bytes,8,opt,name=provider,proto3" json:"provider,omitempty"`
 	// The caller's own name of its end user.
 	User     string            `protobuf:"bytes,9,opt,name=user,proto3" json:"user,omitempty"`
@@ -618,6 +665,9 @@ type Video struct {
 	ExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// True when progress is estimated from elapsed time, not told by the provider.
 	ProgressEstimated bool `protobuf:"varint,21,opt,name=progress_estimated,json=progressEstimated,proto3" json:"progress_estimated,omitempty"`
+	// Why a requested cancel has no effect: "unsupported" by the provider, or
+	// "too_late" for the task. The video goes on and is charged when it succeeds.
+	CancelRefused string `protobuf:"bytes,52,opt,name=cancel_refused,json=cancelRefused,proto3" json:"cancel_refused,omitempty"`
 	// While it waits for its turn at its provider: how many jobs are ahead of it.
 	// Absent when it does not wait.
 	QueuePosition *int64 `protobuf:"varint,22,opt,name=queue_position,json=queuePosition,proto3,oneof" json:"queue_position,omitempty"`
@@ -626,8 +676,12 @@ type Video struct {
 	EstimatedCompletionAt *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=estimated_completion_at,json=estimatedCompletionAt,proto3" json:"estimated_completion_at,omitempty"`
 	// What was given back of the capture.
 	RefundedMicros int64 `protobuf:"varint,24,opt,name=refunded_micros,json=refundedMicros,proto3" json:"refunded_micros,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The alias that was asked for; empty when a model was named.
+	Route string `protobuf:"bytes,32,opt,name=route,proto3" json:"route,omitempty"`
+	// What the caller called optional and the present route's model lacks.
+	Dropped       []string `protobuf:"bytes,33,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Video) Reset() {
@@ -807,6 +861,13 @@ func (x *Video) GetProgressEstimated() bool {
 	return false
 }
 
+func (x *Video) GetCancelRefused() string {
+	if x != nil {
+		return x.CancelRefused
+	}
+	return ""
+}
+
 func (x *Video) GetQueuePosition() int64 {
 	if x != nil && x.QueuePosition != nil {
 		return *x.QueuePosition
@@ -826,6 +887,20 @@ func (x *Video) GetRefundedMicros() int64 {
 		return x.RefundedMicros
 	}
 	return 0
+}
+
+func (x *Video) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *Video) GetDropped() []string {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
 }
 
 // PriceLine is one line of a quote.
@@ -910,11 +985,41 @@ type Model struct {
 	Audio            bool                   `protobuf:"varint,8,opt,name=audio,proto3" json:"audio,omitempty"`
 	Seed             bool                   `protobuf:"varint,9,opt,name=seed,proto3" json:"seed,omitempty"`
 	NegativePrompt   bool                   `protobuf:"varint,10,opt,name=negative_prompt,json=negativePrompt,proto3" json:"negative_prompt,omitempty"`
-	// Lowest price of a second of video, for orientation.
+	// Lowest price of a second of video, for orientation; 0 without a price.
 	PricePerSecondMicros int64 `protobuf:"varint,11,opt,name=price_per_second_micros,json=pricePerSecondMicros,proto3" json:"price_per_second_micros,omitempty"`
-	Watermark            bool  `protobuf:"varint,12,opt,name=watermark,proto3" json:"watermark,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// A visible mark can be asked for.
+	Watermark bool `protobuf:"varint,12,opt,name=watermark,proto3" json:"watermark,omitempty"`
+	// False when no price is known: the model is listed, but every request of it
+	// is refused.
+	Priced bool          `protobuf:"varint,13,opt,name=priced,proto3" json:"priced,omitempty"`
+	Prices []*ModelPrice `protobuf:"bytes,14,rep,name=prices,proto3" json:"prices,omitempty"`
+	// Resolutions that take fewer durations than durations_seconds, or tasks that
+	// take fewer resolutions.
+	Limits []*ModelLimit `protobuf:"bytes,15,rep,name=limits,proto3" json:"limits,omitempty"`
+	// True when there is always sound, whatever is asked for.
+	AudioAlways bool `protobuf:"varint,16,opt,name=audio_always,json=audioAlways,proto3" json:"audio_always,omitempty"`
+	// What marks a video as made by a machine ("synthid", "c2pa", "visible"):
+	// "always", "optional" or "removable".
+	Provenance map[string]string `protobuf:"bytes,17,rep,name=provenance,proto3" json:"provenance,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Time to generate, in seconds; 0 when not known.
+	TypicalSeconds int64 `protobuf:"varint,18,opt,name=typical_seconds,json=typicalSeconds,proto3" json:"typical_seconds,omitempty"`
+	MaxSeconds     int64 `protobuf:"varint,19,opt,name=max_seconds,json=maxSeconds,proto3" json:"max_seconds,omitempty"`
+	// Longest texts, in characters.
+	MaxPromptCharacters         int32 `protobuf:"varint,20,opt,name=max_prompt_characters,json=maxPromptCharacters,proto3" json:"max_prompt_characters,omitempty"`
+	MaxNegativePromptCharacters int32 `protobuf:"varint,21,opt,name=max_negative_prompt_characters,json=maxNegativePromptCharacters,proto3" json:"max_negative_prompt_characters,omitempty"`
+	// The provider's limits of one account; 0 when not known.
+	RequestsPerMinute int32 `protobuf:"varint,22,opt,name=requests_per_minute,json=requestsPerMinute,proto3" json:"requests_per_minute,omitempty"`
+	ConcurrentTasks   int32 `protobuf:"varint,23,opt,name=concurrent_tasks,json=concurrentTasks,proto3" json:"concurrent_tasks,omitempty"`
+	// Where it is offered; empty when not known.
+	Regions []string `protobuf:"bytes,24,rep,name=regions,proto3" json:"regions,omitempty"`
+	// How long the provider keeps a result, in seconds; 0 when not known.
+	ResultLifeSeconds int64 `protobuf:"varint,25,opt,name=result_life_seconds,json=resultLifeSeconds,proto3" json:"result_life_seconds,omitempty"`
+	// Where the entry comes from: in words, as an address, and its date.
+	Source        string `protobuf:"bytes,26,opt,name=source,proto3" json:"source,omitempty"`
+	SourceUrl     string `protobuf:"bytes,27,opt,name=source_url,json=sourceUrl,proto3" json:"source_url,omitempty"`
+	SourceDate    string `protobuf:"bytes,28,opt,name=source_date,json=sourceDate,proto3" json:"source_date,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Model) Reset() {
@@ -1031,6 +1136,260 @@ func (x *Model) GetWatermark() bool {
 	return false
 }
 
+func (x *Model) GetPriced() bool {
+	if x != nil {
+		return x.Priced
+	}
+	return false
+}
+
+func (x *Model) GetPrices() []*ModelPrice {
+	if x != nil {
+		return x.Prices
+	}
+	return nil
+}
+
+func (x *Model) GetLimits() []*ModelLimit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Model) GetAudioAlways() bool {
+	if x != nil {
+		return x.AudioAlways
+	}
+	return false
+}
+
+func (x *Model) GetProvenance() map[string]string {
+	if x != nil {
+		return x.Provenance
+	}
+	return nil
+}
+
+func (x *Model) GetTypicalSeconds() int64 {
+	if x != nil {
+		return x.TypicalSeconds
+	}
+	return 0
+}
+
+func (x *Model) GetMaxSeconds() int64 {
+	if x != nil {
+		return x.MaxSeconds
+	}
+	return 0
+}
+
+func (x *Model) GetMaxPromptCharacters() int32 {
+	if x != nil {
+		return x.MaxPromptCharacters
+	}
+	return 0
+}
+
+func (x *Model) GetMaxNegativePromptCharacters() int32 {
+	if x != nil {
+		return x.MaxNegativePromptCharacters
+	}
+	return 0
+}
+
+func (x *Model) GetRequestsPerMinute() int32 {
+	if x != nil {
+		return x.RequestsPerMinute
+	}
+	return 0
+}
+
+func (x *Model) GetConcurrentTasks() int32 {
+	if x != nil {
+		return x.ConcurrentTasks
+	}
+	return 0
+}
+
+func (x *Model) GetRegions() []string {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
+
+func (x *Model) GetResultLifeSeconds() int64 {
+	if x != nil {
+		return x.ResultLifeSeconds
+	}
+	return 0
+}
+
+func (x *Model) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Model) GetSourceUrl() string {
+	if x != nil {
+		return x.SourceUrl
+	}
+	return ""
+}
+
+func (x *Model) GetSourceDate() string {
+	if x != nil {
+		return x.SourceDate
+	}
+	return ""
+}
+
+// ModelPrice is what one shape of video costs.
+type ModelPrice struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Resolution string                 `protobuf:"bytes,1,opt,name=resolution,proto3" json:"resolution,omitempty"`
+	// With sound.
+	Audio bool `protobuf:"varint,2,opt,name=audio,proto3" json:"audio,omitempty"`
+	// A clip of this length costs amount_micros; 0 when that is for a second.
+	ClipSeconds   int32 `protobuf:"varint,3,opt,name=clip_seconds,json=clipSeconds,proto3" json:"clip_seconds,omitempty"`
+	AmountMicros  int64 `protobuf:"varint,4,opt,name=amount_micros,json=amountMicros,proto3" json:"amount_micros,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelPrice) Reset() {
+	*x = ModelPrice{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelPrice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelPrice) ProtoMessage() {}
+
+func (x *ModelPrice) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelPrice.ProtoReflect.Descriptor instead.
+func (*ModelPrice) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ModelPrice) GetResolution() string {
+	if x != nil {
+		return x.Resolution
+	}
+	return ""
+}
+
+func (x *ModelPrice) GetAudio() bool {
+	if x != nil {
+		return x.Audio
+	}
+	return false
+}
+
+func (x *ModelPrice) GetClipSeconds() int32 {
+	if x != nil {
+		return x.ClipSeconds
+	}
+	return 0
+}
+
+func (x *ModelPrice) GetAmountMicros() int64 {
+	if x != nil {
+		return x.AmountMicros
+	}
+	return 0
+}
+
+// ModelLimit is what a resolution or a task can do less than the model.
+type ModelLimit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Set when this resolution makes only durations_seconds.
+	Resolution       string  `protobuf:"bytes,1,opt,name=resolution,proto3" json:"resolution,omitempty"`
+	DurationsSeconds []int32 `protobuf:"varint,2,rep,packed,name=durations_seconds,json=durationsSeconds,proto3" json:"durations_seconds,omitempty"`
+	// Set when this task makes only resolutions.
+	Task          string   `protobuf:"bytes,3,opt,name=task,proto3" json:"task,omitempty"`
+	Resolutions   []string `protobuf:"bytes,4,rep,name=resolutions,proto3" json:"resolutions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelLimit) Reset() {
+	*x = ModelLimit{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelLimit) ProtoMessage() {}
+
+func (x *ModelLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelLimit.ProtoReflect.Descriptor instead.
+func (*ModelLimit) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ModelLimit) GetResolution() string {
+	if x != nil {
+		return x.Resolution
+	}
+	return ""
+}
+
+func (x *ModelLimit) GetDurationsSeconds() []int32 {
+	if x != nil {
+		return x.DurationsSeconds
+	}
+	return nil
+}
+
+func (x *ModelLimit) GetTask() string {
+	if x != nil {
+		return x.Task
+	}
+	return ""
+}
+
+func (x *ModelLimit) GetResolutions() []string {
+	if x != nil {
+		return x.Resolutions
+	}
+	return nil
+}
+
 // VideoRequest is what a caller asks for; empty fields take the model's
 // defaults. Fields that contradict each other are refused.
 type VideoRequest struct {
@@ -1052,9 +1411,16 @@ type VideoRequest struct {
 	Watermark   *bool             `protobuf:"varint,13,opt,name=watermark,proto3,oneof" json:"watermark,omitempty"`
 	User        string            `protobuf:"bytes,14,opt,name=user,proto3" json:"user,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,15,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Refuse when the quote is above this; 0 means no limit.
+	// Refuse when the quote is above this; 0 means no limit. Of an alias, the
+	// routes above it are left out.
 	MaxCostMicros int64    `protobuf:"varint,16,opt,name=max_cost_micros,json=maxCostMicros,proto3" json:"max_cost_micros,omitempty"`
 	Priority      Priority `protobuf:"varint,20,opt,name=priority,proto3,enum=reelway.video.v1.Priority" json:"priority,omitempty"`
+	// An alias, such as "kling-3" or "cheapest-5s", in the place of a model; the
+	// field model takes one as well.
+	Route string `protobuf:"bytes,27,opt,name=route,proto3" json:"route,omitempty"`
+	// Parameters that may be left out for a model that lacks them, by their names
+	// in the REST API: "seed", "negative_prompt", …
+	Optional []string `protobuf:"bytes,28,rep,name=optional,proto3" json:"optional,omitempty"`
 	// https URL that is told of the end of this video.
 	CallbackUrl   string `protobuf:"bytes,61,opt,name=callback_url,json=callbackUrl,proto3" json:"callback_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1063,7 +1429,7 @@ type VideoRequest struct {
 
 func (x *VideoRequest) Reset() {
 	*x = VideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1441,7 @@ func (x *VideoRequest) String() string {
 func (*VideoRequest) ProtoMessage() {}
 
 func (x *VideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[7]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1454,7 @@ func (x *VideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoRequest.ProtoReflect.Descriptor instead.
 func (*VideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{7}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VideoRequest) GetModel() string {
@@ -1210,6 +1576,20 @@ func (x *VideoRequest) GetPriority() Priority {
 	return Priority_PRIORITY_UNSPECIFIED
 }
 
+func (x *VideoRequest) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *VideoRequest) GetOptional() []string {
+	if x != nil {
+		return x.Optional
+	}
+	return nil
+}
+
 func (x *VideoRequest) GetCallbackUrl() string {
 	if x != nil {
 		return x.CallbackUrl
@@ -1230,7 +1610,7 @@ type CreateVideoRequest struct {
 
 func (x *CreateVideoRequest) Reset() {
 	*x = CreateVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1622,7 @@ func (x *CreateVideoRequest) String() string {
 func (*CreateVideoRequest) ProtoMessage() {}
 
 func (x *CreateVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[8]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1635,7 @@ func (x *CreateVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVideoRequest.ProtoReflect.Descriptor instead.
 func (*CreateVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{8}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateVideoRequest) GetVideo() *VideoRequest {
@@ -1281,7 +1661,7 @@ type CreateVideoResponse struct {
 
 func (x *CreateVideoResponse) Reset() {
 	*x = CreateVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1673,7 @@ func (x *CreateVideoResponse) String() string {
 func (*CreateVideoResponse) ProtoMessage() {}
 
 func (x *CreateVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1686,7 @@ func (x *CreateVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVideoResponse.ProtoReflect.Descriptor instead.
 func (*CreateVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{9}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateVideoResponse) GetVideo() *Video {
@@ -1325,7 +1705,7 @@ type GetVideoRequest struct {
 
 func (x *GetVideoRequest) Reset() {
 	*x = GetVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1717,7 @@ func (x *GetVideoRequest) String() string {
 func (*GetVideoRequest) ProtoMessage() {}
 
 func (x *GetVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1730,7 @@ func (x *GetVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVideoRequest.ProtoReflect.Descriptor instead.
 func (*GetVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{10}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetVideoRequest) GetId() string {
@@ -1369,7 +1749,7 @@ type GetVideoResponse struct {
 
 func (x *GetVideoResponse) Reset() {
 	*x = GetVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1761,7 @@ func (x *GetVideoResponse) String() string {
 func (*GetVideoResponse) ProtoMessage() {}
 
 func (x *GetVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1774,7 @@ func (x *GetVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVideoResponse.ProtoReflect.Descriptor instead.
 func (*GetVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{11}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetVideoResponse) GetVideo() *Video {
@@ -1422,7 +1802,7 @@ type ListVideosRequest struct {
 
 func (x *ListVideosRequest) Reset() {
 	*x = ListVideosRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1814,7 @@ func (x *ListVideosRequest) String() string {
 func (*ListVideosRequest) ProtoMessage() {}
 
 func (x *ListVideosRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1827,7 @@ func (x *ListVideosRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVideosRequest.ProtoReflect.Descriptor instead.
 func (*ListVideosRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{12}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListVideosRequest) GetAfter() string {
@@ -1495,7 +1875,7 @@ type ListVideosResponse struct {
 
 func (x *ListVideosResponse) Reset() {
 	*x = ListVideosResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1887,7 @@ func (x *ListVideosResponse) String() string {
 func (*ListVideosResponse) ProtoMessage() {}
 
 func (x *ListVideosResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1900,7 @@ func (x *ListVideosResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVideosResponse.ProtoReflect.Descriptor instead.
 func (*ListVideosResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{13}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListVideosResponse) GetVideos() []*Video {
@@ -1546,7 +1926,7 @@ type CancelVideoRequest struct {
 
 func (x *CancelVideoRequest) Reset() {
 	*x = CancelVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1938,7 @@ func (x *CancelVideoRequest) String() string {
 func (*CancelVideoRequest) ProtoMessage() {}
 
 func (x *CancelVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1951,7 @@ func (x *CancelVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelVideoRequest.ProtoReflect.Descriptor instead.
 func (*CancelVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{14}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CancelVideoRequest) GetId() string {
@@ -1590,7 +1970,7 @@ type CancelVideoResponse struct {
 
 func (x *CancelVideoResponse) Reset() {
 	*x = CancelVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1982,7 @@ func (x *CancelVideoResponse) String() string {
 func (*CancelVideoResponse) ProtoMessage() {}
 
 func (x *CancelVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1995,7 @@ func (x *CancelVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelVideoResponse.ProtoReflect.Descriptor instead.
 func (*CancelVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{15}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CancelVideoResponse) GetVideo() *Video {
@@ -1634,7 +2014,7 @@ type DeleteVideoRequest struct {
 
 func (x *DeleteVideoRequest) Reset() {
 	*x = DeleteVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +2026,7 @@ func (x *DeleteVideoRequest) String() string {
 func (*DeleteVideoRequest) ProtoMessage() {}
 
 func (x *DeleteVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +2039,7 @@ func (x *DeleteVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVideoRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{16}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteVideoRequest) GetId() string {
@@ -1678,7 +2058,7 @@ type DeleteVideoResponse struct {
 
 func (x *DeleteVideoResponse) Reset() {
 	*x = DeleteVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +2070,7 @@ func (x *DeleteVideoResponse) String() string {
 func (*DeleteVideoResponse) ProtoMessage() {}
 
 func (x *DeleteVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +2083,7 @@ func (x *DeleteVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVideoResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{17}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteVideoResponse) GetId() string {
@@ -1722,7 +2102,7 @@ type QuoteVideoRequest struct {
 
 func (x *QuoteVideoRequest) Reset() {
 	*x = QuoteVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +2114,7 @@ func (x *QuoteVideoRequest) String() string {
 func (*QuoteVideoRequest) ProtoMessage() {}
 
 func (x *QuoteVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +2127,7 @@ func (x *QuoteVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuoteVideoRequest.ProtoReflect.Descriptor instead.
 func (*QuoteVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{18}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *QuoteVideoRequest) GetVideo() *VideoRequest {
@@ -1757,18 +2137,112 @@ func (x *QuoteVideoRequest) GetVideo() *VideoRequest {
 	return nil
 }
 
+// QuotedRoute is one way in which the video may be made.
+type QuotedRoute struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Model    string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Provider string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	// What is sent to this model, and priced.
+	Params      *VideoParams `protobuf:"bytes,3,opt,name=params,proto3" json:"params,omitempty"`
+	PriceMicros int64        `protobuf:"varint,4,opt,name=price_micros,json=priceMicros,proto3" json:"price_micros,omitempty"`
+	Lines       []*PriceLine `protobuf:"bytes,5,rep,name=lines,proto3" json:"lines,omitempty"`
+	// What the caller called optional and this model lacks.
+	Dropped       []string `protobuf:"bytes,6,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuotedRoute) Reset() {
+	*x = QuotedRoute{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuotedRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuotedRoute) ProtoMessage() {}
+
+func (x *QuotedRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuotedRoute.ProtoReflect.Descriptor instead.
+func (*QuotedRoute) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *QuotedRoute) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *QuotedRoute) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *QuotedRoute) GetParams() *VideoParams {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
+func (x *QuotedRoute) GetPriceMicros() int64 {
+	if x != nil {
+		return x.PriceMicros
+	}
+	return 0
+}
+
+func (x *QuotedRoute) GetLines() []*PriceLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *QuotedRoute) GetDropped() []string {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
 type QuoteVideoResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Params        *VideoParams           `protobuf:"bytes,1,opt,name=params,proto3" json:"params,omitempty"`
-	TotalMicros   int64                  `protobuf:"varint,2,opt,name=total_micros,json=totalMicros,proto3" json:"total_micros,omitempty"`
-	Lines         []*PriceLine           `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the first route.
+	Params *VideoParams `protobuf:"bytes,1,opt,name=params,proto3" json:"params,omitempty"`
+	// What would be held: the dearest route's price.
+	TotalMicros int64 `protobuf:"varint,2,opt,name=total_micros,json=totalMicros,proto3" json:"total_micros,omitempty"`
+	// Of the dearest route.
+	Lines []*PriceLine `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	// In the order in which they would be tried. A model has one.
+	Routes []*QuotedRoute `protobuf:"bytes,14,rep,name=routes,proto3" json:"routes,omitempty"`
+	// The alias that was asked for; empty when a model was named.
+	Route         string `protobuf:"bytes,15,opt,name=route,proto3" json:"route,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QuoteVideoResponse) Reset() {
 	*x = QuoteVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2254,7 @@ func (x *QuoteVideoResponse) String() string {
 func (*QuoteVideoResponse) ProtoMessage() {}
 
 func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2267,7 @@ func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuoteVideoResponse.ProtoReflect.Descriptor instead.
 func (*QuoteVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *QuoteVideoResponse) GetParams() *VideoParams {
@@ -1817,6 +2291,20 @@ func (x *QuoteVideoResponse) GetLines() []*PriceLine {
 	return nil
 }
 
+func (x *QuoteVideoResponse) GetRoutes() []*QuotedRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *QuoteVideoResponse) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
 type ListModelsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1825,7 +2313,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +2325,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,19 +2338,90 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
+}
+
+// Alias is a name for several models, tried one after the other.
+type Alias struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Description string                 `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	// "order", "weight" or "price".
+	Pick          string   `protobuf:"bytes,3,opt,name=pick,proto3" json:"pick,omitempty"`
+	Models        []string `protobuf:"bytes,4,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alias) Reset() {
+	*x = Alias{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alias) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alias) ProtoMessage() {}
+
+func (x *Alias) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alias.ProtoReflect.Descriptor instead.
+func (*Alias) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Alias) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Alias) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Alias) GetPick() string {
+	if x != nil {
+		return x.Pick
+	}
+	return ""
+}
+
+func (x *Alias) GetModels() []string {
+	if x != nil {
+		return x.Models
+	}
+	return nil
 }
 
 type ListModelsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Models        []*Model               `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
+	Aliases       []*Alias               `protobuf:"bytes,12,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +2433,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,12 +2446,19 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
 	if x != nil {
 		return x.Models
+	}
+	return nil
+}
+
+func (x *ListModelsResponse) GetAliases() []*Alias {
+	if x != nil {
+		return x.Aliases
 	}
 	return nil
 }
@@ -1908,7 +2474,7 @@ type WatchVideoRequest struct {
 
 func (x *WatchVideoRequest) Reset() {
 	*x = WatchVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2486,7 @@ func (x *WatchVideoRequest) String() string {
 func (*WatchVideoRequest) ProtoMessage() {}
 
 func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2499,7 @@ func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoRequest.ProtoReflect.Descriptor instead.
 func (*WatchVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchVideoRequest) GetId() string {
@@ -1961,7 +2527,7 @@ type WatchVideoResponse struct {
 
 func (x *WatchVideoResponse) Reset() {
 	*x = WatchVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2539,7 @@ func (x *WatchVideoResponse) String() string {
 func (*WatchVideoResponse) ProtoMessage() {}
 
 func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2552,7 @@ func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoResponse.ProtoReflect.Descriptor instead.
 func (*WatchVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchVideoResponse) GetCursor() string {
@@ -2007,7 +2573,7 @@ var File_reelway_video_v1_video_proto protoreflect.FileDescriptor
 
 const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\n" +
-	"\x1creelway/video/v1/video.proto\x12\x10reelway.video.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x03\n" +
+	"\x1creelway/video/v1/video.proto\x12\x10reelway.video.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x03\n" +
 	"\vVideoParams\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
 	"\x06prompt\x18\x02 \x01(\tR\x06prompt\x12'\n" +
@@ -2024,7 +2590,8 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	" \x01(\tR\vendImageUrl\x12\x17\n" +
 	"\x04seed\x18\v \x01(\x03H\x00R\x04seed\x88\x01\x01\x12\x14\n" +
 	"\x05audio\x18\f \x01(\bR\x05audio\x12\x1c\n" +
-	"\twatermark\x18\r \x01(\bR\twatermarkB\a\n" +
+	"\twatermark\x18\r \x01(\bR\twatermark\x12%\n" +
+	"\x0eprovider_model\x18\x0e \x01(\tR\rproviderModelB\a\n" +
 	"\x05_seed\"\x99\x01\n" +
 	"\n" +
 	"VideoError\x12\x12\n" +
@@ -2032,7 +2599,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
 	"\tretryable\x18\x03 \x01(\bR\tretryable\x12\x1a\n" +
 	"\bprovider\x18\x04 \x01(\tR\bprovider\x12#\n" +
-	"\rprovider_code\x18\x05 \x01(\tR\fproviderCode\"\xab\x02\n" +
+	"\rprovider_code\x18\x05 \x01(\tR\fproviderCode\"\xa7\x03\n" +
 	"\aAttempt\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x14\n" +
@@ -2043,7 +2610,11 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\x129\n" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x125\n" +
-	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\xc5\x01\n" +
+	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x14\n" +
+	"\x05model\x18\x13 \x01(\tR\x05model\x12\x18\n" +
+	"\adropped\x18\x14 \x03(\tR\adropped\x12!\n" +
+	"\fprice_micros\x18\x15 \x01(\x03R\vpriceMicros\x12'\n" +
+	"\x0fcaptured_micros\x18\x16 \x01(\x03R\x0ecapturedMicros\"\xc5\x01\n" +
 	"\bArtifact\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12!\n" +
 	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x1d\n" +
@@ -2053,7 +2624,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x05width\x18\x05 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x06 \x01(\x05R\x06height\x12\x1f\n" +
 	"\vduration_ms\x18\a \x01(\x03R\n" +
-	"durationMs\"\x83\t\n" +
+	"durationMs\"\xda\t\n" +
 	"\x05Video\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -2081,10 +2652,13 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"lateResult\x129\n" +
 	"\n" +
 	"expires_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12-\n" +
-	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x12*\n" +
+	"\x12progress_estimated\x18\x15 \x01(\bR\x11progressEstimated\x12%\n" +
+	"\x0ecancel_refused\x184 \x01(\tR\rcancelRefused\x12*\n" +
 	"\x0equeue_position\x18\x16 \x01(\x03H\x00R\rqueuePosition\x88\x01\x01\x12R\n" +
 	"\x17estimated_completion_at\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x15estimatedCompletionAt\x12'\n" +
-	"\x0frefunded_micros\x18\x18 \x01(\x03R\x0erefundedMicros\x1a;\n" +
+	"\x0frefunded_micros\x18\x18 \x01(\x03R\x0erefundedMicros\x12\x14\n" +
+	"\x05route\x18  \x01(\tR\x05route\x12\x18\n" +
+	"\adropped\x18! \x03(\tR\adropped\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x11\n" +
@@ -2094,7 +2668,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\vunit_micros\x18\x02 \x01(\x03R\n" +
 	"unitMicros\x12\x1a\n" +
 	"\bquantity\x18\x03 \x01(\x03R\bquantity\x12#\n" +
-	"\ramount_micros\x18\x04 \x01(\x03R\famountMicros\"\x88\x03\n" +
+	"\ramount_micros\x18\x04 \x01(\x03R\famountMicros\"\xf7\b\n" +
 	"\x05Model\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x12!\n" +
@@ -2108,7 +2682,47 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x0fnegative_prompt\x18\n" +
 	" \x01(\bR\x0enegativePrompt\x125\n" +
 	"\x17price_per_second_micros\x18\v \x01(\x03R\x14pricePerSecondMicros\x12\x1c\n" +
-	"\twatermark\x18\f \x01(\bR\twatermark\"\xfc\x06\n" +
+	"\twatermark\x18\f \x01(\bR\twatermark\x12\x16\n" +
+	"\x06priced\x18\r \x01(\bR\x06priced\x124\n" +
+	"\x06prices\x18\x0e \x03(\v2\x1c.reelway.video.v1.ModelPriceR\x06prices\x124\n" +
+	"\x06limits\x18\x0f \x03(\v2\x1c.reelway.video.v1.ModelLimitR\x06limits\x12!\n" +
+	"\faudio_always\x18\x10 \x01(\bR\vaudioAlways\x12G\n" +
+	"\n" +
+	"provenance\x18\x11 \x03(\v2'.reelway.video.v1.Model.ProvenanceEntryR\n" +
+	"provenance\x12'\n" +
+	"\x0ftypical_seconds\x18\x12 \x01(\x03R\x0etypicalSeconds\x12\x1f\n" +
+	"\vmax_seconds\x18\x13 \x01(\x03R\n" +
+	"maxSeconds\x122\n" +
+	"\x15max_prompt_characters\x18\x14 \x01(\x05R\x13maxPromptCharacters\x12C\n" +
+	"\x1emax_negative_prompt_characters\x18\x15 \x01(\x05R\x1bmaxNegativePromptCharacters\x12.\n" +
+	"\x13requests_per_minute\x18\x16 \x01(\x05R\x11requestsPerMinute\x12)\n" +
+	"\x10concurrent_tasks\x18\x17 \x01(\x05R\x0fconcurrentTasks\x12\x18\n" +
+	"\aregions\x18\x18 \x03(\tR\aregions\x12.\n" +
+	"\x13result_life_seconds\x18\x19 \x01(\x03R\x11resultLifeSeconds\x12\x16\n" +
+	"\x06source\x18\x1a \x01(\tR\x06source\x12\x1d\n" +
+	"\n" +
+	"source_url\x18\x1b \x01(\tR\tsourceUrl\x12\x1f\n" +
+	"\vsource_date\x18\x1c \x01(\tR\n" +
+	"sourceDate\x1a=\n" +
+	"\x0fProvenanceEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8a\x01\n" +
+	"\n" +
+	"ModelPrice\x12\x1e\n" +
+	"\n" +
+	"resolution\x18\x01 \x01(\tR\n" +
+	"resolution\x12\x14\n" +
+	"\x05audio\x18\x02 \x01(\bR\x05audio\x12!\n" +
+	"\fclip_seconds\x18\x03 \x01(\x05R\vclipSeconds\x12#\n" +
+	"\ramount_micros\x18\x04 \x01(\x03R\famountMicros\"\x8f\x01\n" +
+	"\n" +
+	"ModelLimit\x12\x1e\n" +
+	"\n" +
+	"resolution\x18\x01 \x01(\tR\n" +
+	"resolution\x12+\n" +
+	"\x11durations_seconds\x18\x02 \x03(\x05R\x10durationsSeconds\x12\x12\n" +
+	"\x04task\x18\x03 \x01(\tR\x04task\x12 \n" +
+	"\vresolutions\x18\x04 \x03(\tR\vresolutions\"\xc7\a\n" +
 	"\fVideoRequest\x12\x1e\n" +
 	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x12 \n" +
 	"\x06prompt\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06prompt\x121\n" +
@@ -2130,7 +2744,9 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x04user\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04user\x12a\n" +
 	"\bmetadata\x18\x0f \x03(\v2,.reelway.video.v1.VideoRequest.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x04R\bmetadata\x12/\n" +
 	"\x0fmax_cost_micros\x18\x10 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxCostMicros\x12@\n" +
-	"\bpriority\x18\x14 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12+\n" +
+	"\bpriority\x18\x14 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12\x1d\n" +
+	"\x05route\x18\x1b \x01(\tB\a\xbaH\x04r\x02\x18@R\x05route\x12*\n" +
+	"\boptional\x18\x1c \x03(\tB\x0e\xbaH\v\x92\x01\b\x10\x10\"\x04r\x02\x18 R\boptional\x12+\n" +
 	"\fcallback_url\x18= \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vcallbackUrl\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -2166,14 +2782,29 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x13DeleteVideoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"Q\n" +
 	"\x11QuoteVideoRequest\x12<\n" +
-	"\x05video\x18\x01 \x01(\v2\x1e.reelway.video.v1.VideoRequestB\x06\xbaH\x03\xc8\x01\x01R\x05video\"\xa1\x01\n" +
+	"\x05video\x18\x01 \x01(\v2\x1e.reelway.video.v1.VideoRequestB\x06\xbaH\x03\xc8\x01\x01R\x05video\"\xe6\x01\n" +
+	"\vQuotedRoute\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1a\n" +
+	"\bprovider\x18\x02 \x01(\tR\bprovider\x125\n" +
+	"\x06params\x18\x03 \x01(\v2\x1d.reelway.video.v1.VideoParamsR\x06params\x12!\n" +
+	"\fprice_micros\x18\x04 \x01(\x03R\vpriceMicros\x121\n" +
+	"\x05lines\x18\x05 \x03(\v2\x1b.reelway.video.v1.PriceLineR\x05lines\x12\x18\n" +
+	"\adropped\x18\x06 \x03(\tR\adropped\"\xee\x01\n" +
 	"\x12QuoteVideoResponse\x125\n" +
 	"\x06params\x18\x01 \x01(\v2\x1d.reelway.video.v1.VideoParamsR\x06params\x12!\n" +
 	"\ftotal_micros\x18\x02 \x01(\x03R\vtotalMicros\x121\n" +
-	"\x05lines\x18\x03 \x03(\v2\x1b.reelway.video.v1.PriceLineR\x05lines\"\x13\n" +
-	"\x11ListModelsRequest\"E\n" +
+	"\x05lines\x18\x03 \x03(\v2\x1b.reelway.video.v1.PriceLineR\x05lines\x125\n" +
+	"\x06routes\x18\x0e \x03(\v2\x1d.reelway.video.v1.QuotedRouteR\x06routes\x12\x14\n" +
+	"\x05route\x18\x0f \x01(\tR\x05route\"\x13\n" +
+	"\x11ListModelsRequest\"e\n" +
+	"\x05Alias\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x12\n" +
+	"\x04pick\x18\x03 \x01(\tR\x04pick\x12\x16\n" +
+	"\x06models\x18\x04 \x03(\tR\x06models\"x\n" +
 	"\x12ListModelsResponse\x12/\n" +
-	"\x06models\x18\x01 \x03(\v2\x17.reelway.video.v1.ModelR\x06models\"e\n" +
+	"\x06models\x18\x01 \x03(\v2\x17.reelway.video.v1.ModelR\x06models\x121\n" +
+	"\aaliases\x18\f \x03(\v2\x17.reelway.video.v1.AliasR\aaliases\"e\n" +
 	"\x11WatchVideoRequest\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c2\x1a^video_[A-Za-z0-9-]{1,64}$R\x02id\x12\x1d\n" +
 	"\x05after\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x05after\"[\n" +
@@ -2225,7 +2856,7 @@ func file_reelway_video_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_video_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_reelway_video_v1_video_proto_goTypes = []any{
 	(VideoState)(0),               // 0: reelway.video.v1.VideoState
 	(Priority)(0),                 // 1: reelway.video.v1.Priority
@@ -2236,74 +2867,86 @@ var file_reelway_video_v1_video_proto_goTypes = []any{
 	(*Video)(nil),                 // 6: reelway.video.v1.Video
 	(*PriceLine)(nil),             // 7: reelway.video.v1.PriceLine
 	(*Model)(nil),                 // 8: reelway.video.v1.Model
-	(*VideoRequest)(nil),          // 9: reelway.video.v1.VideoRequest
-	(*CreateVideoRequest)(nil),    // 10: reelway.video.v1.CreateVideoRequest
-	(*CreateVideoResponse)(nil),   // 11: reelway.video.v1.CreateVideoResponse
-	(*GetVideoRequest)(nil),       // 12: reelway.video.v1.GetVideoRequest
-	(*GetVideoResponse)(nil),      // 13: reelway.video.v1.GetVideoResponse
-	(*ListVideosRequest)(nil),     // 14: reelway.video.v1.ListVideosRequest
-	(*ListVideosResponse)(nil),    // 15: reelway.video.v1.ListVideosResponse
-	(*CancelVideoRequest)(nil),    // 16: reelway.video.v1.CancelVideoRequest
-	(*CancelVideoResponse)(nil),   // 17: reelway.video.v1.CancelVideoResponse
-	(*DeleteVideoRequest)(nil),    // 18: reelway.video.v1.DeleteVideoRequest
-	(*DeleteVideoResponse)(nil),   // 19: reelway.video.v1.DeleteVideoResponse
-	(*QuoteVideoRequest)(nil),     // 20: reelway.video.v1.QuoteVideoRequest
-	(*QuoteVideoResponse)(nil),    // 21: reelway.video.v1.QuoteVideoResponse
-	(*ListModelsRequest)(nil),     // 22: reelway.video.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),    // 23: reelway.video.v1.ListModelsResponse
-	(*WatchVideoRequest)(nil),     // 24: reelway.video.v1.WatchVideoRequest
-	(*WatchVideoResponse)(nil),    // 25: reelway.video.v1.WatchVideoResponse
-	nil,                           // 26: reelway.video.v1.Video.MetadataEntry
-	nil,                           // 27: reelway.video.v1.VideoRequest.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*ModelPrice)(nil),            // 9: reelway.video.v1.ModelPrice
+	(*ModelLimit)(nil),            // 10: reelway.video.v1.ModelLimit
+	(*VideoRequest)(nil),          // 11: reelway.video.v1.VideoRequest
+	(*CreateVideoRequest)(nil),    // 12: reelway.video.v1.CreateVideoRequest
+	(*CreateVideoResponse)(nil),   // 13: reelway.video.v1.CreateVideoResponse
+	(*GetVideoRequest)(nil),       // 14: reelway.video.v1.GetVideoRequest
+	(*GetVideoResponse)(nil),      // 15: reelway.video.v1.GetVideoResponse
+	(*ListVideosRequest)(nil),     // 16: reelway.video.v1.ListVideosRequest
+	(*ListVideosResponse)(nil),    // 17: reelway.video.v1.ListVideosResponse
+	(*CancelVideoRequest)(nil),    // 18: reelway.video.v1.CancelVideoRequest
+	(*CancelVideoResponse)(nil),   // 19: reelway.video.v1.CancelVideoResponse
+	(*DeleteVideoRequest)(nil),    // 20: reelway.video.v1.DeleteVideoRequest
+	(*DeleteVideoResponse)(nil),   // 21: reelway.video.v1.DeleteVideoResponse
+	(*QuoteVideoRequest)(nil),     // 22: reelway.video.v1.QuoteVideoRequest
+	(*QuotedRoute)(nil),           // 23: reelway.video.v1.QuotedRoute
+	(*QuoteVideoResponse)(nil),    // 24: reelway.video.v1.QuoteVideoResponse
+	(*ListModelsRequest)(nil),     // 25: reelway.video.v1.ListModelsRequest
+	(*Alias)(nil),                 // 26: reelway.video.v1.Alias
+	(*ListModelsResponse)(nil),    // 27: reelway.video.v1.ListModelsResponse
+	(*WatchVideoRequest)(nil),     // 28: reelway.video.v1.WatchVideoRequest
+	(*WatchVideoResponse)(nil),    // 29: reelway.video.v1.WatchVideoResponse
+	nil,                           // 30: reelway.video.v1.Video.MetadataEntry
+	nil,                           // 31: reelway.video.v1.Model.ProvenanceEntry
+	nil,                           // 32: reelway.video.v1.VideoRequest.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
 }
 var file_reelway_video_v1_video_proto_depIdxs = []int32{
-	28, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
-	28, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	33, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
+	33, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
 	0,  // 2: reelway.video.v1.Video.state:type_name -> reelway.video.v1.VideoState
 	2,  // 3: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
 	3,  // 4: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
 	5,  // 5: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
-	26, // 6: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
-	28, // 7: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
-	28, // 8: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
+	30, // 6: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
+	33, // 7: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
+	33, // 8: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
 	4,  // 9: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
-	28, // 10: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
-	28, // 11: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
-	27, // 12: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
-	1,  // 13: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
-	9,  // 14: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	6,  // 15: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
-	6,  // 16: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
-	0,  // 17: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
-	6,  // 18: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
-	6,  // 19: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
-	9,  // 20: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	2,  // 21: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
-	7,  // 22: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
-	8,  // 23: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
-	6,  // 24: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
-	10, // 25: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
-	12, // 26: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
-	14, // 27: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
-	16, // 28: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
-	18, // 29: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
-	20, // 30: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
-	22, // 31: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
-	24, // 32: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
-	11, // 33: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
-	13, // 34: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
-	15, // 35: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
-	17, // 36: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
-	19, // 37: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
-	21, // 38: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
-	23, // 39: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
-	25, // 40: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
-	33, // [33:41] is the sub-list for method output_type
-	25, // [25:33] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	33, // 10: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
+	33, // 11: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
+	9,  // 12: reelway.video.v1.Model.prices:type_name -> reelway.video.v1.ModelPrice
+	10, // 13: reelway.video.v1.Model.limits:type_name -> reelway.video.v1.ModelLimit
+	31, // 14: reelway.video.v1.Model.provenance:type_name -> reelway.video.v1.Model.ProvenanceEntry
+	32, // 15: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
+	1,  // 16: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
+	11, // 17: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	6,  // 18: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
+	6,  // 19: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
+	0,  // 20: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
+	6,  // 21: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
+	6,  // 22: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
+	11, // 23: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	2,  // 24: reelway.video.v1.QuotedRoute.params:type_name -> reelway.video.v1.VideoParams
+	7,  // 25: reelway.video.v1.QuotedRoute.lines:type_name -> reelway.video.v1.PriceLine
+	2,  // 26: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
+	7,  // 27: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
+	23, // 28: reelway.video.v1.QuoteVideoResponse.routes:type_name -> reelway.video.v1.QuotedRoute
+	8,  // 29: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
+	26, // 30: reelway.video.v1.ListModelsResponse.aliases:type_name -> reelway.video.v1.Alias
+	6,  // 31: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
+	12, // 32: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
+	14, // 33: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
+	16, // 34: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
+	18, // 35: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
+	20, // 36: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
+	22, // 37: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
+	25, // 38: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
+	28, // 39: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
+	13, // 40: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
+	15, // 41: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
+	17, // 42: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
+	19, // 43: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
+	21, // 44: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
+	24, // 45: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
+	27, // 46: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
+	29, // 47: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
+	40, // [40:48] is the sub-list for method output_type
+	32, // [32:40] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_reelway_video_v1_video_proto_init() }
@@ -2313,14 +2956,14 @@ func file_reelway_video_v1_video_proto_init() {
 	}
 	file_reelway_video_v1_video_proto_msgTypes[0].OneofWrappers = []any{}
 	file_reelway_video_v1_video_proto_msgTypes[4].OneofWrappers = []any{}
-	file_reelway_video_v1_video_proto_msgTypes[7].OneofWrappers = []any{}
+	file_reelway_video_v1_video_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_video_v1_video_proto_rawDesc), len(file_reelway_video_v1_video_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   26,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1,0 +1,332 @@
+package dispatcher_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/callbacktoken"
+	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/natstest"
+	"reelway.dev/pkg/provider"
+	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+	"reelway.dev/services/dispatcher"
+)
+
+// plain is a provider without webhooks, cancel or a way to look for a task. It
+// answers polls with what it was given.
+type plain struct {
+	mu     sync.Mutex
+	polled int
+	answer func(n int) (provider.Report, error)
+}
+
+func (*plain) Submit(context.Context, provider.Task) (string, error) {
+	return "", errors.New("nobody submits here")
+}
+
+func (p *plain) Poll(_ context.Context, taskID string, _ provider.Task) (provider.Report, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.polled++
+	r, err := p.answer(p.polled)
+	r.TaskID = taskID
+	return r, err
+}
+
+// vanished takes cancels, and forgets what it canceled.
+type vanished struct{ *plain }
+
+func (vanished) Cancel(context.Context, string, provider.Task) error { return nil }
+
+// stranger does not know what it is to cancel.
+type stranger struct{ *plain }
+
+func (stranger) Cancel(context.Context, string, provider.Task) error {
+	return fmt.Errorf("cancel: %w", provider.ErrNoTask)
+}
+
+// attempts answers for the ledger.
+type attempts struct {
+	ledgerv1.JobServiceClient
+	a *ledgerv1.GetAttemptResponse
+}
+
+func (x attempts) GetAttempt(context.Context, *ledgerv1.GetAttemptRequest, ...grpc.CallOption) (*ledgerv1.GetAttemptResponse, error) {
+	return x.a, nil
+}
+
+func (x attempts) BeginAttempt(context.Context, *ledgerv1.BeginAttemptRequest, ...grpc.CallOption) (*ledgerv1.BeginAttemptResponse, error) {
+	return &ledgerv1.BeginAttemptResponse{OpenAttemptId: x.a.GetAttemptId()}, nil
+}
+
+// bench is a dispatcher on a real bus and what it observes.
+type bench struct {
+	bus  *bus.Bus
+	seen chan *eventv1.Observation
+}
+
+func setup(t *testing.T, adapter provider.Adapter, a *ledgerv1.GetAttemptResponse, policy string) *bench {
+	t.Helper()
+	b := natstest.Bus(t)
+	tokens, err := callbacktoken.New("http://callbacks.example", []byte(strings.Repeat("s", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.JobId, a.AttemptId, a.Provider, a.Params = "video_1", "att_1", "acme", &videov1.VideoParams{Model: "m"}
+	s, err := dispatcher.New(dispatcher.Config{SubmitTimeout: time.Second, PollInterval: 20 * time.Millisecond, MaxRuntime: time.Hour, Concurrency: 2, Rate: 1000},
+		dispatcher.Deps{Bus: b, Jobs: attempts{a: a}, Providers: map[string]provider.Adapter{"acme": adapter}, Model: func(*videov1.VideoParams) (string, error) { return "m", nil },
+			Tokens: tokens, Logger: slog.New(slog.DiscardHandler), Now: time.Now, OnUncertain: func(model string) string { return map[string]string{"m": policy}[model] }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &bench{bus: b, seen: make(chan *eventv1.Observation, 64)}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for _, c := range s.Components() {
+		wg.Go(func() {
+			if err := c.Run(ctx); err != nil {
+				t.Errorf("%s: %v", c.Name, err)
+			}
+		})
+	}
+	wg.Go(func() {
+		_ = bus.Consume(ctx, b, bus.ObservationConsumer, 1, func(_ context.Context, o *eventv1.Observation) error { x.seen <- o; return nil })
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return x
+}
+
+func (x *bench) send(t *testing.T, subject string, m *eventv1.SubmitJob) {
+	t.Helper()
+	msg, err := bus.NewMessage(subject, "m", m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.bus.Publish(t.Context(), msg); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (x *bench) poll(t *testing.T, m *eventv1.PollAttempt) {
+	t.Helper()
+	m.JobId, m.AttemptId, m.Provider = "video_1", "att_1", "acme"
+	if err := x.bus.SchedulePoll(t.Context(), m, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// acknowledged waits until a consumer has done its first message.
+func (x *bench) acknowledged(t *testing.T, stream, consumer string) {
+	t.Helper()
+	deadline := time.After(60 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := x.bus.JetStream().Consumer(t.Context(), stream, consumer)
+		if err == nil && c.CachedInfo().AckFloor.Consumer > 0 {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("not acknowledged: %v", err)
+		case <-tick.C:
+		}
+	}
+}
+
+func (x *bench) next(t *testing.T) *eventv1.Observation {
+	t.Helper()
+	select {
+	case o := <-x.seen:
+		return o
+	case <-time.After(60 * time.Second):
+		t.Fatal("nothing was observed")
+	}
+	return nil
+}
+
+// nothingElse checks that nothing was observed: what is published now comes
+// after it on the same bus, and is all there is.
+func (x *bench) nothingElse(t *testing.T) {
+	t.Helper()
+	if err := x.bus.PublishObservation(t.Context(), &eventv1.Observation{JobId: "video_1", AttemptId: "att_1", Provider: "acme", Id: "mark"}); err != nil {
+		t.Fatal(err)
+	}
+	if o := x.next(t); o.GetId() != "mark" {
+		t.Errorf("%v", o)
+	}
+}
+
+// An attempt of unknown outcome is given up where the policy says so, and when
+// its submit surely is over; never otherwise.
+func TestGivingUp(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		policy string
+		a      *ledgerv1.GetAttemptResponse
+		gives  bool
+	}{
+		"by policy":     {"resubmit", &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000}, true},
+		"by default":    {"", &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000}, false},
+		"told to wait":  {"wait", &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000}, false},
+		"too early":     {"resubmit", &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 1000}, false},
+		"already over":  {"resubmit", &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000, Settled: true}, false},
+		"in review":     {"resubmit", &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000, InReview: true}, false},
+		"it has a task": {"resubmit", &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000, ProviderTaskId: "t1"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			x := setup(t, &plain{answer: func(int) (provider.Report, error) { return provider.Report{State: provider.Running, Progress: 7}, nil }}, c.a, c.policy)
+			x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme"})
+			if c.gives {
+				if o := x.next(t); o.GetGivenUp() == nil || o.GetAttemptId() != "att_1" {
+					t.Errorf("%v", o)
+				}
+				return
+			}
+			if name != "too early" {
+				x.acknowledged(t, bus.StreamJobs, bus.SubmitConsumer("acme").Name)
+			}
+			x.nothingElse(t)
+		})
+	}
+}
+
+// Whatever goes wrong with a poll says nothing of the task, and it is polled on.
+func TestTroubleOfPollsEndsNothing(t *testing.T) {
+	t.Parallel()
+	p := &plain{answer: func(n int) (provider.Report, error) {
+		switch n {
+		case 1, 2:
+			return provider.Report{}, errors.New("read task: status 429")
+		case 3:
+			return provider.Report{}, errors.New("read task: status 503")
+		case 4:
+			return provider.Report{}, provider.ErrNoTask
+		case 5:
+			return provider.Unfinished("", "transmogrifying", nil), nil
+		}
+		return provider.Done("acme", "", "https://result.example/v.mp4"), nil
+	}}
+	x := setup(t, p, &ledgerv1.GetAttemptResponse{State: "accepted", ProviderTaskId: "t1"}, "")
+	x.poll(t, &eventv1.PollAttempt{})
+	if o := x.next(t); o.GetRendered().GetProviderTaskId() != "t1" || o.GetSource() != "poll" {
+		t.Errorf("%v", o)
+	}
+}
+
+// A task that a provider forgets once it is canceled is proven canceled by that,
+// and by nothing less.
+func TestForgottenAfterCancel(t *testing.T) {
+	t.Parallel()
+	gone := &plain{answer: func(int) (provider.Report, error) { return provider.Report{}, provider.ErrNoTask }}
+	x := setup(t, vanished{gone}, &ledgerv1.GetAttemptResponse{State: "accepted", ProviderTaskId: "t1", CancelRequested: true}, "")
+	msg, err := bus.NewMessage(bus.CancelSubject("acme"), "c", &eventv1.CancelAttempt{JobId: "video_1", AttemptId: "att_1", Provider: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.bus.Publish(t.Context(), msg); err != nil {
+		t.Fatal(err)
+	}
+	if o := x.next(t); o.GetCanceled().GetProviderTaskId() != "t1" || o.GetCanceled().GetError().GetProvider() != "acme" {
+		t.Errorf("%v", o)
+	}
+	// A bare failure after the same cancel proves nothing.
+	lost := &plain{answer: func(n int) (provider.Report, error) {
+		if n < 4 {
+			return provider.Report{}, errors.New("read task: status " + http.StatusText(http.StatusBadGateway))
+		}
+		return provider.Done("acme", "", "https://result.example/v.mp4"), nil
+	}}
+	x = setup(t, vanished{lost}, &ledgerv1.GetAttemptResponse{State: "accepted", ProviderTaskId: "t1", CancelRequested: true}, "")
+	x.poll(t, &eventv1.PollAttempt{})
+	if o := x.next(t); o.GetRendered() == nil {
+		t.Errorf("%v", o)
+	}
+}
+
+// That a provider never saw a task proves its end only when it must be visible.
+func TestUnknownToTheProvider(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ageMs  int64
+		proven bool
+	}{"just submitted": {1000, false}, "long ago": {60_000, true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := &plain{answer: func(n int) (provider.Report, error) {
+				if n < 4 {
+					return provider.Report{}, provider.ErrNoTask
+				}
+				return provider.Done("acme", "", "https://result.example/v.mp4"), nil
+			}}
+			x := setup(t, stranger{p}, &ledgerv1.GetAttemptResponse{State: "accepted", ProviderTaskId: "t1", CancelRequested: true, AgeMs: c.ageMs}, "")
+			x.poll(t, &eventv1.PollAttempt{})
+			if o := x.next(t); (o.GetCanceled() != nil) != c.proven || (o.GetRendered() != nil) == c.proven {
+				t.Errorf("%v", o)
+			}
+		})
+	}
+}
+
+// An attempt in review is polled as it comes up, once each time: a verdict is
+// told; without one nothing is, and no other poll is made.
+func TestPollsInReview(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		r    provider.Report
+		err  error
+		fact func(o *eventv1.Observation) bool
+	}{
+		"finished":   {r: provider.Done("acme", "", "https://result.example/v.mp4"), fact: func(o *eventv1.Observation) bool { return o.GetRendered() != nil }},
+		"failed":     {r: provider.Rule{Code: fault.ProviderRejected}.Fail("acme", "", "failed", "no"), fact: func(o *eventv1.Observation) bool { return o.GetFailed() != nil }},
+		"canceled":   {r: provider.Rule{Code: fault.ProviderRejected}.Fail("acme", "", "canceled", "no"), fact: func(o *eventv1.Observation) bool { return o.GetCanceled() != nil }},
+		"still runs": {r: provider.Unfinished("", "running", map[string]provider.State{"running": provider.Running})},
+		"no answer":  {err: errors.New("read task: status 502")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := &plain{answer: func(int) (provider.Report, error) { return c.r, c.err }}
+			// Older than MaxRuntime, so that a live one would time out now.
+			x := setup(t, p, &ledgerv1.GetAttemptResponse{State: "uncertain", ProviderTaskId: "t1", InReview: true, AgeMs: 7_200_000}, "resubmit")
+			x.poll(t, &eventv1.PollAttempt{})
+			if c.fact != nil {
+				if o := x.next(t); !c.fact(o) {
+					t.Errorf("%v", o)
+				}
+				return
+			}
+			x.acknowledged(t, bus.StreamWatchdog, bus.PollConsumer("acme").Name)
+			s, err := x.bus.JetStream().Stream(t.Context(), bus.StreamWatchdog)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := s.CachedInfo().State.Msgs; n != 0 {
+				t.Errorf("%d polls to come", n)
+			}
+			x.nothingElse(t)
+		})
+	}
+}
+
+// A callback that comes after the end is told, so that it counts as one that came.
+func TestLateHintIsTold(t *testing.T) {
+	t.Parallel()
+	x := setup(t, &plain{}, &ledgerv1.GetAttemptResponse{State: "succeeded", ProviderTaskId: "t1", Settled: true}, "")
+	x.poll(t, &eventv1.PollAttempt{Hinted: true})
+	if o := x.next(t); o.GetProgressed() == nil || o.GetSource() != "hint" {
+		t.Errorf("%v", o)
+	}
+}
