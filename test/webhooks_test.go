@@ -269,6 +269,7 @@ func TestWebhooks(t *testing.T) {
 	close(hung.hangs)
 
 	// The log holds what happened and no secret, though the receiver echoes them.
+	s.eventually(patience, "all is reported", func() bool { return len(s.deliveries("endpoint="+e.ID+"&state=delivered&limit=100")) == events })
 	logged := s.deliveries("endpoint=" + e.ID + "&video=" + ids[0])
 	if len(logged) != len(told[ids[0]]) || logged[0].Type != "video.completed" || logged[0].State != "delivered" {
 		t.Fatalf("%+v", logged)
@@ -297,6 +298,10 @@ func TestWebhooks(t *testing.T) {
 	if again.event.ID != one.ID || len(strings.Fields(again.header.Get("webhook-signature"))) != 2 || verify(t, again, e.Secret) != nil || verify(t, again, rotated.Secret) != nil || e.Secret == rotated.Secret {
 		t.Errorf("%v", again.header)
 	}
+	// What is still in a notifier's hands is not begun anew.
+	s.eventually(patience, "nothing waits", func() bool {
+		return rest[endpoint](s, http.MethodGet, "/v1/webhook_endpoints/"+e.ID, nil).Pending == 0
+	})
 	before := len(all.of(""))
 	replay := rest[struct{ Deliveries int }](s, http.MethodPost, "/v1/webhook_endpoints/"+e.ID+"/replay", map[string]any{"from": "2020-01-01T00:00:00Z"})
 	if replay.Deliveries != events {

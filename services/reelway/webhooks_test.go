@@ -147,7 +147,10 @@ func TestWebhookCommands(t *testing.T) {
 	sh.table(with("webhooks", "replay", log.Deliveries[0].ID), "replayed", log.Deliveries[0].ID)
 	sh.table(with("webhooks", "replay", "--endpoint", id, "--from", "2020-01-01T00:00:00Z", "--to", "2020-01-02T00:00:00Z"), "replayed", "0")
 	soon(t, "it came again", func() bool { return x.count("video.completed") == 2 })
-	sh.table(with("webhooks", "deliveries", log.Deliveries[0].ID), "attempt 2", "delivered")
+	soon(t, "the log says that too", func() bool {
+		_, out, _ := sh.run(with("webhooks", "deliveries", log.Deliveries[0].ID)...)
+		return strings.Contains(out, "attempt 2") && strings.Contains(out, "delivered")
+	})
 	old := made.Secret
 	sh.json(&made, with("webhooks", "rotate", id, "--overlap", "1h")...)
 	if made.Secret == old {
