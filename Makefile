@@ -48,7 +48,7 @@ up: setup build ## Run everything in the foreground until Ctrl-C
 
 test: setup-test ## Run every test with the race detector
 	@# Not from the cache: test/ runs binaries whose sources the cache does not see.
-	go test -race -count=1 -timeout 10m work
+	go test -race -count=1 -timeout 15m work
 
 live: ## Ask the true providers whose keys are in REELWAY_LIVE_<PROVIDER>, for at most REELWAY_LIVE_MAX_USD (1)
 	go test -count=1 -v -timeout 30m -run TestLive ./test/live

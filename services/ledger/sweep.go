@@ -40,8 +40,8 @@ const (
 	sweepSQL   = "select now(), " + columns + ` from job where completed_at is null and submit_after < now() - $1::interval
 			and swept_at < now() - case when state in ('running', 'storing') then $2::interval else $1::interval end
 			and (state <> 'queued' or turn is null or created_at < now() - $4::interval
-				or $5 > interval '0' and route + 1 < routes and submit_after < now() - $5 or not exists (
-				select from queue q where q.provider = job.provider and q.turn = job.turn and q.job_id = job.id)) -- it waits for its turn
+				or $5 > interval '0' and route + 1 < routes and submit_after < now() - $5 or (
+				select q.turn from queue q where q.provider = job.provider and q.turn = job.turn and q.job_id = job.id) is null) -- it waits for its turn
 		order by swept_at limit $3 for update skip locked`
 )
 
