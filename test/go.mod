@@ -10,6 +10,7 @@ require (
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/openai/openai-go/v3 v3.96.0
 	github.com/replicate/replicate-go v0.26.0
+	github.com/standard-webhooks/standard-webhooks/libraries v0.0.1
 	google.golang.org/genai v1.77.0
 	google.golang.org/grpc v1.85.0
 	reelway.dev/pkg v0.0.0

@@ -18,6 +18,8 @@ const (
 	Audit   = "audit"
 	Lot     = "lot"
 	Budget  = "budget"
+	// Endpoint takes an account's webhooks.
+	Endpoint = "whe"
 )
 
 // New returns a fresh id, for example "video_0197…". Its 74 random bits come

@@ -17,7 +17,7 @@ import (
 // registerAdmin opens the ledger's services to operators: each method listed
 // here, and no other, is passed on for a key of scope admin.
 func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
-	a, l, b, p := s.d.Accounts, s.d.Ledger, s.d.Budgets, s.d.Privacy
+	a, l, b, p, dead := s.d.Accounts, s.d.Ledger, s.d.Budgets, s.d.Privacy, s.d.DeadLetters
 	s.open(r, ledgerv1.AccountService_ServiceDesc,
 		pass(s, ledgerv1.AccountService_CreateAccount_FullMethodName, a.CreateAccount),
 		pass(s, ledgerv1.AccountService_GetAccount_FullMethodName, a.GetAccount),
@@ -58,6 +58,12 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 		pass(s, ledgerv1.BudgetService_SetKeyLimits_FullMethodName, b.SetKeyLimits),
 		pass(s, ledgerv1.BudgetService_GetKeyLimits_FullMethodName, b.GetKeyLimits),
 	)
+	s.open(r, ledgerv1.DeadLetterService_ServiceDesc,
+		pass(s, ledgerv1.DeadLetterService_ListDeadLetters_FullMethodName, dead.ListDeadLetters),
+		pass(s, ledgerv1.DeadLetterService_GetDeadLetter_FullMethodName, dead.GetDeadLetter),
+		pass(s, ledgerv1.DeadLetterService_ReplayDeadLetter_FullMethodName, dead.ReplayDeadLetter),
+		pass(s, ledgerv1.DeadLetterService_DropDeadLetter_FullMethodName, dead.DropDeadLetter),
+	)
 	s.open(r, ledgerv1.ProviderService_ServiceDesc, pass(s, ledgerv1.ProviderService_ListProviders_FullMethodName, s.d.Providers.ListProviders))
 }
 
@@ -69,7 +75,7 @@ func (s *Service) open(r grpc.ServiceRegistrar, of grpc.ServiceDesc, methods ...
 // pass is a method that authenticates an operator and hands the request on to
 // the ledger in their name. An admin key of a suspended account passes nothing.
 func pass[Q, A any](s *Service, method string, call func(context.Context, *Q, ...grpc.CallOption) (*A, error)) grpc.MethodDesc {
-	serve := func(ctx context.Context, q *Q) (*A, error) {
+	return served(method, func(ctx context.Context, q *Q) (*A, error) {
 		p, err := s.who(ctx, auth.Admin)
 		if err == nil {
 			err = p.Active()
@@ -82,7 +88,11 @@ func pass[Q, A any](s *Service, method string, call func(context.Context, *Q, ..
 			return nil, fault.FromStatus(err)
 		}
 		return a, nil
-	}
+	})
+}
+
+// served is a method that is answered by serve.
+func served[Q, A any](method string, serve func(context.Context, *Q) (*A, error)) grpc.MethodDesc {
 	return grpc.MethodDesc{MethodName: path.Base(method), Handler: func(srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 		q := new(Q)
 		if err := decode(q); err != nil {

@@ -56,6 +56,7 @@ type body struct {
 	Priority       string            `json:"priority"`
 	Route          string            `json:"route"`
 	Optional       []string          `json:"optional"`
+	CallbackURL    string            `json:"callback_url"`
 }
 
 type reference struct {
@@ -151,8 +152,9 @@ func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, []fa
 
 // decodeJSON is strict: unknown, repeated and differently cased names, invalid
 // UTF-8 and deep nesting are refused. A body that is no JSON object is an
-// error; members that are wrong are all named.
-func decodeJSON(r io.Reader, b *body) (bad []fault.Field, err error) {
+// error; members that are wrong are all named. b points to a struct whose fields
+// have JSON names.
+func decodeJSON(r io.Reader, b any) (bad []fault.Field, err error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return nil, &readError{err}
@@ -179,7 +181,7 @@ func decodeJSON(r io.Reader, b *body) (bad []fault.Field, err error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		message := "is not a field of this request"
-		if near := known(name); near != "" {
+		if near := known(v.Type(), name); near != "" {
 			message += "; did you mean " + near + "?"
 		}
 		bad = append(bad, fault.Field{Name: name, Message: message})
@@ -241,8 +243,7 @@ func describe(t reflect.Type) string {
 	return "an object"
 }
 
-func known(name string) string {
-	t := reflect.TypeFor[body]()
+func known(t reflect.Type, name string) string {
 	for i := range t.NumField() {
 		if tag := t.Field(i).Tag.Get("json"); strings.EqualFold(strings.ReplaceAll(name, "-", "_"), tag) {
 			return tag
@@ -388,10 +389,14 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 			wrong(u.name, "has more than 4096 characters")
 		}
 	}
+	if len(b.CallbackURL) > 2048 {
+		wrong("callback_url", "has more than 2048 characters")
+	}
 	return &videov1.VideoRequest{NotifyEmail: b.NotifyEmail,
 		Model: b.Model, Prompt: b.Prompt, NegativePrompt: b.NegativePrompt, DurationSeconds: max(seconds, duration), Resolution: b.Resolution,
 		AspectRatio: b.AspectRatio, Size: b.Size, Platform: b.Platform, ImageUrl: image, EndImageUrl: b.EndImageURL, Seed: b.Seed,
 		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros, Priority: priority,
 		Route: b.Route, Optional: b.Optional,
+		CallbackUrl: b.CallbackURL,
 	}, bad
 }

@@ -27,6 +27,7 @@ import (
 	"reelway.dev/pkg/videojson"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+	webhookv1 "reelway.dev/proto/gen/reelway/webhook/v1"
 )
 
 // Config is what an operator may set.
@@ -64,15 +65,18 @@ type Deps struct {
 	Budgets  ledgerv1.BudgetServiceClient
 	// Providers tells operators how the providers stand.
 	Providers ledgerv1.ProviderServiceClient
-	Auth      *auth.Authenticator
-	Limits    Limiter
-	Status    StatusReader
-	Files     Files
-	Catalog   *catalog.Catalog
-	Routes    *route.Routes
-	CheckURL  func(raw string) error // judges image URLs
-	Health    func(context.Context) error
-	Logger    *slog.Logger
+	// DeadLetters is what consumers gave up on.
+	DeadLetters ledgerv1.DeadLetterServiceClient
+	Webhooks    webhookv1.WebhookServiceClient
+	Auth        *auth.Authenticator
+	Limits      Limiter
+	Status      StatusReader
+	Files       Files
+	Catalog     *catalog.Catalog
+	Routes      *route.Routes
+	CheckURL    func(raw string) error // judges image URLs and those of webhooks
+	Health      func(context.Context) error
+	Logger      *slog.Logger
 }
 
 // Service is intake. It is stateless and safe for concurrent use.
@@ -84,7 +88,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.DeadLetters == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil
@@ -127,6 +131,11 @@ func (s *Service) plan(p auth.Principal, r *videov1.VideoRequest, bad ...fault.F
 		}
 		if err := s.d.CheckURL(u.url); err != nil {
 			bad = append(bad, fault.Field{Name: u.field, Message: err.Error()})
+		}
+	}
+	if u := r.GetCallbackUrl(); u != "" {
+		if err := s.d.CheckURL(u); err != nil {
+			bad = append(bad, fault.Field{Name: "callback_url", Message: err.Error()})
 		}
 	}
 	for _, t := range []struct{ field, text string }{{"prompt", r.GetPrompt()}, {"negative_prompt", r.GetNegativePrompt()}, {"user", r.GetUser()}} {
@@ -210,8 +219,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: first.Params,
 		Provider: first.Model.Provider, QuoteMicros: first.Price, User: r.GetUser(), Metadata: r.GetMetadata(),
 		CostMicros: first.Model.Cost(first.Params, first.Price), CostCurrency: catalog.CostCurrency, Plan: jobPlan(plan),
-		Priority: r.GetPriority(), QueueWeight: p.QueueWeight,
-		NotifyEmail: r.GetNotifyEmail(),
+		Priority: r.GetPriority(), QueueWeight: p.QueueWeight, CallbackUrl: r.GetCallbackUrl(), NotifyEmail: r.GetNotifyEmail(),
 	})
 	if err != nil {
 		return nil, fault.FromStatus(err)

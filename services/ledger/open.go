@@ -50,6 +50,9 @@ func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*l
 			return nil, fmt.Errorf("marshal metadata: %w", err)
 		}
 	}
+	if err := g.s.expectCallback(ctx, r); err != nil {
+		return nil, err
+	}
 	res, err := g.s.opens.do(ctx, o)
 	if errors.Is(err, postgres.ErrUnknown) {
 		f := fault.Wrap(err, fault.Unavailable, "whether the video was accepted is unknown; retry with the same Idempotency-Key, or without one look for it first")
@@ -261,6 +264,7 @@ func (s *Service) accept(u *unit, c *openCall, j *record, cs claimed) error {
 		taken.job = j
 	}
 	u.opened = append(u.opened, j)
+	u.callBack(j, c.req.GetCallbackUrl())
 	c.resp = opened{job: j}
 	if c.req.turn == 0 {
 		c.req.turn = s.turns.next(j.Provider, j.Account, c.req.GetPriority(), c.req.GetQueueWeight())

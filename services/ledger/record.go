@@ -218,6 +218,7 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 	}
 	j.Version++
 	u.change(j)
+	u.hook(ctx, j)
 	return true, u.announce(ctx, j)
 }
 

@@ -247,4 +247,5 @@ func (u *unit) writeRedacted(b *pgx.Batch) {
 	column(&t, u.redacted, func(j *record) []byte { return j.planned })
 	b.Queue(`update job set params = x.params, plan = x.plan, end_user = x.end_user, metadata = '{}', counted_in = case when job.end_user = x.end_user then counted_in end, request_hash = null, redacted_at = now()
 		from unnest($1::text[], $2::bytea[], $3::text[], $4::bytea[]) as x (id, params, end_user, plan) where job.id = x.id`, t.columns...)
+	b.Queue(redactDeliveriesSQL, t.columns[0])
 }

@@ -47,6 +47,7 @@ type unit struct {
 	queued   []*record // to wait for their turn
 	unqueued []*record // over before it came
 	times    *renderTimes
+	hooks
 }
 
 // outgoing is a message for the outbox.
@@ -186,6 +187,7 @@ func (u *unit) flush(ctx context.Context) (*pgx.Batch, error) {
 	u.writeMessages(b)
 	u.writeSpending(b)
 	u.writeQueued(b)
+	u.writeHooks(b)
 	if len(u.deferred) > 0 {
 		accounts := map[string]bool{}
 		for _, d := range u.deferred {

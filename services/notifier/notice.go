@@ -8,11 +8,12 @@ import (
 // notice is a notice to an account as watchers get it. Amounts are decimal
 // credits and micro-credits, as everywhere.
 type notice struct {
-	Kind       string        `json:"kind"` // budget, paused
-	Text       string        `json:"text"`
-	OccurredAt int64         `json:"occurred_at"`
-	Budget     *budgetNotice `json:"budget,omitempty"`
-	Paused     *pausedNotice `json:"paused,omitempty"`
+	Kind       string         `json:"kind"` // budget, paused, webhook_disabled
+	Text       string         `json:"text"`
+	OccurredAt int64          `json:"occurred_at"`
+	Budget     *budgetNotice  `json:"budget,omitempty"`
+	Paused     *pausedNotice  `json:"paused,omitempty"`
+	Webhook    *webhookNotice `json:"webhook,omitempty"`
 }
 
 type budgetNotice struct {
@@ -39,6 +40,12 @@ type pausedNotice struct {
 	UsualMicros *int64 `json:"usual_micros"`
 }
 
+type webhookNotice struct {
+	EndpointID   string `json:"endpoint_id"`
+	Reason       string `json:"reason"` // gone, failing
+	FailingSince *int64 `json:"failing_since"`
+}
+
 func noticeOf(n *eventv1.AccountNotice) *notice {
 	out := &notice{Text: n.GetText(), OccurredAt: n.GetOccurredAt().GetSeconds()}
 	switch about := n.GetAbout().(type) {
@@ -57,6 +64,12 @@ func noticeOf(n *eventv1.AccountNotice) *notice {
 		out.Kind = "paused"
 		out.Paused = &pausedNotice{Hour: money.Format(p.GetHourMicros()), Limit: money.Format(p.GetLimitMicros()),
 			HourMicros: p.GetHourMicros(), LimitMicros: p.GetLimitMicros(), UsualMicros: p.UsualMicros}
+	case *eventv1.AccountNotice_Webhook:
+		out.Kind, out.Webhook = "webhook_disabled", &webhookNotice{EndpointID: about.Webhook.GetEndpointId(), Reason: about.Webhook.GetReason()}
+		if t := about.Webhook.GetFailingSince(); t != nil {
+			at := t.GetSeconds()
+			out.Webhook.FailingSince = &at
+		}
 	}
 	return out
 }

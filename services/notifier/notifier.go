@@ -1,6 +1,7 @@
 // Package notifier pushes what happens to a job to whoever watches it:
-// WebSocket, SSE and gRPC over one hub. It owns no fact; a watcher that was cut
-// off resumes from the EVENTS stream or, past that, from a snapshot.
+// WebSocket, SSE and gRPC over one hub, and webhooks. It owns no fact; a watcher
+// that was cut off resumes from the EVENTS stream or, past that, from a snapshot,
+// and what webhooks have to send is the ledger's.
 package notifier
 
 import (
@@ -54,12 +55,16 @@ func (s *Service) Components() []run.Component {
 
 // object is a video as watchers get it, with its URL once it is stored.
 func (s *Service) object(ctx context.Context, v *videov1.Video) videojson.Video {
+	return object(ctx, s.d.Files, s.d.Logger, v)
+}
+
+func object(ctx context.Context, files Signer, log *slog.Logger, v *videov1.Video) videojson.Video {
 	o := videojson.Of(v)
 	if k := v.GetArtifact().GetKey(); k != "" && job.FromProto(v.GetState()) == job.Succeeded {
-		if u, expires, err := s.d.Files.SignedURL(ctx, k); err == nil {
+		if u, expires, err := files.SignedURL(ctx, k); err == nil {
 			o.URL, o.URLExpiresAt = u, expires.Unix()
 		} else {
-			s.d.Logger.ErrorContext(ctx, "result not signed", "job_id", v.GetId(), "error", err.Error())
+			log.ErrorContext(ctx, "result not signed", "job_id", v.GetId(), "error", err.Error())
 		}
 	}
 	return o

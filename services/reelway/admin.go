@@ -23,6 +23,7 @@ import (
 	"reelway.dev/pkg/rpc"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+	webhookv1 "reelway.dev/proto/gen/reelway/webhook/v1"
 )
 
 // serverVariable is a setting of the client verbs alone; a stack started in the
@@ -68,6 +69,8 @@ type doors struct {
 	privacy   ledgerv1.PrivacyServiceClient
 	providers ledgerv1.ProviderServiceClient
 	video     videov1.VideoServiceClient
+	dead      ledgerv1.DeadLetterServiceClient
+	webhooks  webhookv1.WebhookServiceClient
 }
 
 // do calls fn with the doors of the server, for at most adminTimeout. Its error
@@ -86,7 +89,8 @@ func (a *admin) within(ctx context.Context, limit time.Duration, fn func(ctx con
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.Key)
-	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn), ledgerv1.NewPrivacyServiceClient(conn), ledgerv1.NewProviderServiceClient(conn), videov1.NewVideoServiceClient(conn)}))
+	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn), ledgerv1.NewPrivacyServiceClient(conn), ledgerv1.NewProviderServiceClient(conn), videov1.NewVideoServiceClient(conn),
+		ledgerv1.NewDeadLetterServiceClient(conn), webhookv1.NewWebhookServiceClient(conn)}))
 }
 
 // explain turns a fault into its message. A server that does not answer at all

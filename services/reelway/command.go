@@ -58,14 +58,16 @@ type cli struct {
 	Profiles   profilesCmd   `cmd:"" help:"Servers and keys of yours: list, set, use."`
 	Completion completionCmd `cmd:"" help:"Print the script that lets a shell complete commands."`
 
-	Accounts  accountsCmd  `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
-	Keys      keysCmd      `cmd:"" help:"API keys of an account: create, list, rotate, revoke, limit."`
-	Budgets   budgetsCmd   `cmd:"" help:"Budgets of an account, its keys, users and models: set, list, delete."`
-	Users     usersCmd     `cmd:"" help:"End users of an account: create, list."`
-	Ledger    ledgerCmd    `cmd:"" help:"The books: balances, top-ups, grants, refunds, statements, margins, and their proof."`
-	Providers providersCmd `cmd:"" help:"How the providers stand; match their invoices, certify their adapters."`
-	Audit     auditCmd     `cmd:"" help:"What administrators did, the latest first."`
-	Models    modelsCmd    `cmd:"" help:"The catalogue: list what is offered, check files of models, import a provider's list."`
+	Accounts    accountsCmd    `cmd:"" help:"Accounts of a running Reelway: create, list, show, set, top up, suspend, resume."`
+	Keys        keysCmd        `cmd:"" help:"API keys of an account: create, list, rotate, revoke, limit."`
+	Budgets     budgetsCmd     `cmd:"" help:"Budgets of an account, its keys, users and models: set, list, delete."`
+	Users       usersCmd       `cmd:"" help:"End users of an account: create, list."`
+	Ledger      ledgerCmd      `cmd:"" help:"The books: balances, top-ups, grants, refunds, statements, margins, and their proof."`
+	Providers   providersCmd   `cmd:"" help:"How the providers stand; match their invoices, certify their adapters."`
+	Webhooks    webhooksCmd    `cmd:"" help:"Webhook endpoints of an account: create, list, update, rotate, test, deliveries, replay."`
+	DeadLetters deadLettersCmd `cmd:"" help:"Messages that consumers gave up on: list, show, replay, drop."`
+	Audit       auditCmd       `cmd:"" help:"What administrators did, the latest first."`
+	Models      modelsCmd      `cmd:"" help:"The catalogue: list what is offered, check files of models, import a provider's list."`
 }
 
 // Main runs the command line and returns the exit code: 0 done, 1 failed, 2

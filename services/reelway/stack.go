@@ -37,7 +37,9 @@ import (
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/safehttp"
+	"reelway.dev/pkg/seal"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	webhookv1 "reelway.dev/proto/gen/reelway/webhook/v1"
 	"reelway.dev/services/archiver"
 	"reelway.dev/services/callback"
 	"reelway.dev/services/dispatcher"
@@ -76,10 +78,12 @@ type Settings struct {
 	Bucket     bucket.Config
 	Models     catalog.Config
 	Routes     route.Config
+	Webhooks   notifier.WebhookConfig
+	Seal       seal.Config
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Mail, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Models, &s.Routes}
+	return []any{&s.Config, &s.Process, &s.Mail, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Models, &s.Routes, &s.Webhooks, &s.Seal}
 }
 
 // Load reads the settings from the environment.
@@ -157,7 +161,13 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Ready(pool.Ping)
 	h.Ready(b.Ready)
 
-	led, err := ledger.New(set.Ledger, ledger.Deps{Pool: pool, Bus: b, Logger: h.Log})
+	// Last: it opens what was sealed before a key was set.
+	set.Seal.Keys = append(set.Seal.Keys, "webhooks "+secret)
+	secrets, err := seal.Open(set.Seal)
+	if err != nil {
+		return err
+	}
+	led, err := ledger.New(set.Ledger, ledger.Deps{Pool: pool, Bus: b, Logger: h.Log, Seal: secrets})
 	if err != nil {
 		return err
 	}
@@ -214,6 +224,10 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
+	hooks, err := notifier.NewWebhooks(set.Webhooks, notifier.WebhookDeps{Deliveries: webhookv1.NewDeliveryServiceClient(conn), Seal: secrets, Guard: guard, Files: files, Logger: h.Log})
+	if err != nil {
+		return err
+	}
 	letters, err := mail.New(set.Mail.Or(public, "mail "+secret), mail.Deps{Bus: b, Ledger: ledgerv1.NewMailServiceClient(conn), Jobs: jobs, Files: files, Logger: h.Log, Now: time.Now})
 	if err != nil {
 		return err
@@ -223,6 +237,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 		return err
 	}
 	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn),
+		DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn),
 		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, Routes: routes, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 	if err != nil {
 		return err
@@ -246,6 +261,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	h.Add(run.Consumers, arch.Components()...)
 	h.Add(run.Consumers, note.Components()...)
 	h.Add(run.Consumers, letters.Components()...)
+	h.Add(run.Consumers, hooks.Components()...)
 	h.Add(run.Consumers, authn.Components(b)...)
 	h.Add(run.Consumers, cat.Components()...)
 	h.Add(run.Consumers, routes.Components()...)

@@ -19,6 +19,7 @@ import (
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/safehttp"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	webhookv1 "reelway.dev/proto/gen/reelway/webhook/v1"
 	"reelway.dev/services/intake"
 )
 
@@ -77,7 +78,8 @@ func main() {
 		}
 		s, err := intake.New(*cfg, intake.Deps{Jobs: ledgerv1.NewJobServiceClient(conn), Ledger: ledgerv1.NewLedgerServiceClient(conn),
 			Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn),
-			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, Routes: routes,
+			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn),
+			DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, Routes: routes,
 			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
 		if err != nil {
 			return err

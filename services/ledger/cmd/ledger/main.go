@@ -9,12 +9,13 @@ import (
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
+	"reelway.dev/pkg/seal"
 	"reelway.dev/services/ledger"
 )
 
 func main() {
 	ledger.CollectLess()
-	cfg, nats, db, door := &ledger.Config{}, &bus.Config{}, &postgres.Config{}, &rpc.LedgerConfig{}
+	cfg, nats, db, door, keys := &ledger.Config{}, &bus.Config{}, &postgres.Config{}, &rpc.LedgerConfig{}, &seal.Config{}
 	os.Exit(run.Main("ledger", "owns Postgres: jobs, attempts, holds, postings and the outbox", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_LEDGER_ADDR", door.Addr)
 		if err != nil {
@@ -35,7 +36,14 @@ func main() {
 		}
 		h.OnClose(shut)
 		h.Ready(b.Ready)
-		s, err := ledger.New(*cfg, ledger.Deps{Pool: pool, Bus: b, Logger: h.Log})
+		secrets, err := seal.Open(*keys)
+		if err != nil {
+			return err
+		}
+		if len(keys.Keys) == 0 {
+			h.Log.Warn("secrets of webhook endpoints are not protected: set REELWAY_WEBHOOK_SECRET_KEY, for the notifier too")
+		}
+		s, err := ledger.New(*cfg, ledger.Deps{Pool: pool, Bus: b, Logger: h.Log, Seal: secrets})
 		if err != nil {
 			return err
 		}
@@ -49,5 +57,5 @@ func main() {
 		h.Add(run.Doors, rpc.Component("grpc", srv, l))
 		h.Add(run.Relays, s.Components()...)
 		return nil
-	}, cfg, nats, db, door))
+	}, cfg, nats, db, door, keys))
 }

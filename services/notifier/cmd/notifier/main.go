@@ -1,5 +1,6 @@
 // Command notifier runs the notifier service: SSE, WebSocket and the links of
-// letters on REELWAY_NOTIFIER_ADDR, gRPC watch on REELWAY_GRPC_ADDR.
+// letters on REELWAY_NOTIFIER_ADDR, gRPC watch on REELWAY_GRPC_ADDR, webhooks and
+// e-mail.
 package main
 
 import (
@@ -13,7 +14,10 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
+	"reelway.dev/pkg/safehttp"
+	"reelway.dev/pkg/seal"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
+	webhookv1 "reelway.dev/proto/gen/reelway/webhook/v1"
 	"reelway.dev/services/notifier"
 	"reelway.dev/services/notifier/mail"
 )
@@ -25,7 +29,8 @@ type config struct {
 
 func main() {
 	cfg, nats, led, bkt, letter := &config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &mail.Config{}
-	os.Exit(run.Main("notifier", "pushes progress and results to watchers", os.Args[1:], func(ctx context.Context, h *run.Host) error {
+	hooks, keys, guard := &notifier.WebhookConfig{}, &seal.Config{}, &safehttp.Config{}
+	os.Exit(run.Main("notifier", "pushes progress and results to watchers and webhooks", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_NOTIFIER_ADDR", cfg.Addr)
 		if err != nil {
 			return err
@@ -55,6 +60,14 @@ func main() {
 		if err != nil {
 			return err
 		}
+		secrets, err := seal.Open(*keys)
+		if err != nil {
+			return err
+		}
+		out, err := notifier.NewWebhooks(*hooks, notifier.WebhookDeps{Deliveries: webhookv1.NewDeliveryServiceClient(conn), Seal: secrets, Guard: *guard, Files: files, Logger: h.Log})
+		if err != nil {
+			return err
+		}
 		letters, err := mail.New(*letter, mail.Deps{Bus: b, Ledger: ledgerv1.NewMailServiceClient(conn), Jobs: ledgerv1.NewJobServiceClient(conn), Files: files, Logger: h.Log, Now: time.Now})
 		if err != nil {
 			return err
@@ -66,8 +79,9 @@ func main() {
 		s.Register(srv)
 		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, s.Components()...)
+		h.Add(run.Consumers, out.Components()...)
 		h.Add(run.Consumers, letters.Components()...)
 		h.Add(run.Consumers, authn.Components(b)...)
 		return nil
-	}, cfg, nats, led, bkt, letter))
+	}, cfg, nats, led, bkt, letter, hooks, keys, guard))
 }

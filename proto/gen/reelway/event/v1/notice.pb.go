@@ -34,6 +34,7 @@ type AccountNotice struct {
 	//
 	//	*AccountNotice_Budget
 	//	*AccountNotice_Paused
+	//	*AccountNotice_Webhook
 	About         isAccountNotice_About `protobuf_oneof:"about"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -115,6 +116,15 @@ func (x *AccountNotice) GetPaused() *SpendingPaused {
 	return nil
 }
 
+func (x *AccountNotice) GetWebhook() *WebhookDisabled {
+	if x != nil {
+		if x, ok := x.About.(*AccountNotice_Webhook); ok {
+			return x.Webhook
+		}
+	}
+	return nil
+}
+
 type isAccountNotice_About interface {
 	isAccountNotice_About()
 }
@@ -127,9 +137,15 @@ type AccountNotice_Paused struct {
 	Paused *SpendingPaused `protobuf:"bytes,5,opt,name=paused,proto3,oneof"`
 }
 
+type AccountNotice_Webhook struct {
+	Webhook *WebhookDisabled `protobuf:"bytes,46,opt,name=webhook,proto3,oneof"`
+}
+
 func (*AccountNotice_Budget) isAccountNotice_About() {}
 
 func (*AccountNotice_Paused) isAccountNotice_About() {}
+
+func (*AccountNotice_Webhook) isAccountNotice_About() {}
 
 // BudgetReached says that a share of a budget is used: once for each period and
 // each of 50, 80 and 100 percent.
@@ -319,11 +335,74 @@ func (x *SpendingPaused) GetUsualMicros() int64 {
 	return 0
 }
 
+// WebhookDisabled says that an endpoint gets no more events until its owner
+// enables it.
+type WebhookDisabled struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	EndpointId string                 `protobuf:"bytes,1,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
+	// gone: it answered 410. failing: it took nothing for days.
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	FailingSince  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=failing_since,json=failingSince,proto3" json:"failing_since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookDisabled) Reset() {
+	*x = WebhookDisabled{}
+	mi := &file_reelway_event_v1_notice_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookDisabled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookDisabled) ProtoMessage() {}
+
+func (x *WebhookDisabled) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_event_v1_notice_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookDisabled.ProtoReflect.Descriptor instead.
+func (*WebhookDisabled) Descriptor() ([]byte, []int) {
+	return file_reelway_event_v1_notice_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *WebhookDisabled) GetEndpointId() string {
+	if x != nil {
+		return x.EndpointId
+	}
+	return ""
+}
+
+func (x *WebhookDisabled) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *WebhookDisabled) GetFailingSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FailingSince
+	}
+	return nil
+}
+
 var File_reelway_event_v1_notice_proto protoreflect.FileDescriptor
 
 const file_reelway_event_v1_notice_proto_rawDesc = "" +
 	"\n" +
-	"\x1dreelway/event/v1/notice.proto\x12\x10reelway.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x01\n" +
+	"\x1dreelway/event/v1/notice.proto\x12\x10reelway.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x02\n" +
 	"\rAccountNotice\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12;\n" +
@@ -331,7 +410,8 @@ const file_reelway_event_v1_notice_proto_rawDesc = "" +
 	"occurredAt\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x129\n" +
 	"\x06budget\x18\x04 \x01(\v2\x1f.reelway.event.v1.BudgetReachedH\x00R\x06budget\x12:\n" +
-	"\x06paused\x18\x05 \x01(\v2 .reelway.event.v1.SpendingPausedH\x00R\x06pausedB\a\n" +
+	"\x06paused\x18\x05 \x01(\v2 .reelway.event.v1.SpendingPausedH\x00R\x06paused\x12=\n" +
+	"\awebhook\x18. \x01(\v2!.reelway.event.v1.WebhookDisabledH\x00R\awebhookB\a\n" +
 	"\x05about\"\xcb\x02\n" +
 	"\rBudgetReached\x12\x1b\n" +
 	"\tbudget_id\x18\x01 \x01(\tR\bbudgetId\x12\x18\n" +
@@ -352,7 +432,12 @@ const file_reelway_event_v1_notice_proto_rawDesc = "" +
 	"hourMicros\x12!\n" +
 	"\flimit_micros\x18\x02 \x01(\x03R\vlimitMicros\x12&\n" +
 	"\fusual_micros\x18\x03 \x01(\x03H\x00R\vusualMicros\x88\x01\x01B\x0f\n" +
-	"\r_usual_microsB0Z.reelway.dev/proto/gen/reelway/event/v1;eventv1b\x06proto3"
+	"\r_usual_micros\"\x8b\x01\n" +
+	"\x0fWebhookDisabled\x12\x1f\n" +
+	"\vendpoint_id\x18\x01 \x01(\tR\n" +
+	"endpointId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12?\n" +
+	"\rfailing_since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\ffailingSinceB0Z.reelway.dev/proto/gen/reelway/event/v1;eventv1b\x06proto3"
 
 var (
 	file_reelway_event_v1_notice_proto_rawDescOnce sync.Once
@@ -366,23 +451,26 @@ func file_reelway_event_v1_notice_proto_rawDescGZIP() []byte {
 	return file_reelway_event_v1_notice_proto_rawDescData
 }
 
-var file_reelway_event_v1_notice_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_reelway_event_v1_notice_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_reelway_event_v1_notice_proto_goTypes = []any{
 	(*AccountNotice)(nil),         // 0: reelway.event.v1.AccountNotice
 	(*BudgetReached)(nil),         // 1: reelway.event.v1.BudgetReached
 	(*SpendingPaused)(nil),        // 2: reelway.event.v1.SpendingPaused
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*WebhookDisabled)(nil),       // 3: reelway.event.v1.WebhookDisabled
+	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
 }
 var file_reelway_event_v1_notice_proto_depIdxs = []int32{
-	3, // 0: reelway.event.v1.AccountNotice.occurred_at:type_name -> google.protobuf.Timestamp
+	4, // 0: reelway.event.v1.AccountNotice.occurred_at:type_name -> google.protobuf.Timestamp
 	1, // 1: reelway.event.v1.AccountNotice.budget:type_name -> reelway.event.v1.BudgetReached
 	2, // 2: reelway.event.v1.AccountNotice.paused:type_name -> reelway.event.v1.SpendingPaused
-	3, // 3: reelway.event.v1.BudgetReached.resets_at:type_name -> google.protobuf.Timestamp
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	3, // 3: reelway.event.v1.AccountNotice.webhook:type_name -> reelway.event.v1.WebhookDisabled
+	4, // 4: reelway.event.v1.BudgetReached.resets_at:type_name -> google.protobuf.Timestamp
+	4, // 5: reelway.event.v1.WebhookDisabled.failing_since:type_name -> google.protobuf.Timestamp
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_reelway_event_v1_notice_proto_init() }
@@ -393,6 +481,7 @@ func file_reelway_event_v1_notice_proto_init() {
 	file_reelway_event_v1_notice_proto_msgTypes[0].OneofWrappers = []any{
 		(*AccountNotice_Budget)(nil),
 		(*AccountNotice_Paused)(nil),
+		(*AccountNotice_Webhook)(nil),
 	}
 	file_reelway_event_v1_notice_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
@@ -401,7 +490,7 @@ func file_reelway_event_v1_notice_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_event_v1_notice_proto_rawDesc), len(file_reelway_event_v1_notice_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -256,7 +256,9 @@ type OpenJobRequest struct {
 	QueueWeight int32 `protobuf:"varint,23,opt,name=queue_weight,json=queueWeight,proto3" json:"queue_weight,omitempty"`
 	// When it has routes, params, provider, quote and cost repeat the first one's,
 	// and the hold is the dearest one's price.
-	Plan          *Plan `protobuf:"bytes,32,opt,name=plan,proto3" json:"plan,omitempty"`
+	Plan *Plan `protobuf:"bytes,32,opt,name=plan,proto3" json:"plan,omitempty"`
+	// As VideoRequest.callback_url.
+	CallbackUrl   string `protobuf:"bytes,64,opt,name=callback_url,json=callbackUrl,proto3" json:"callback_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -394,6 +396,13 @@ func (x *OpenJobRequest) GetPlan() *Plan {
 		return x.Plan
 	}
 	return nil
+}
+
+func (x *OpenJobRequest) GetCallbackUrl() string {
+	if x != nil {
+		return x.CallbackUrl
+	}
+	return ""
 }
 
 type OpenJobResponse struct {
@@ -4086,7 +4095,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04Plan\x12:\n" +
 	"\x06routes\x18\x01 \x03(\v2\x18.reelway.ledger.v1.RouteB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06routes\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12,\n" +
-	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\x8e\x06\n" +
+	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\xbb\x06\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -4106,7 +4115,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\rcost_currency\x18\x15 \x01(\tB\x14\xbaH\x11r\x0f2\r^([A-Z]{3})?$R\fcostCurrency\x12@\n" +
 	"\bpriority\x18\x16 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12,\n" +
 	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x12+\n" +
-	"\x04plan\x18  \x01(\v2\x17.reelway.ledger.v1.PlanR\x04plan\x1a;\n" +
+	"\x04plan\x18  \x01(\v2\x17.reelway.ledger.v1.PlanR\x04plan\x12+\n" +
+	"\fcallback_url\x18@ \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vcallbackUrl\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +

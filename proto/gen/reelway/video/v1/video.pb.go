@@ -1637,7 +1637,9 @@ type VideoRequest struct {
 	Route string `protobuf:"bytes,27,opt,name=route,proto3" json:"route,omitempty"`
 	// Parameters that may be left out for a model that lacks them, by their names
 	// in the REST API: "seed", "negative_prompt", …
-	Optional      []string `protobuf:"bytes,28,rep,name=optional,proto3" json:"optional,omitempty"`
+	Optional []string `protobuf:"bytes,28,rep,name=optional,proto3" json:"optional,omitempty"`
+	// https URL that is told of the end of this video.
+	CallbackUrl   string `protobuf:"bytes,61,opt,name=callback_url,json=callbackUrl,proto3" json:"callback_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1810,6 +1812,13 @@ func (x *VideoRequest) GetOptional() []string {
 		return x.Optional
 	}
 	return nil
+}
+
+func (x *VideoRequest) GetCallbackUrl() string {
+	if x != nil {
+		return x.CallbackUrl
+	}
+	return ""
 }
 
 // CreateVideoRequest submits a job.
@@ -2961,7 +2970,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"resolution\x12+\n" +
 	"\x11durations_seconds\x18\x02 \x03(\x05R\x10durationsSeconds\x12\x12\n" +
 	"\x04task\x18\x03 \x01(\tR\x04task\x12 \n" +
-	"\vresolutions\x18\x04 \x03(\tR\vresolutions\"\xcc\a\n" +
+	"\vresolutions\x18\x04 \x03(\tR\vresolutions\"\xf9\a\n" +
 	"\fVideoRequest\x12\x1e\n" +
 	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x12 \n" +
 	"\x06prompt\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06prompt\x121\n" +
@@ -2987,7 +2996,8 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x0fmax_cost_micros\x18\x10 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxCostMicros\x12@\n" +
 	"\bpriority\x18\x14 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12\x1d\n" +
 	"\x05route\x18\x1b \x01(\tB\a\xbaH\x04r\x02\x18@R\x05route\x12*\n" +
-	"\boptional\x18\x1c \x03(\tB\x0e\xbaH\v\x92\x01\b\x10\x10\"\x04r\x02\x18 R\boptional\x1a;\n" +
+	"\boptional\x18\x1c \x03(\tB\x0e\xbaH\v\x92\x01\b\x10\x10\"\x04r\x02\x18 R\boptional\x12+\n" +
+	"\fcallback_url\x18= \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vcallbackUrl\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
