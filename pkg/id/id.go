@@ -18,6 +18,7 @@ const (
 	Audit   = "audit"
 	Lot     = "lot"
 	Budget  = "budget"
+	Token   = "rtok" // of a browser
 )
 
 // New returns a fresh id, for example "video_0197…". Its 74 random bits come

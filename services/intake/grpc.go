@@ -20,12 +20,13 @@ type usageServer struct {
 	s *Service
 }
 
-// Register puts VideoService and UsageService, and for admin keys the ledger's
-// services, on a server built by pkg/rpc, which validates requests and maps
+// Register puts VideoService, UsageService and RealtimeService, and for admin keys
+// the ledger's services, on a server built by pkg/rpc, which validates requests and maps
 // faults.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	videov1.RegisterVideoServiceServer(r, &videoServer{s: s})
 	videov1.RegisterUsageServiceServer(r, &usageServer{s: s})
+	videov1.RegisterRealtimeServiceServer(r, &realtimeServer{s: s})
 	s.registerAdmin(r)
 }
 

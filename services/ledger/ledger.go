@@ -115,6 +115,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	ledgerv1.RegisterPrivacyServiceServer(r, &privacyServer{s: s})
 	ledgerv1.RegisterProviderServiceServer(r, &providerServer{s: s})
+	ledgerv1.RegisterRealtimeServiceServer(r, &realtimeServer{s: s})
 }
 
 // Components are the ledger's background parts.

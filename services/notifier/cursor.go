@@ -20,6 +20,10 @@ func (m mark) after(o mark) bool {
 	return m.version > o.version || m.version == o.version && m.progress > o.progress
 }
 
+// sequence is m as one number: of what is told of a video, each has a higher one
+// than all before. A percentage has 7 bits.
+func (m mark) sequence() int64 { return m.version<<7 | int64(m.progress) }
+
 // String is the cursor of a watch of all videos.
 func (p place) String() string {
 	return strconv.FormatInt(p.epoch, 36) + "-" + strconv.FormatUint(p.seq, 36)

@@ -14,6 +14,7 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/catalog"
 	"reelway.dev/pkg/limit"
+	"reelway.dev/pkg/livetoken"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/safehttp"
@@ -33,7 +34,7 @@ func (c *config) offers(provider string) bool {
 }
 
 func main() {
-	door, cfg, nats, led, bkt, guard := &config{}, &intake.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &safehttp.Config{}
+	door, cfg, nats, led, bkt, guard, live := &config{}, &intake.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &safehttp.Config{}, &livetoken.Config{}
 	os.Exit(run.Main("intake", "takes requests: authenticates, validates, prices, submits", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_HTTP_ADDR", door.Addr)
 		if err != nil {
@@ -59,6 +60,10 @@ func main() {
 			return err
 		}
 		h.OnClose(func() { _ = conn.Close() })
+		tokens, err := livetoken.Open(*live)
+		if err != nil {
+			return err
+		}
 		accounts := ledgerv1.NewAccountServiceClient(conn)
 		authn := auth.New(accounts, time.Now)
 		counters, err := b.Counters(ctx)
@@ -68,7 +73,7 @@ func main() {
 		s, err := intake.New(*cfg, intake.Deps{Jobs: ledgerv1.NewJobServiceClient(conn), Ledger: ledgerv1.NewLedgerServiceClient(conn),
 			Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn),
 			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: catalog.Builtin().Only(door.offers),
-			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
+			CheckURL: guard.CheckURL, Health: h.Healthy, Tokens: tokens, Realtime: ledgerv1.NewRealtimeServiceClient(conn), Logger: h.Log})
 		if err != nil {
 			return err
 		}
@@ -82,5 +87,5 @@ func main() {
 		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, authn.Components(b)...)
 		return nil
-	}, door, cfg, nats, led, bkt, guard))
+	}, door, cfg, nats, led, bkt, guard, live))
 }

@@ -10,6 +10,7 @@ import (
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/livetoken"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
@@ -22,13 +23,13 @@ type config struct {
 }
 
 func main() {
-	cfg, nats, led, bkt := &config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}
+	door, cfg, nats, led, bkt, live := &config{}, &notifier.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &livetoken.Config{}
 	os.Exit(run.Main("notifier", "pushes progress and results to watchers", os.Args[1:], func(ctx context.Context, h *run.Host) error {
-		l, err := h.Listen("REELWAY_NOTIFIER_ADDR", cfg.Addr)
+		l, err := h.Listen("REELWAY_NOTIFIER_ADDR", door.Addr)
 		if err != nil {
 			return err
 		}
-		gl, err := h.Listen("REELWAY_GRPC_ADDR", cfg.GRPCAddr)
+		gl, err := h.Listen("REELWAY_GRPC_ADDR", door.GRPCAddr)
 		if err != nil {
 			return err
 		}
@@ -49,7 +50,11 @@ func main() {
 		}
 		h.OnClose(func() { _ = conn.Close() })
 		authn := auth.New(ledgerv1.NewAccountServiceClient(conn), time.Now)
-		s, err := notifier.New(notifier.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Auth: authn, Files: files, Logger: h.Log})
+		tokens, err := livetoken.Open(*live)
+		if err != nil {
+			return err
+		}
+		s, err := notifier.New(*cfg, notifier.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Auth: authn, Files: files, Tokens: tokens, Realtime: ledgerv1.NewRealtimeServiceClient(conn), Logger: h.Log})
 		if err != nil {
 			return err
 		}
@@ -59,5 +64,5 @@ func main() {
 		h.Add(run.Consumers, s.Components()...)
 		h.Add(run.Consumers, authn.Components(b)...)
 		return nil
-	}, cfg, nats, led, bkt))
+	}, door, cfg, nats, led, bkt, live))
 }
