@@ -169,17 +169,15 @@ func (c *client) read(i int, conn *websocket.Conn) {
 	}
 }
 
-// raiseFiles asks for as many open files as there are sockets and more.
-func raiseFiles() {
-	for _, most := range []uint64{1 << 18, 1 << 16, 0} {
-		var now syscall.Rlimit
-		_ = syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now)
-		want := syscall.Rlimit{Cur: most, Max: max(most, now.Max)}
-		if most == 0 {
-			want.Cur = now.Max
-		}
-		if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &want) == nil {
-			return
-		}
+// raiseFiles asks for many open files and returns how many there may be.
+func raiseFiles() int {
+	var now syscall.Rlimit
+	_ = syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now)
+	const many = 1 << 18
+	// More than the hard limit is for those who may.
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: many, Max: max(many, now.Max)}) != nil {
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: now.Max, Max: now.Max})
 	}
+	_ = syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now)
+	return int(min(now.Cur, many)) //nolint:gosec // bounded
 }

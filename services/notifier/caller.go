@@ -70,38 +70,51 @@ func credentialsOf(r *http.Request) credentials {
 	return credentials{token: r.URL.Query().Get("token")}
 }
 
-// admit finds out who calls and counts the connection. The context that it
-// returns is for the connection: it ends with ctx, and when key or token end;
-// then a fault is its cause. free lets the connection go; call it.
-func (s *Service) admit(ctx context.Context, have credentials) (c caller, held context.Context, free func(), err error) {
-	var end context.CancelFunc
-	switch {
-	case have.token != "":
+// admitted is a connection that may be: who has it, and its life.
+type admitted struct {
+	caller
+
+	ctx   context.Context    // ends with the request's, and when key or token end: then a fault is its cause
+	end   context.CancelFunc // ends it
+	leave func()             // makes room for another
+}
+
+// free lets the connection go; call it once.
+func (a *admitted) free() {
+	a.end()
+	a.leave()
+}
+
+// admit finds out who calls and counts the connection, whose life is within
+// ctx.
+func (s *Service) admit(ctx context.Context, have credentials) (*admitted, error) {
+	a := &admitted{}
+	if have.token != "" {
 		g, err := s.d.Tokens.Verify(have.token)
 		if err != nil {
-			return c, nil, nil, err
+			return nil, err
 		}
-		c = caller{account: g.AccountID, keyID: g.KeyID, grant: &g}
-		if held, end, err = s.tokens.hold(ctx, g); err != nil {
-			return c, nil, nil, err
+		a.caller = caller{account: g.AccountID, keyID: g.KeyID, grant: &g}
+		if a.ctx, a.end, err = s.tokens.hold(ctx, g); err != nil {
+			return nil, err
 		}
-	default:
+	} else {
 		p, err := s.d.Auth.Authenticate(ctx, have.key)
 		if err == nil {
 			err = p.Require(auth.VideosRead)
 		}
 		if err != nil {
-			return c, nil, nil, err
+			return nil, err
 		}
-		c = caller{account: p.AccountID, keyID: p.KeyID, billing: p.Require(auth.BillingRead) == nil}
-		held, end = s.d.Auth.Hold(ctx, p, have.key)
+		a.caller = caller{account: p.AccountID, keyID: p.KeyID, billing: p.Require(auth.BillingRead) == nil}
+		a.ctx, a.end = s.d.Auth.Hold(ctx, p, have.key)
 	}
-	leave, err := s.connections.enter(c)
-	if err != nil {
-		end()
-		return c, nil, nil, err
+	var err error
+	if a.leave, err = s.connections.enter(a.caller); err != nil {
+		a.end()
+		return nil, err
 	}
-	return c, held, func() { leave(); end() }, nil
+	return a, nil
 }
 
 // fromElsewhere is a fault when a page of an origin that is not on the list

@@ -56,14 +56,14 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request, videoID, user stri
 	if after == "" {
 		after = r.URL.Query().Get("last_event_id")
 	}
-	c, ctx, free, err := s.admit(r.Context(), credentialsOf(r))
+	c, err := s.admit(r.Context(), credentialsOf(r))
 	if err != nil {
 		videojson.WriteFault(w, rid, err)
 		return
 	}
-	defer free()
+	defer c.free()
 	signal := make(chan struct{}, 1)
-	watch, err := s.open(ctx, c, scope{account: c.account, job: videoID, user: user}, after, signaller(signal))
+	watch, err := s.open(c.ctx, c.caller, scope{account: c.account, job: videoID, user: user}, after, signaller(signal))
 	if err != nil {
 		videojson.WriteFault(w, rid, err)
 		return
@@ -88,7 +88,7 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request, videoID, user stri
 		}
 		return rc.Flush()
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -107,7 +107,7 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request, videoID, user stri
 	})
 	if err = write("retry: 1000\n\n"); err == nil {
 		err = watch.run(ctx, signal, func(it item) error {
-			data, err := s.encode(ctx, c, watch.scope, it)
+			data, err := s.encode(ctx, c.caller, watch.scope, it)
 			if err != nil {
 				return err
 			}
@@ -151,21 +151,21 @@ func (g *watchServer) WatchVideo(r *videov1.WatchVideoRequest, stream grpc.Serve
 	if v := metadata.ValueFromIncomingContext(stream.Context(), "authorization"); len(v) > 0 {
 		have.key = auth.Bearer(v[0])
 	}
-	c, ctx, free, err := g.s.admit(stream.Context(), have)
+	c, err := g.s.admit(stream.Context(), have)
 	if err != nil {
 		return err
 	}
-	defer free()
+	defer c.free()
 	signal := make(chan struct{}, 1)
-	watch, err := g.s.open(ctx, c, scope{account: c.account, job: r.GetId()}, r.GetAfter(), signaller(signal))
+	watch, err := g.s.open(c.ctx, c.caller, scope{account: c.account, job: r.GetId()}, r.GetAfter(), signaller(signal))
 	if err != nil {
 		return err
 	}
 	defer watch.close()
-	err = watch.run(ctx, signal, func(it item) error {
+	err = watch.run(c.ctx, signal, func(it item) error {
 		return stream.Send(&videov1.WatchVideoResponse{Cursor: it.cursor, Video: it.video})
 	})
-	if f := (*fault.Error)(nil); errors.As(context.Cause(ctx), &f) {
+	if f := (*fault.Error)(nil); errors.As(context.Cause(c.ctx), &f) {
 		return f
 	}
 	if errors.Is(err, errSlow) || errors.Is(err, errMoved) {

@@ -131,15 +131,23 @@ func TestWatchOfAnEndUser(t *testing.T) {
 	if begun.Type != "subscribed" || begun.Cursor == "" || begun.More {
 		t.Fatalf("%+v", begun)
 	}
+	// The hub may have been behind: then the end of video_0 is yet to be told.
+	next := func() told {
+		f := hear(ctx, t, first)
+		for f.Video != nil && f.Video.ID == "video_0" {
+			f = hear(ctx, t, first)
+		}
+		return f
+	}
 	say(ctx, t, first, `{"type":"subscribe","videos":["video_1"]}`)
-	if f := hear(ctx, t, first); f.Type != "snapshot" || f.VideoID != "video_1" || f.User != "" {
+	if f := next(); f.Type != "snapshot" || f.VideoID != "video_1" || f.User != "" {
 		t.Fatalf("%+v", f)
 	}
 	x.moveOf("bob", "video_2", 3)
 	x.moveOf("alice", "video_1", 3)
 	sequence := int64(0)
 	for range 2 { // one for each subscription, in any order
-		f := hear(ctx, t, first)
+		f := next()
 		if f.version != 3 || f.Video.ID != "video_1" || (f.User == "") == (f.VideoID == "") {
 			t.Fatalf("%+v", f)
 		}

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -80,7 +82,7 @@ func (s *Service) socket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	have := credentialsOf(r)
-	c, held, free, err := s.admit(context.WithoutCancel(r.Context()), have)
+	c, err := s.admit(context.WithoutCancel(r.Context()), have)
 	if err != nil && have.token == "" {
 		videojson.WriteFault(w, rid, err)
 		return
@@ -88,11 +90,11 @@ func (s *Service) socket(w http.ResponseWriter, r *http.Request) {
 	conn, uerr := s.upgrader(have.protocol).Upgrade(w, r, nil)
 	if uerr != nil { // it has answered
 		if err == nil {
-			free()
+			c.free()
 		}
 		return
 	}
-	k := &socket{s: s, conn: conn, who: c, watches: map[scope]*subscription{}}
+	k := &socket{s: s, conn: conn, admitted: c}
 	if err != nil {
 		// A browser is not told the status of a handshake: it is told so.
 		_ = k.send(refusal(scope{}, err))
@@ -105,15 +107,10 @@ func (s *Service) socket(w http.ResponseWriter, r *http.Request) {
 		go k.drain()
 		return
 	}
-	k.ctx, k.cancel = context.WithCancel(held)
 	if !s.sockets.add(k) {
 		k.goodbye(websocket.CloseServiceRestart, draining)
 	}
-	go func() {
-		defer s.sockets.remove(k)
-		defer free()
-		k.serve()
-	}()
+	go k.serve()
 }
 
 const draining = "server is draining; resume with your cursors"
@@ -175,27 +172,25 @@ func (t *sockets) run(ctx context.Context) error {
 // socket is one WebSocket. At rest it is one goroutine, which reads; another
 // writes while there is something to write.
 type socket struct {
-	s      *Service
-	conn   *websocket.Conn
-	who    caller
-	ctx    context.Context // its life
-	cancel context.CancelFunc
+	*admitted
 
+	s       *Service
+	conn    *websocket.Conn
 	writing sync.Mutex
 
 	mu      sync.Mutex
-	watches map[scope]*subscription // those that have not ended
-	ready   []*subscription         // those that have something to tell
-	telling bool                    // somebody is at it
-	leaving bool                    // a close frame was sent
-	gone    bool                    // there is nothing more to tell
-	working sync.WaitGroup          // all that may write or watch
+	watches []*subscription // those that have not ended
+	ready   []*subscription // those that have something to tell
+	telling bool            // somebody is at it
+	leaving bool            // a close frame was sent
+	gone    bool            // there is nothing more to tell
+	working sync.WaitGroup  // all that may write or watch
 }
 
 // subscription is one watch of a socket.
 type subscription struct {
-	ctx    context.Context // its life
-	cancel context.CancelFunc
+	scope   scope
+	stopped atomic.Bool // it tells no more
 
 	mu    sync.Mutex // held by who tells of it
 	watch *watch     // set once it has begun
@@ -205,14 +200,15 @@ type subscription struct {
 // serve reads until the socket ends, and frees what it had.
 func (k *socket) serve() {
 	defer func() {
-		k.cancel()
+		defer k.s.sockets.remove(k)
+		defer k.free()
+		k.end()
 		_ = k.conn.Close()
 		k.mu.Lock()
 		k.gone = true // wake starts nothing any more
 		k.mu.Unlock()
 		k.working.Wait()
 		for _, sub := range k.watches { // nobody else is left
-			sub.cancel()
 			if sub.watch != nil {
 				sub.watch.close()
 			}
@@ -257,7 +253,11 @@ func (k *socket) serve() {
 			continue // until the other side has said goodbye too
 		}
 		_ = alive("")
-		if !k.handle(data) {
+		// In a goroutine of its own: what it needs of a stack would stay with
+		// this one, which may rest for hours.
+		done := make(chan bool)
+		go func() { done <- k.handle(data) }()
+		if !<-done {
 			return
 		}
 	}
@@ -267,7 +267,7 @@ func (k *socket) serve() {
 func (k *socket) handle(data []byte) bool {
 	var req request
 	bad := json.Unmarshal(data, &req) != nil
-	about := req.scopes(k.who.account)
+	about := req.scopes(k.account)
 	switch {
 	case !bad && req.Type == "ping":
 		return k.send(frame{Type: "pong"}) == nil
@@ -287,7 +287,7 @@ func (k *socket) handle(data []byte) bool {
 			}
 			continue
 		}
-		k.working.Go(func() { k.begin(sub, sc, req.After) })
+		k.working.Go(func() { k.begin(sub, req.After) })
 	}
 	return true
 }
@@ -327,8 +327,8 @@ func (k *socket) goodbye(code int, text string) {
 	}
 	_ = k.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(writeTimeout))
 	_ = k.conn.SetReadDeadline(time.Now().Add(closeWait))
-	if k.cancel != nil {
-		k.cancel()
+	if k.admitted != nil {
+		k.end()
 	}
 }
 
@@ -349,56 +349,56 @@ func (k *socket) add(sc scope) *subscription {
 	if len(k.watches) >= maxWatches {
 		return nil
 	}
-	sub := &subscription{}
-	sub.ctx, sub.cancel = context.WithCancel(k.ctx)
-	k.watches[sc] = sub
+	sub := &subscription{scope: sc}
+	k.watches = append(k.watches, sub)
 	return sub
 }
 
-// stop ends a watch, if there is one, and returns when it sends no more.
+// stop ends a watch, if there is one, and returns when it tells no more.
 func (k *socket) stop(sc scope) {
 	k.mu.Lock()
-	sub := k.watches[sc]
+	i := slices.IndexFunc(k.watches, func(s *subscription) bool { return s.scope == sc })
+	var sub *subscription
+	if i >= 0 {
+		sub = k.watches[i]
+	}
 	k.mu.Unlock()
 	if sub == nil {
 		return
 	}
-	sub.cancel()
+	sub.stopped.Store(true)
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	k.end(sub, sc)
+	k.letGo(sub)
 }
 
-// end lets a watch go; the caller holds sub.mu.
-func (k *socket) end(sub *subscription, sc scope) {
+// letGo ends a watch; the caller holds sub.mu.
+func (k *socket) letGo(sub *subscription) {
 	if sub.ended {
 		return
 	}
 	sub.ended = true
-	sub.cancel()
 	if sub.watch != nil {
 		sub.watch.close()
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.watches[sc] == sub {
-		delete(k.watches, sc)
-	}
+	k.watches = slices.DeleteFunc(k.watches, func(s *subscription) bool { return s == sub })
 }
 
 // begin opens a watch and tells how things stand; from then on tell does.
-func (k *socket) begin(sub *subscription, sc scope, after string) {
+func (k *socket) begin(sub *subscription, after string) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	watch, err := k.s.open(sub.ctx, k.who, sc, after, func() { k.wake(sub) })
+	watch, err := k.s.open(k.ctx, k.caller, sub.scope, after, func() { k.wake(sub) })
 	if err != nil {
-		k.over(sub, sc, err)
+		k.over(sub, err)
 		return
 	}
 	sub.watch = watch
-	done, err := watch.start(sub.ctx, k.emit(sub.ctx, sc))
+	done, err := watch.start(k.ctx, k.emit(sub))
 	if done || err != nil {
-		k.over(sub, sc, err)
+		k.over(sub, err)
 		return
 	}
 	if !watch.until.IsZero() {
@@ -407,9 +407,14 @@ func (k *socket) begin(sub *subscription, sc scope, after string) {
 	k.wake(sub) // what came meanwhile
 }
 
-func (k *socket) emit(ctx context.Context, sc scope) func(item) error {
+var errStopped = errors.New("the watch was stopped")
+
+func (k *socket) emit(sub *subscription) func(item) error {
 	return func(it item) error {
-		data, err := k.s.encode(ctx, k.who, sc, it)
+		if sub.stopped.Load() {
+			return errStopped
+		}
+		data, err := k.s.encode(k.ctx, k.caller, sub.scope, it)
 		if err != nil {
 			return err
 		}
@@ -445,9 +450,8 @@ func (k *socket) tell() {
 		for _, sub := range some {
 			sub.mu.Lock()
 			if sub.watch != nil && !sub.ended {
-				sc := sub.watch.scope
-				if done, err := sub.watch.drain(sub.ctx, k.emit(sub.ctx, sc)); done || err != nil {
-					k.over(sub, sc, err)
+				if done, err := sub.watch.drain(k.ctx, k.emit(sub)); done || err != nil {
+					k.over(sub, err)
 				}
 			}
 			sub.mu.Unlock()
@@ -457,16 +461,16 @@ func (k *socket) tell() {
 
 // over ends a watch and says why. It lets it go before it says so: who reads
 // that may use its place for another. The caller holds sub.mu.
-func (k *socket) over(sub *subscription, sc scope, err error) {
-	cut := sub.ctx.Err() != nil // unsubscribed, or the socket is closing
-	k.end(sub, sc)
+func (k *socket) over(sub *subscription, err error) {
+	cut := sub.stopped.Load() || k.ctx.Err() != nil // unsubscribed, or the socket is closing
+	k.letGo(sub)
 	var f *fault.Error
 	switch {
 	case cut:
 	case err == nil:
-		_ = k.send(frame{Type: "end", VideoID: sc.job})
+		_ = k.send(frame{Type: "end", VideoID: sub.scope.job})
 	case errors.As(err, &f):
-		_ = k.send(refusal(sc, f))
+		_ = k.send(refusal(sub.scope, f))
 	default:
 		code, text := websocket.CloseInternalServerErr, "resume with your cursors"
 		switch {

@@ -86,7 +86,7 @@ type watch struct {
 	lost    bool           // it had a cursor where the stream cannot continue
 	video   *videov1.Video // the one job, read after the hub began to listen
 	until   time.Time      // when a resumed watch of a job that has ended gives up; zero otherwise
-	told    map[string]mark
+	told    told
 	billing bool // may know of the account's money: a page that shows videos holds a key too
 }
 
@@ -109,7 +109,7 @@ func (s *Service) open(ctx context.Context, c caller, sc scope, after string, wa
 	if err != nil {
 		return nil, err
 	}
-	w := &watch{s: s, scope: sub.scope, sub: sub, upto: sub.from, told: map[string]mark{}, billing: c.billing}
+	w := &watch{s: s, scope: sub.scope, sub: sub, upto: sub.from, told: told{job: sc.job}, billing: c.billing}
 	err = w.begin(ctx, after)
 	if err == nil && w.video != nil && !c.allows(w.video) {
 		err = noVideo() // like one that there is not: it is none of theirs
@@ -131,9 +131,9 @@ func (w *watch) begin(ctx context.Context, after string) (err error) {
 			return err
 		}
 	}
-	at, m, told, ok := parseCursor(after, w.scope.job)
-	if told {
-		w.told[w.scope.job] = m
+	at, m, known, ok := parseCursor(after, w.scope.job)
+	if known {
+		w.told.set(w.scope.job, m)
 	}
 	if ok {
 		if err := w.resume(ctx, at); err != nil {
@@ -165,8 +165,8 @@ func (w *watch) close() { w.s.hub.detach(w.sub) }
 
 // over says that the one job is final and its watcher knows.
 func (w *watch) over() bool {
-	m, told := w.told[w.scope.job]
-	return w.final() && told && !markOf(w.video).after(m)
+	m, known := w.told.get(w.scope.job)
+	return w.final() && known && !markOf(w.video).after(m)
 }
 
 func (w *watch) final() bool {
@@ -314,7 +314,7 @@ func (w *watch) event(ctx context.Context, l live, emit func(item) error) (done 
 	if w.scope.job == "" && ev.GetTransient() && job.FromProto(v.GetState()) == job.Storing {
 		return false, nil // the sweep's reminder: told long ago, perhaps before a cut
 	}
-	if _, known := w.told[v.GetId()]; !known && ev.GetTransient() && w.stale(ctx, v) {
+	if _, known := w.told.get(v.GetId()); !known && ev.GetTransient() && w.stale(ctx, v) {
 		return false, nil
 	}
 	return w.tell(item{kind: isEvent, video: v, frames: l.frames}, emit)
@@ -334,17 +334,17 @@ func (w *watch) stale(ctx context.Context, v *videov1.Video) bool {
 func (w *watch) tell(it item, emit func(item) error) (done bool, err error) {
 	v := it.video
 	m, final, one := markOf(v), job.FromProto(v.GetState()).Terminal(), w.scope.job != ""
-	if old, ok := w.told[v.GetId()]; ok && !m.after(old) {
+	if old, ok := w.told.get(v.GetId()); ok && !m.after(old) {
 		return final && one, nil
 	}
-	w.told[v.GetId()] = m
+	w.told.set(v.GetId(), m)
 	switch {
 	case one:
 		it.cursor = cursorOf(w.at, v)
 	case it.kind == isEvent:
 		it.cursor = w.at.String()
 		if final {
-			delete(w.told, v.GetId())
+			delete(w.told.many, v.GetId())
 		}
 	}
 	return final && one, emit(it)
