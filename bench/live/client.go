@@ -124,7 +124,7 @@ func runClient(addr string) error {
 }
 
 func (c *client) open(n int) error {
-	d := websocket.Dialer{HandshakeTimeout: time.Minute, ReadBufferSize: 1024, WriteBufferSize: 256, WriteBufferPool: &sync.Pool{}}
+	d := websocket.Dialer{HandshakeTimeout: time.Minute, ReadBufferSize: 4096, WriteBufferSize: 256, WriteBufferPool: &sync.Pool{}}
 	first := len(c.conns)
 	c.conns = append(c.conns, make([]*websocket.Conn, n)...)
 	errs := make(chan error, 1)

@@ -59,3 +59,37 @@ func (g *realtimeServer) ListEndedRealtimeTokens(ctx context.Context, r *ledgerv
 	}
 	return &ledgerv1.ListEndedRealtimeTokensResponse{TokenIds: ended}, nil
 }
+
+// unfinishedSQL reads what is live, which is little, for an account; for an end
+// user all that is theirs, by the index of users.
+func unfinishedSQL(ofUser bool) string {
+	whose := "$3 = ''"
+	if ofUser {
+		whose = "end_user = $3 and end_user <> ''"
+	}
+	return "select " + columns + " from job where account_id = $1 and completed_at is null and deleted_at is null and id > $2 and " + whose + " order by id limit $4"
+}
+
+// ListUnfinishedJobs pages through what is not final.
+func (g *realtimeServer) ListUnfinishedJobs(ctx context.Context, r *ledgerv1.ListUnfinishedJobsRequest) (*ledgerv1.ListUnfinishedJobsResponse, error) {
+	rows, err := g.s.pool.Query(ctx, unfinishedSQL(r.GetUser() != ""), r.GetAccountId(), r.GetAfter(), r.GetUser(), r.GetLimit()+1)
+	if err != nil {
+		return nil, fmt.Errorf("list unfinished jobs: %w", err)
+	}
+	jobs, err := pgx.CollectRows(rows, scan)
+	if err != nil {
+		return nil, fmt.Errorf("list unfinished jobs: %w", err)
+	}
+	resp := &ledgerv1.ListUnfinishedJobsResponse{}
+	if len(jobs) > int(r.GetLimit()) {
+		jobs, resp.HasMore = jobs[:r.GetLimit()], true
+	}
+	for _, j := range jobs {
+		v, err := j.video(g.s.cfg.RetainVideos)
+		if err != nil {
+			return nil, err
+		}
+		resp.Videos = append(resp.Videos, v)
+	}
+	return resp, nil
+}

@@ -191,6 +191,37 @@ func TestWatchOfAnEndUser(t *testing.T) {
 	}
 }
 
+// A watch of many begins with a page after the other of what is unfinished, up to
+// a bound, and says when there is more.
+func TestSnapshotOfMany(t *testing.T) {
+	t.Parallel()
+	x := setup(t)
+	ctx := limit(t, time.Minute)
+	begin := func() (n int, more bool) {
+		c := x.live(ctx, "reelway.bearer.k")
+		say(ctx, t, c, `{"type":"subscribe","all":true}`)
+		f := hear(ctx, t, c)
+		for ; f.Type == "snapshot"; f = hear(ctx, t, c) {
+			if want := fmt.Sprintf("video_%04d", n); f.Video.ID != want {
+				t.Fatalf("%s instead of %s", f.Video.ID, want)
+			}
+			n++
+		}
+		if f.Type != "subscribed" {
+			t.Fatalf("%+v", f)
+		}
+		return n, f.More
+	}
+	for i, want := range []int{0, 1, 100, 101, 1000, 1000} {
+		for n := range []int{0, 1, 100, 101, 1000, 1001}[i] {
+			x.commit(video(fmt.Sprintf("video_%04d", n), 1))
+		}
+		if n, more := begin(); n != want || more != (i == 5) {
+			t.Errorf("%d: told of %d, more: %v", i, n, more)
+		}
+	}
+}
+
 // What a token was made for can be watched, and nothing else; of that neither
 // what it cost nor who tried.
 func TestTokenGrantsWhatItNames(t *testing.T) {
@@ -284,6 +315,10 @@ func TestTokenEnds(t *testing.T) {
 		defer x.books.mu.Unlock()
 		x.books.revoked[id] = true
 	}
+	elsewhere, _ := open(livetoken.Grant{ID: "rtok_heard"})
+	halt := x.halt
+	t.Cleanup(func() { halt() })
+	x.serve() // another replica
 	heard, heardSSE := open(livetoken.Grant{ID: "rtok_heard"})
 	unheard, _ := open(livetoken.Grant{ID: "rtok_unheard"})
 	other, _ := open(livetoken.Grant{ID: "rtok_other"})
@@ -293,6 +328,7 @@ func TestTokenEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed("revoked", heard)
+	closed("revoked, on the other replica", elsewhere)
 	revoke("rtok_unheard") // and the broadcast is lost
 	closed("revoked, unheard", unheard)
 	closed("expired", expiring)

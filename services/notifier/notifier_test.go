@@ -60,13 +60,13 @@ func (b *books) GetJob(_ context.Context, r *ledgerv1.GetJobRequest, _ ...grpc.C
 	return &ledgerv1.GetJobResponse{Video: v}, nil
 }
 
-func (b *books) ListJobs(_ context.Context, r *ledgerv1.ListJobsRequest, _ ...grpc.CallOption) (*ledgerv1.ListJobsResponse, error) {
+func (b *books) ListUnfinishedJobs(_ context.Context, r *ledgerv1.ListUnfinishedJobsRequest, _ ...grpc.CallOption) (*ledgerv1.ListUnfinishedJobsResponse, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	resp := &ledgerv1.ListJobsResponse{}
-	for _, id := range slices.Backward(slices.Sorted(maps.Keys(b.jobs))) {
+	resp := &ledgerv1.ListUnfinishedJobsResponse{}
+	for _, id := range slices.Sorted(maps.Keys(b.jobs)) {
 		v := b.jobs[id]
-		if v.GetAccountId() != r.GetAccountId() || v.GetState() != r.GetState() || r.GetUser() != "" && v.GetUser() != r.GetUser() || r.GetAfter() != "" && id >= r.GetAfter() {
+		if v.GetAccountId() != r.GetAccountId() || v.GetState() == videov1.VideoState_VIDEO_STATE_SUCCEEDED || r.GetUser() != "" && v.GetUser() != r.GetUser() || id <= r.GetAfter() {
 			continue
 		}
 		if len(resp.GetVideos()) == int(r.GetLimit()) {
@@ -424,7 +424,7 @@ func TestStreamWipedUnderWatchers(t *testing.T) {
 	if f, err := all(); err != nil || f.Type != "reset" {
 		t.Errorf("a watch of all is not told what it lost: %+v %v", f, err)
 	}
-	for _, want := range []string{"video_other", "video_1"} { // both unfinished
+	for _, want := range []string{"video_1", "video_other"} { // both unfinished
 		if f, err := all(); err != nil || f.Type != "snapshot" || f.Video.ID != want || f.Cursor != "" {
 			t.Errorf("%+v %v", f, err)
 		}

@@ -244,36 +244,29 @@ const snapshotMost = 1000
 // have no cursor: who is cut among them begins anew. more says that there are
 // too many.
 func (w *watch) snapshot(ctx context.Context, emit func(item) error) (more bool, err error) {
-	n := 0
-	for number := range int32(len(videov1.VideoState_name)) {
-		state := videov1.VideoState(number)
-		if st := job.FromProto(state); state == videov1.VideoState_VIDEO_STATE_UNSPECIFIED || st.Terminal() {
-			continue
+	req := &ledgerv1.ListUnfinishedJobsRequest{AccountId: w.scope.account, User: w.scope.user, Limit: 100}
+	for n := 0; ; {
+		page, err := w.s.unfinished(ctx, req)
+		if err != nil {
+			return false, err
 		}
-		for req := (&ledgerv1.ListJobsRequest{AccountId: w.scope.account, User: w.scope.user, State: state, Limit: 100}); ; {
-			page, err := w.s.list(ctx, req)
-			if err != nil {
+		for _, v := range page.GetVideos() {
+			if n++; n > snapshotMost {
+				return true, nil
+			}
+			// What is estimated is in the read model alone.
+			if now, ok, err := w.s.d.Bus.Status(ctx, v.GetId()); err == nil && ok && now.GetVersion() == v.GetVersion() {
+				v.Progress, v.ProgressEstimated = now.GetProgress(), now.GetProgressEstimated()
+			}
+			if _, err := w.tell(item{kind: isSnapshot, video: v}, emit); err != nil {
 				return false, err
 			}
-			for _, v := range page.GetVideos() {
-				if n++; n > snapshotMost {
-					return true, nil
-				}
-				// The list knows no percentages: they are in the read model alone.
-				if now, ok, err := w.s.d.Bus.Status(ctx, v.GetId()); err == nil && ok && now.GetVersion() == v.GetVersion() {
-					v.Progress, v.ProgressEstimated = now.GetProgress(), now.GetProgressEstimated()
-				}
-				if _, err := w.tell(item{kind: isSnapshot, video: v}, emit); err != nil {
-					return false, err
-				}
-				req.After = v.GetId()
-			}
-			if !page.GetHasMore() {
-				break
-			}
+			req.After = v.GetId()
+		}
+		if !page.GetHasMore() {
+			return false, nil
 		}
 	}
-	return false, nil
 }
 
 // drain tells what the hub has passed on meanwhile. done says that the one job
@@ -430,10 +423,10 @@ func (s *Service) read(ctx context.Context, account, videoID string) (*videov1.V
 	return r.GetVideo(), nil
 }
 
-func (s *Service) list(ctx context.Context, r *ledgerv1.ListJobsRequest) (*ledgerv1.ListJobsResponse, error) {
+func (s *Service) unfinished(ctx context.Context, r *ledgerv1.ListUnfinishedJobsRequest) (*ledgerv1.ListUnfinishedJobsResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	page, err := s.d.Jobs.ListJobs(ctx, r)
+	page, err := s.d.Realtime.ListUnfinishedJobs(ctx, r)
 	if err != nil {
 		return nil, fault.FromStatus(err)
 	}

@@ -12,6 +12,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	v1 "reelway.dev/proto/gen/reelway/video/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -264,11 +265,136 @@ func (x *ListEndedRealtimeTokensResponse) GetTokenIds() []string {
 	return nil
 }
 
+// ListUnfinishedJobsRequest pages through the jobs of an account that are not
+// final, or those of one of its end users, the oldest first.
+type ListUnfinishedJobsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AccountId string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	User      string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	// The last id of the page before.
+	After string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	// 1 to 100.
+	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnfinishedJobsRequest) Reset() {
+	*x = ListUnfinishedJobsRequest{}
+	mi := &file_reelway_ledger_v1_realtime_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnfinishedJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnfinishedJobsRequest) ProtoMessage() {}
+
+func (x *ListUnfinishedJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_realtime_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnfinishedJobsRequest.ProtoReflect.Descriptor instead.
+func (*ListUnfinishedJobsRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_realtime_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListUnfinishedJobsRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *ListUnfinishedJobsRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ListUnfinishedJobsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListUnfinishedJobsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListUnfinishedJobsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without attempts. What is estimated of them is in the read model.
+	Videos        []*v1.Video `protobuf:"bytes,1,rep,name=videos,proto3" json:"videos,omitempty"`
+	HasMore       bool        `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnfinishedJobsResponse) Reset() {
+	*x = ListUnfinishedJobsResponse{}
+	mi := &file_reelway_ledger_v1_realtime_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnfinishedJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnfinishedJobsResponse) ProtoMessage() {}
+
+func (x *ListUnfinishedJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_realtime_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnfinishedJobsResponse.ProtoReflect.Descriptor instead.
+func (*ListUnfinishedJobsResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_realtime_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ListUnfinishedJobsResponse) GetVideos() []*v1.Video {
+	if x != nil {
+		return x.Videos
+	}
+	return nil
+}
+
+func (x *ListUnfinishedJobsResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
 var File_reelway_ledger_v1_realtime_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_realtime_proto_rawDesc = "" +
 	"\n" +
-	" reelway/ledger/v1/realtime.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\"\xb3\x01\n" +
+	" reelway/ledger/v1/realtime.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1creelway/video/v1/video.proto\"\xb3\x01\n" +
 	"\x1aRevokeRealtimeTokenRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12m\n" +
@@ -283,10 +409,20 @@ const file_reelway_ledger_v1_realtime_proto_rawDesc = "" +
 	"\x1eListEndedRealtimeTokensRequest\x12F\n" +
 	"\x06tokens\x18\x01 \x03(\v2#.reelway.ledger.v1.RealtimeTokenRefB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06tokens\">\n" +
 	"\x1fListEndedRealtimeTokensResponse\x12\x1b\n" +
-	"\ttoken_ids\x18\x01 \x03(\tR\btokenIds2\x8a\x02\n" +
+	"\ttoken_ids\x18\x01 \x03(\tR\btokenIds\"\x8e\x01\n" +
+	"\x19ListUnfinishedJobsRequest\x12&\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\x12\x1f\n" +
+	"\x05limit\x18\x04 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x01R\x05limit\"h\n" +
+	"\x1aListUnfinishedJobsResponse\x12/\n" +
+	"\x06videos\x18\x01 \x03(\v2\x17.reelway.video.v1.VideoR\x06videos\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore2\xfd\x02\n" +
 	"\x0fRealtimeService\x12t\n" +
 	"\x13RevokeRealtimeToken\x12-.reelway.ledger.v1.RevokeRealtimeTokenRequest\x1a..reelway.ledger.v1.RevokeRealtimeTokenResponse\x12\x80\x01\n" +
-	"\x17ListEndedRealtimeTokens\x121.reelway.ledger.v1.ListEndedRealtimeTokensRequest\x1a2.reelway.ledger.v1.ListEndedRealtimeTokensResponseB2Z0reelway.dev/proto/gen/reelway/ledger/v1;ledgerv1b\x06proto3"
+	"\x17ListEndedRealtimeTokens\x121.reelway.ledger.v1.ListEndedRealtimeTokensRequest\x1a2.reelway.ledger.v1.ListEndedRealtimeTokensResponse\x12q\n" +
+	"\x12ListUnfinishedJobs\x12,.reelway.ledger.v1.ListUnfinishedJobsRequest\x1a-.reelway.ledger.v1.ListUnfinishedJobsResponseB2Z0reelway.dev/proto/gen/reelway/ledger/v1;ledgerv1b\x06proto3"
 
 var (
 	file_reelway_ledger_v1_realtime_proto_rawDescOnce sync.Once
@@ -300,25 +436,31 @@ func file_reelway_ledger_v1_realtime_proto_rawDescGZIP() []byte {
 	return file_reelway_ledger_v1_realtime_proto_rawDescData
 }
 
-var file_reelway_ledger_v1_realtime_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_reelway_ledger_v1_realtime_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_reelway_ledger_v1_realtime_proto_goTypes = []any{
 	(*RevokeRealtimeTokenRequest)(nil),      // 0: reelway.ledger.v1.RevokeRealtimeTokenRequest
 	(*RevokeRealtimeTokenResponse)(nil),     // 1: reelway.ledger.v1.RevokeRealtimeTokenResponse
 	(*RealtimeTokenRef)(nil),                // 2: reelway.ledger.v1.RealtimeTokenRef
 	(*ListEndedRealtimeTokensRequest)(nil),  // 3: reelway.ledger.v1.ListEndedRealtimeTokensRequest
 	(*ListEndedRealtimeTokensResponse)(nil), // 4: reelway.ledger.v1.ListEndedRealtimeTokensResponse
+	(*ListUnfinishedJobsRequest)(nil),       // 5: reelway.ledger.v1.ListUnfinishedJobsRequest
+	(*ListUnfinishedJobsResponse)(nil),      // 6: reelway.ledger.v1.ListUnfinishedJobsResponse
+	(*v1.Video)(nil),                        // 7: reelway.video.v1.Video
 }
 var file_reelway_ledger_v1_realtime_proto_depIdxs = []int32{
 	2, // 0: reelway.ledger.v1.ListEndedRealtimeTokensRequest.tokens:type_name -> reelway.ledger.v1.RealtimeTokenRef
-	0, // 1: reelway.ledger.v1.RealtimeService.RevokeRealtimeToken:input_type -> reelway.ledger.v1.RevokeRealtimeTokenRequest
-	3, // 2: reelway.ledger.v1.RealtimeService.ListEndedRealtimeTokens:input_type -> reelway.ledger.v1.ListEndedRealtimeTokensRequest
-	1, // 3: reelway.ledger.v1.RealtimeService.RevokeRealtimeToken:output_type -> reelway.ledger.v1.RevokeRealtimeTokenResponse
-	4, // 4: reelway.ledger.v1.RealtimeService.ListEndedRealtimeTokens:output_type -> reelway.ledger.v1.ListEndedRealtimeTokensResponse
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	7, // 1: reelway.ledger.v1.ListUnfinishedJobsResponse.videos:type_name -> reelway.video.v1.Video
+	0, // 2: reelway.ledger.v1.RealtimeService.RevokeRealtimeToken:input_type -> reelway.ledger.v1.RevokeRealtimeTokenRequest
+	3, // 3: reelway.ledger.v1.RealtimeService.ListEndedRealtimeTokens:input_type -> reelway.ledger.v1.ListEndedRealtimeTokensRequest
+	5, // 4: reelway.ledger.v1.RealtimeService.ListUnfinishedJobs:input_type -> reelway.ledger.v1.ListUnfinishedJobsRequest
+	1, // 5: reelway.ledger.v1.RealtimeService.RevokeRealtimeToken:output_type -> reelway.ledger.v1.RevokeRealtimeTokenResponse
+	4, // 6: reelway.ledger.v1.RealtimeService.ListEndedRealtimeTokens:output_type -> reelway.ledger.v1.ListEndedRealtimeTokensResponse
+	6, // 7: reelway.ledger.v1.RealtimeService.ListUnfinishedJobs:output_type -> reelway.ledger.v1.ListUnfinishedJobsResponse
+	5, // [5:8] is the sub-list for method output_type
+	2, // [2:5] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_realtime_proto_init() }
@@ -332,7 +474,7 @@ func file_reelway_ledger_v1_realtime_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_realtime_proto_rawDesc), len(file_reelway_ledger_v1_realtime_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

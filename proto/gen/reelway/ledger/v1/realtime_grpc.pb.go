@@ -23,17 +23,20 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	RealtimeService_RevokeRealtimeToken_FullMethodName     = "/reelway.ledger.v1.RealtimeService/RevokeRealtimeToken"
 	RealtimeService_ListEndedRealtimeTokens_FullMethodName = "/reelway.ledger.v1.RealtimeService/ListEndedRealtimeTokens"
+	RealtimeService_ListUnfinishedJobs_FullMethodName      = "/reelway.ledger.v1.RealtimeService/ListUnfinishedJobs"
 )
 
 // RealtimeServiceClient is the client API for RealtimeService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// RealtimeService tells intake and notifier which browser tokens have ended
-// before their time. Tokens are signed, not stored.
+// RealtimeService is for those who watch: which browser tokens have ended before
+// their time (tokens are signed, not stored), and with what a watch of many
+// videos begins.
 type RealtimeServiceClient interface {
 	RevokeRealtimeToken(ctx context.Context, in *RevokeRealtimeTokenRequest, opts ...grpc.CallOption) (*RevokeRealtimeTokenResponse, error)
 	ListEndedRealtimeTokens(ctx context.Context, in *ListEndedRealtimeTokensRequest, opts ...grpc.CallOption) (*ListEndedRealtimeTokensResponse, error)
+	ListUnfinishedJobs(ctx context.Context, in *ListUnfinishedJobsRequest, opts ...grpc.CallOption) (*ListUnfinishedJobsResponse, error)
 }
 
 type realtimeServiceClient struct {
@@ -64,15 +67,27 @@ func (c *realtimeServiceClient) ListEndedRealtimeTokens(ctx context.Context, in 
 	return out, nil
 }
 
+func (c *realtimeServiceClient) ListUnfinishedJobs(ctx context.Context, in *ListUnfinishedJobsRequest, opts ...grpc.CallOption) (*ListUnfinishedJobsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUnfinishedJobsResponse)
+	err := c.cc.Invoke(ctx, RealtimeService_ListUnfinishedJobs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RealtimeServiceServer is the server API for RealtimeService service.
 // All implementations must embed UnimplementedRealtimeServiceServer
 // for forward compatibility.
 //
-// RealtimeService tells intake and notifier which browser tokens have ended
-// before their time. Tokens are signed, not stored.
+// RealtimeService is for those who watch: which browser tokens have ended before
+// their time (tokens are signed, not stored), and with what a watch of many
+// videos begins.
 type RealtimeServiceServer interface {
 	RevokeRealtimeToken(context.Context, *RevokeRealtimeTokenRequest) (*RevokeRealtimeTokenResponse, error)
 	ListEndedRealtimeTokens(context.Context, *ListEndedRealtimeTokensRequest) (*ListEndedRealtimeTokensResponse, error)
+	ListUnfinishedJobs(context.Context, *ListUnfinishedJobsRequest) (*ListUnfinishedJobsResponse, error)
 	mustEmbedUnimplementedRealtimeServiceServer()
 }
 
@@ -88,6 +103,9 @@ func (UnimplementedRealtimeServiceServer) RevokeRealtimeToken(context.Context, *
 }
 func (UnimplementedRealtimeServiceServer) ListEndedRealtimeTokens(context.Context, *ListEndedRealtimeTokensRequest) (*ListEndedRealtimeTokensResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEndedRealtimeTokens not implemented")
+}
+func (UnimplementedRealtimeServiceServer) ListUnfinishedJobs(context.Context, *ListUnfinishedJobsRequest) (*ListUnfinishedJobsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUnfinishedJobs not implemented")
 }
 func (UnimplementedRealtimeServiceServer) mustEmbedUnimplementedRealtimeServiceServer() {}
 func (UnimplementedRealtimeServiceServer) testEmbeddedByValue()                         {}
@@ -146,6 +164,24 @@ func _RealtimeService_ListEndedRealtimeTokens_Handler(srv interface{}, ctx conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RealtimeService_ListUnfinishedJobs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUnfinishedJobsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RealtimeServiceServer).ListUnfinishedJobs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RealtimeService_ListUnfinishedJobs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RealtimeServiceServer).ListUnfinishedJobs(ctx, req.(*ListUnfinishedJobsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RealtimeService_ServiceDesc is the grpc.ServiceDesc for RealtimeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +196,10 @@ var RealtimeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListEndedRealtimeTokens",
 			Handler:    _RealtimeService_ListEndedRealtimeTokens_Handler,
+		},
+		{
+			MethodName: "ListUnfinishedJobs",
+			Handler:    _RealtimeService_ListUnfinishedJobs_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
