@@ -165,11 +165,9 @@ func (s *stack) witness(ctx context.Context, id string) *witness {
 	return w
 }
 
-// A browser watches by reelway.js: it is told everything once, through a cut,
-// plays the result, is shown out when its token is revoked, does without
-// WebSockets, and nothing of its tokens is in the log.
-func TestBrowserWatches(t *testing.T) {
-	t.Parallel()
+// browse runs a script that drives a browser, and returns what it printed.
+func browse(ctx context.Context, t *testing.T, script, input string, env ...string) []byte {
+	t.Helper()
 	if _, err := os.Stat("browser/node_modules/.package-lock.json"); err != nil {
 		t.Fatal("the browser's driver is not installed: run `make setup-test`")
 	}
@@ -183,6 +181,25 @@ func TestBrowserWatches(t *testing.T) {
 	if chromium == "" {
 		t.Fatal("there is no Chromium: run `make setup-test`, or install the package chromium by hand")
 	}
+	cmd := exec.CommandContext(ctx, "node", script)
+	cmd.Dir, cmd.Stdin = "browser", strings.NewReader(input)
+	cmd.Env = append(append(os.Environ(), "CHROMIUM="+chromium), env...)
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("%v\n%s%s", err, out, exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	return out
+}
+
+// A browser watches by reelway.js: it is told everything once, through a cut,
+// plays the result, is shown out when its token is revoked, does without
+// WebSockets, and nothing of its tokens is in the log.
+func TestBrowserWatches(t *testing.T) {
+	t.Parallel()
 	// A slow render has no webhook and is polled late: until then there is nothing
 	// but estimates.
 	s := setup(t, "REELWAY_LOG_LEVEL=debug", "REELWAY_WATCH_AFTER=15s", "REELWAY_TYPICAL_RENDER=20s", "REELWAY_PROGRESS_EVERY=100ms", "REELWAY_SWEEP_AFTER=30s")
@@ -273,17 +290,7 @@ func TestBrowserWatches(t *testing.T) {
 	srv := httptest.NewServer(control)
 	t.Cleanup(srv.Close)
 
-	cmd := exec.CommandContext(ctx, "node", "live.mjs")
-	cmd.Dir = "browser"
-	cmd.Env = append(os.Environ(), "BASE=http://"+net.l.Addr().String(), "CONTROL="+srv.URL, "CHROMIUM="+chromium)
-	raw, err := cmd.Output()
-	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			t.Fatalf("%v\n%s%s", err, raw, exit.Stderr)
-		}
-		t.Fatal(err)
-	}
+	raw := browse(ctx, t, "live.mjs", "", "BASE=http://"+net.l.Addr().String(), "CONTROL="+srv.URL)
 	var got struct {
 		BeforeTheCut int
 		Told         []string
