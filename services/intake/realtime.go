@@ -116,14 +116,13 @@ func readToken(w http.ResponseWriter, r *http.Request) (*videov1.CreateRealtimeT
 		return nil, nil, invalid([]fault.Field{f})
 	}
 	req := &videov1.CreateRealtimeTokenRequest{Videos: b.Videos, User: b.User}
-	seconds, err := b.ExpiresIn.seconds()
-	if err != nil {
-		return req, []fault.Field{{Name: "expires_in", Message: err.Error()}}, nil
-	}
-	if seconds > 0 {
+	var bad []fault.Field
+	if seconds, err := b.ExpiresIn.seconds(); err != nil {
+		bad = append(bad, fault.Field{Name: "expires_in", Message: err.Error()})
+	} else if seconds > 0 {
 		req.Lifetime = durationpb.New(time.Duration(seconds) * time.Second)
 	}
-	return req, nil, nil
+	return req, bad, nil
 }
 
 func (s *Service) postToken(w http.ResponseWriter, r *http.Request, p auth.Principal) error {

@@ -22,7 +22,7 @@ const (
 	revokeTokenSQL = `with past as (delete from realtime_revocation where (account_id, token_id) in
 			(select account_id, token_id from realtime_revocation where ends_at < now() order by ends_at limit 10 for update skip locked))
 		insert into realtime_revocation (account_id, token_id, ends_at) values ($1, $2, now() + interval '25 hours')
-		on conflict do nothing`
+		on conflict do nothing` //nolint:gosec // a statement, no credential
 	// Expiry, which a token tells by itself, is not asked about.
 	endedTokensSQL = `select t.token_id from unnest($1::text[], $2::text[], $3::text[]) t (token_id, account_id, key_id)
 		where exists (select from realtime_revocation r where r.account_id = t.account_id and r.token_id = t.token_id)

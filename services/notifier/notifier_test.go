@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -109,6 +110,7 @@ type bundle struct {
 	tokens *livetoken.Tokens
 	s      *notifier.Service
 	url    string
+	narrow bool   // the system buffers little of what is sent
 	halt   func() // stops its components; they run again by begin
 }
 
@@ -136,7 +138,14 @@ func (x *bundle) serve(change ...func(*notifier.Config)) {
 		x.t.Fatal(err)
 	}
 	x.s = s
-	srv := httptest.NewServer(s.Handler())
+	srv := httptest.NewUnstartedServer(s.Handler())
+	srv.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if tcp, ok := c.(*net.TCPConn); ok && x.narrow {
+			_ = tcp.SetWriteBuffer(4096)
+		}
+		return ctx
+	}
+	srv.Start()
 	x.url = srv.URL
 	x.begin()
 	x.t.Cleanup(func() { srv.CloseClientConnections(); srv.Close(); x.halt() })
