@@ -325,7 +325,7 @@ func (k *socket) goodbye(code int, text string) {
 	if len(text) > maxProtocol {
 		text = text[:maxProtocol]
 	}
-	_ = k.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(writeTimeout))
+	_ = k.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(closeWait))
 	_ = k.conn.SetReadDeadline(time.Now().Add(closeWait))
 	if k.admitted != nil {
 		k.end()

@@ -160,6 +160,7 @@ export class Live extends EventTarget {
         this.#stale = false;
       }
     } catch (e) {
+      if (this.#refresh && this.#tries <= 5) return this.#again(); // your back end may be out of reach too
       return this.#fail({ code: "unauthenticated", message: String(e?.message ?? e), retryable: false });
     } finally {
       this.#busy = false;
