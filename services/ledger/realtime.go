@@ -19,10 +19,10 @@ type realtimeServer struct {
 const (
 	// A revocation is kept for as long as a token can live, and an hour for
 	// clocks that differ. Each sweeps some that are past that.
-	revokeTokenSQL = `with past as (delete from realtime_revocation where (account_id, token_id) in
+	revokeSQL = `with past as (delete from realtime_revocation where (account_id, token_id) in
 			(select account_id, token_id from realtime_revocation where ends_at < now() order by ends_at limit 10 for update skip locked))
 		insert into realtime_revocation (account_id, token_id, ends_at) values ($1, $2, now() + interval '25 hours')
-		on conflict do nothing` //nolint:gosec // a statement, no credential
+		on conflict do nothing`
 	// Expiry, which a token tells by itself, is not asked about.
 	endedTokensSQL = `select t.token_id from unnest($1::text[], $2::text[], $3::text[]) t (token_id, account_id, key_id)
 		where exists (select from realtime_revocation r where r.account_id = t.account_id and r.token_id = t.token_id)
@@ -34,7 +34,7 @@ const (
 func (g *realtimeServer) RevokeRealtimeToken(ctx context.Context, r *ledgerv1.RevokeRealtimeTokenRequest) (*ledgerv1.RevokeRealtimeTokenResponse, error) {
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if _, err := g.s.pool.Exec(ctx, revokeTokenSQL, r.GetAccountId(), r.GetTokenId()); err != nil {
+	if _, err := g.s.pool.Exec(ctx, revokeSQL, r.GetAccountId(), r.GetTokenId()); err != nil {
 		return nil, ofAccount(fmt.Errorf("revoke token: %w", err))
 	}
 	if err := g.s.bus.Broadcast(ctx, bus.AccessChangedSubject, &eventv1.AccessChanged{AccountId: r.GetAccountId(), TokenId: r.GetTokenId()}); err != nil {
