@@ -14,13 +14,14 @@ help: ## List the targets
 setup: ## Install PostgreSQL when it is absent
 	@deploy/setup postgresql
 
-setup-test: setup stores test/sdk/node_modules/.package-lock.json ## Install what the tests need besides: ffmpeg, object stores and the providers' own clients
+setup-test: setup stores test/sdk/node_modules/.package-lock.json test/browser/node_modules/.package-lock.json ## Install what the tests need besides: ffmpeg, object stores, a browser, and the providers' own clients
 	@deploy/setup ffmpeg
+	@deploy/setup chromium
 
 # npm writes this file at the end of an installation.
-test/sdk/node_modules/.package-lock.json: test/sdk/package-lock.json
+test/%/node_modules/.package-lock.json: test/%/package-lock.json
 	@deploy/setup nodejs
-	cd test/sdk && npm ci --no-progress --loglevel=error
+	cd test/$* && npm ci --no-progress --loglevel=error
 	@touch $@
 
 tools: $(BIN)/buf $(BIN)/golangci-lint ## Build the pinned developer tools
@@ -77,8 +78,8 @@ breaking: tools ## Fail when the contracts break callers of the last commit but 
 tidy: ## Tidy every module alone
 	@for m in $(MODULES); do (cd $$m && $(ALONE) go mod tidy) || exit 1; done
 
-bench: setup ## Measure the ledger beside River and bare SQL, and the dispatcher; takes minutes
-	cd bench && go run ./ledger && go run ./dispatcher
+bench: setup ## Measure the ledger beside River and bare SQL, the dispatcher and the notifier; takes minutes
+	cd bench && go run ./ledger && go run ./dispatcher && go run ./live
 
 fuzz: ## Fuzz each target for 30 seconds
 	cd services/intake && go test -fuzz=FuzzDecode -fuzztime=30s .

@@ -3,6 +3,7 @@ module reelway.dev/bench
 go 1.26.0
 
 require (
+	github.com/gorilla/websocket v1.5.3
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/nats-io/nats.go v1.55.0
@@ -12,8 +13,10 @@ require (
 	google.golang.org/protobuf v1.36.12
 	reelway.dev/pkg v0.0.0
 	reelway.dev/proto v0.0.0
+	reelway.dev/services/callback v0.0.0
 	reelway.dev/services/dispatcher v0.0.0
 	reelway.dev/services/ledger v0.0.0
+	reelway.dev/services/notifier v0.0.0
 	reelway.dev/services/simulator v0.0.0
 )
 
@@ -89,7 +92,9 @@ require (
 replace (
 	reelway.dev/pkg => ../pkg
 	reelway.dev/proto => ../proto
+	reelway.dev/services/callback => ../services/callback
 	reelway.dev/services/dispatcher => ../services/dispatcher
 	reelway.dev/services/ledger => ../services/ledger
+	reelway.dev/services/notifier => ../services/notifier
 	reelway.dev/services/simulator => ../services/simulator
 )

@@ -73,8 +73,8 @@ type Authenticator struct {
 
 	mu     sync.Mutex
 	known  map[[32]byte]entry
-	change uint64                                // grows with every Forget
-	held   map[string]map[chan struct{}]struct{} // by account: what Forget wakes
+	change uint64 // grows with every Forget
+	held   held
 }
 
 type entry struct {
@@ -89,7 +89,8 @@ const (
 
 // New returns an Authenticator on the ledger's accounts.
 func New(ledger Ledger, now func() time.Time) *Authenticator {
-	return &Authenticator{ledger: ledger, now: now, known: map[[32]byte]entry{}, held: map[string]map[chan struct{}]struct{}{}}
+	return &Authenticator{ledger: ledger, now: now, known: map[[32]byte]entry{},
+		held: held{all: map[*hold]struct{}{}, changed: map[string]struct{}{}, wake: make(chan struct{}, 1)}}
 }
 
 // Components make a forget what the ledger says was changed, at once.
@@ -111,11 +112,9 @@ func (a *Authenticator) Forget(account string) {
 			delete(a.known, hash)
 		}
 	}
-	for wake := range a.held[account] {
-		select {
-		case wake <- struct{}{}:
-		default: // it has yet to look at the last change
-		}
+	if len(a.held.all) > 0 {
+		a.held.changed[account] = struct{}{}
+		a.held.signal()
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	Budget  = "budget"
 	// Endpoint takes an account's webhooks.
 	Endpoint = "whe"
+	Token    = "rtok" // of a browser
 )
 
 // New returns a fresh id, for example "video_0197…". Its 74 random bits come

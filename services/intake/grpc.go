@@ -20,13 +20,14 @@ type usageServer struct {
 	s *Service
 }
 
-// Register puts VideoService, UsageService and WebhookService, and for admin keys
+// Register puts VideoService, UsageService, WebhookService and RealtimeService, and for admin keys
 // the ledger's services, on a server built by pkg/rpc, which validates requests and maps
 // faults.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	videov1.RegisterVideoServiceServer(r, &videoServer{s: s})
 	videov1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	s.registerWebhooks(r)
+	videov1.RegisterRealtimeServiceServer(r, &realtimeServer{s: s})
 	s.registerAdmin(r)
 }
 

@@ -22,6 +22,7 @@ import (
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
 	"reelway.dev/pkg/limit"
+	"reelway.dev/pkg/livetoken"
 	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/route"
 	"reelway.dev/pkg/videojson"
@@ -76,6 +77,8 @@ type Deps struct {
 	Routes      *route.Routes
 	CheckURL    func(raw string) error // judges image URLs and those of webhooks
 	Health      func(context.Context) error
+	Tokens      *livetoken.Tokens // makes browser tokens
+	Realtime    ledgerv1.RealtimeServiceClient
 	Logger      *slog.Logger
 }
 
@@ -88,7 +91,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.DeadLetters == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.DeadLetters == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Tokens == nil || d.Realtime == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d}, nil

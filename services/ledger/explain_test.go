@@ -37,6 +37,8 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 		`insert into queue (provider, turn, job_id) select case g % 3 when 0 then 'kling' else 'veo' end, g, 'video_' || g from generate_series(1, 30000) g`,
 		"insert into account (id, name, tier) select 'acct_' || a, 'a', 'production' from generate_series(0, 49) a",
 		"insert into video_retention (account_id, keep_seconds) select 'acct_' || a, 86400 from generate_series(0, 9) a",
+		`insert into realtime_revocation (account_id, token_id, ends_at) select 'acct_' || g % 50, 'rtok_' || g, now() from generate_series(1, 30000) g`,
+		`insert into api_key (id, account_id, name, hash, scopes) select 'key_' || g, 'acct_' || g % 50, '', sha256(g::text::bytea), '{}' from generate_series(1, 3000) g`,
 	} {
 		if _, err := pool.Exec(context.Background(), sql); err != nil {
 			t.Fatalf("%.60s: %v", sql, err)
@@ -140,6 +142,9 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		"last verdicts":            {"attempt_verdict", trustSQL, []any{trustWindow, promptly}, true},
 		"usage by day and model":   {"usage_day_pkey", byDay, dayArgs, false},
 		"usage of a user":          {"usage_user_day_pkey", ofUser, userArgs, false},
+		"unfinished of an account": {"job_live", unfinishedSQL(false), []any{"acct_7", "", "", 101}, true},
+		"unfinished of a user":     {"job_by_user", unfinishedSQL(true), []any{"acct_7", "", "user_9", 101}, false},
+		"ended tokens":             {"realtime_revocation_pkey", endedTokensSQL, []any{[]string{"rtok_1"}, []string{"acct_7"}, []string{"key_1"}}, false},
 		"a page of usage by user":  {"usage_user_day_pkey", byUser, byUserArgs, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -136,6 +136,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterDeadLetterServiceServer(r, &deadLetterServer{s: s})
 	webhookv1.RegisterWebhookServiceServer(r, &webhookServer{s: s})
 	webhookv1.RegisterDeliveryServiceServer(r, &deliveryServer{s: s})
+	ledgerv1.RegisterRealtimeServiceServer(r, &realtimeServer{s: s})
 }
 
 // Components are the ledger's background parts.

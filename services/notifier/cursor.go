@@ -20,6 +20,38 @@ func (m mark) after(o mark) bool {
 	return m.version > o.version || m.version == o.version && m.progress > o.progress
 }
 
+// sequence is m as one number: of what is told of a video, each has a higher one
+// than all before. A percentage has 7 bits.
+func (m mark) sequence() int64 { return m.version<<7 | int64(m.progress) }
+
+// told is the last that was told of each video. That of one is kept without a
+// map: such watches are many.
+type told struct {
+	job  string // the one, if it is one
+	last mark
+	any  bool
+	many map[string]mark
+}
+
+func (t *told) get(videoID string) (m mark, known bool) {
+	if t.job != "" {
+		return t.last, t.any
+	}
+	m, known = t.many[videoID]
+	return m, known
+}
+
+func (t *told) set(videoID string, m mark) {
+	if t.job != "" {
+		t.last, t.any = m, true
+		return
+	}
+	if t.many == nil {
+		t.many = map[string]mark{}
+	}
+	t.many[videoID] = m
+}
+
 // String is the cursor of a watch of all videos.
 func (p place) String() string {
 	return strconv.FormatInt(p.epoch, 36) + "-" + strconv.FormatUint(p.seq, 36)

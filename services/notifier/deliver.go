@@ -61,14 +61,14 @@ func (w *Webhooks) body(ctx context.Context, c *webhookv1.Claim) (body []byte, s
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), signature, nil
 }
 
-// credentials are the opened secrets of a claim.
-type credentials struct {
+// opened is the secrets of a claim.
+type opened struct {
 	keys    [][]byte // that sign, the newest first
 	headers map[string]string
 	hidden  []string // what must not be logged
 }
 
-func (w *Webhooks) unseal(c *webhookv1.Claim) (l credentials, err error) {
+func (w *Webhooks) unseal(c *webhookv1.Claim) (l opened, err error) {
 	for _, sealed := range c.GetSecrets() {
 		secret, err := w.d.Seal.Open(sealed, c.GetEndpointId())
 		if err != nil {
@@ -154,7 +154,7 @@ const (
 
 // post sends the request, and returns what is logged of it and how long the
 // endpoint asks to wait.
-func (w *Webhooks) post(ctx context.Context, c *webhookv1.Claim, l credentials, body []byte) (*webhookv1.Attempt, time.Duration) {
+func (w *Webhooks) post(ctx context.Context, c *webhookv1.Claim, l opened, body []byte) (*webhookv1.Attempt, time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, w.cfg.Timeout)
 	defer cancel()
 	now := time.Now()

@@ -2,9 +2,8 @@ package notifier
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/videojson"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+	"reelway.dev/services/notifier/web"
 )
 
 const (
@@ -24,52 +24,46 @@ const (
 	heartbeat    = 15 * time.Second
 )
 
-// Handler serves SSE and WebSocket.
+// Handler serves WebSocket, SSE, and the module by which browsers use them.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/videos/{id}/events", s.sse)
+	mux.HandleFunc("GET /v1/videos/{id}/events", func(w http.ResponseWriter, r *http.Request) { s.sse(w, r, r.PathValue("id"), "") })
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { s.sse(w, r, "", r.URL.Query().Get("user")) })
 	mux.HandleFunc("GET /v1/stream", s.socket)
+	for path, f := range web.Files() {
+		mux.Handle("GET "+path, f)
+	}
 	return enveloped(mux)
 }
 
-// frame is what a WebSocket sends, and an SSE message's data. A cursor resumes
-// the subscription whose frame it came with: one video's, or that of all.
-type frame struct {
-	Type    string           `json:"type"` // subscribed, snapshot, event, notice, reset, end, error
-	Cursor  string           `json:"cursor,omitempty"`
-	VideoID string           `json:"video_id,omitempty"` // with end and error: whose watch ended
-	Video   *videojson.Video `json:"video,omitempty"`
-	Notice  *notice          `json:"notice,omitempty"`
-	Error   *videojson.Error `json:"error,omitempty"`
-}
-
-func (s *Service) frame(ctx context.Context, it item) frame {
-	f := frame{Type: string(it.kind), Cursor: it.cursor}
-	if it.video != nil {
-		o := s.object(ctx, it.video)
-		f.Video = &o
-	}
-	if it.notice != nil {
-		f.Notice = noticeOf(it.notice)
-	}
-	return f
-}
-
-// sse serves one video's events. Everything that can be refused is, before the
-// first byte of a stream: an EventSource makes a stream that ends again, for
-// ever, and stops at 204, which says that the watcher knows the end.
-func (s *Service) sse(w http.ResponseWriter, r *http.Request) {
+// sse serves the events of one video, of a user's, or of all. Everything that
+// can be refused is, before the first byte of a stream: an EventSource makes a
+// stream that ends again, for ever, and stops at 204, which says that the
+// watcher knows the end.
+func (s *Service) sse(w http.ResponseWriter, r *http.Request, videoID, user string) {
 	rid := id.New(id.Request)
-	w.Header().Set("X-Request-Id", rid)
+	h := w.Header()
+	h.Set("X-Request-Id", rid)
+	if err := s.fromElsewhere(r); err != nil {
+		videojson.WriteFault(w, rid, err)
+		return
+	}
+	if origin := r.Header.Get("Origin"); origin != "" {
+		h.Set("Access-Control-Allow-Origin", origin)
+		h.Add("Vary", "Origin")
+	}
 	after := r.Header.Get("Last-Event-ID")
 	if after == "" {
 		after = r.URL.Query().Get("last_event_id")
 	}
-	p, err := s.d.Auth.Request(r, auth.VideosRead)
-	var watch *watch
-	if err == nil {
-		watch, err = s.open(r.Context(), p, r.PathValue("id"), after)
+	c, err := s.admit(r.Context(), credentialsOf(r))
+	if err != nil {
+		videojson.WriteFault(w, rid, err)
+		return
 	}
+	defer c.free()
+	signal := make(chan struct{}, 1)
+	watch, err := s.open(c.ctx, c.caller, scope{account: c.account, job: videoID, user: user}, after, signaller(signal))
 	if err != nil {
 		videojson.WriteFault(w, rid, err)
 		return
@@ -79,7 +73,6 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
@@ -90,12 +83,13 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
 		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if _, err := fmt.Fprint(w, text); err != nil {
+		if _, err := io.WriteString(w, text); err != nil { //nolint:gosec // an event stream of JSON, no page
 			return err
 		}
 		return rc.Flush()
 	}
-	ctx, cancel := s.d.Auth.Hold(r.Context(), p, auth.Bearer(r.Header.Get("Authorization")))
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		t := time.NewTicker(heartbeat)
@@ -111,19 +105,33 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	})
-	if write("retry: 1000\n\n") == nil {
-		err = watch.run(ctx, func(it item) error {
-			data, err := json.Marshal(s.frame(ctx, it))
+	if err = write("retry: 1000\n\n"); err == nil {
+		err = watch.run(ctx, signal, func(it item) error {
+			data, err := s.encode(ctx, c.caller, watch.scope, it)
 			if err != nil {
 				return err
 			}
-			return write("id: " + it.cursor + "\nevent: " + string(it.kind) + "\ndata: " + string(data) + "\n\n")
+			id := ""
+			if it.cursor != "" {
+				id = "id: " + it.cursor + "\n"
+			}
+			return write(id + "event: " + string(it.kind) + "\ndata: " + string(data) + "\n\n")
 		})
 	}
 	cancel()
 	wg.Wait() // nobody writes to w after the handler
 	if err != nil && !errors.Is(err, context.Canceled) {
 		s.d.Logger.DebugContext(r.Context(), "watcher left", "error", err.Error())
+	}
+}
+
+// signaller is a wake for who waits on signal, which holds one.
+func signaller(signal chan<- struct{}) func() {
+	return func() {
+		select {
+		case signal <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -139,28 +147,25 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 
 // WatchVideo implements WatchService.
 func (g *watchServer) WatchVideo(r *videov1.WatchVideoRequest, stream grpc.ServerStreamingServer[videov1.WatchVideoResponse]) error {
-	key := ""
+	have := credentials{}
 	if v := metadata.ValueFromIncomingContext(stream.Context(), "authorization"); len(v) > 0 {
-		key = auth.Bearer(v[0])
+		have.key = auth.Bearer(v[0])
 	}
-	p, err := g.s.d.Auth.Authenticate(stream.Context(), key)
-	if err == nil {
-		err = p.Require(auth.VideosRead)
-	}
+	c, err := g.s.admit(stream.Context(), have)
 	if err != nil {
 		return err
 	}
-	ctx, free := g.s.d.Auth.Hold(stream.Context(), p, key)
-	defer free()
-	watch, err := g.s.open(ctx, p, r.GetId(), r.GetAfter())
+	defer c.free()
+	signal := make(chan struct{}, 1)
+	watch, err := g.s.open(c.ctx, c.caller, scope{account: c.account, job: r.GetId()}, r.GetAfter(), signaller(signal))
 	if err != nil {
 		return err
 	}
 	defer watch.close()
-	err = watch.run(ctx, func(it item) error {
+	err = watch.run(c.ctx, signal, func(it item) error {
 		return stream.Send(&videov1.WatchVideoResponse{Cursor: it.cursor, Video: it.video})
 	})
-	if f := (*fault.Error)(nil); errors.As(context.Cause(ctx), &f) {
+	if f := (*fault.Error)(nil); errors.As(context.Cause(c.ctx), &f) {
 		return f
 	}
 	if errors.Is(err, errSlow) || errors.Is(err, errMoved) {

@@ -1,6 +1,8 @@
 package notifier
 
 import (
+	"bufio"
+	"net"
 	"net/http"
 	"strings"
 
@@ -42,8 +44,13 @@ func (e *envelope) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Unwrap lets http.ResponseController and the WebSocket through.
+// Unwrap lets http.ResponseController through.
 func (e *envelope) Unwrap() http.ResponseWriter { return e.ResponseWriter }
+
+// Hijack lets the WebSocket through.
+func (e *envelope) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(e.ResponseWriter).Hijack()
+}
 
 func (e *envelope) finish(text string) {
 	if e.held <= 0 {

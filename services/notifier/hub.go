@@ -27,15 +27,20 @@ type live struct {
 	seq    uint64
 	ev     *eventv1.JobEvent
 	notice *eventv1.AccountNotice
+	frames *frames // what was written of it already; nil for what the hub did not pass on
 }
 
 // scopes are whose watchers are told.
 func (l live) scopes() []scope {
 	if l.notice != nil {
-		return []scope{{l.notice.GetAccountId(), ""}}
+		return []scope{{account: l.notice.GetAccountId()}}
 	}
 	v := l.ev.GetVideo()
-	return []scope{{v.GetAccountId(), v.GetId()}, {v.GetAccountId(), ""}}
+	out := []scope{{account: v.GetAccountId(), job: v.GetId()}, {account: v.GetAccountId()}}
+	if v.GetUser() != "" {
+		out = append(out, scope{account: v.GetAccountId(), user: v.GetUser()})
+	}
+	return out
 }
 
 // place is a place in the stream. The stream's birth is part of it: after a
@@ -46,12 +51,39 @@ type place struct {
 }
 
 // subscriber is given every event of its scope after from, in order, until it
-// is dropped: then ch is closed, once emptied, and why says why.
+// is dropped: then, once it has taken what there is, why says why.
 type subscriber struct {
 	scope scope
 	from  place
-	ch    chan live
+	wake  func() // says that there is something to take; must not block
+
+	mu    sync.Mutex
+	queue []live
+	gone  bool
 	why   error
+}
+
+// offer reports whether there was room.
+func (s *subscriber) offer(ev live) bool {
+	s.mu.Lock()
+	n := len(s.queue)
+	if n < buffer {
+		s.queue = append(s.queue, ev)
+	}
+	s.mu.Unlock()
+	if n == 0 {
+		s.wake()
+	}
+	return n < buffer
+}
+
+// take returns what has come; gone says that nothing more will. Idle watchers
+// are many: they keep no buffer.
+func (s *subscriber) take() (events []live, gone bool, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	events, s.queue = s.queue, nil
+	return events, s.gone, s.why
 }
 
 // hub reads EVENTS once for all watchers of this replica. It never waits for
@@ -74,7 +106,7 @@ func newHub(js jetstream.JetStream, log *slog.Logger) *hub {
 
 // attach waits until the hub knows its place, which it does from its first
 // reading on: it goes on from there however often it is interrupted.
-func (h *hub) attach(ctx context.Context, sc scope) (*subscriber, error) {
+func (h *hub) attach(ctx context.Context, sc scope, wake func()) (*subscriber, error) {
 	wait := time.NewTimer(readyWait)
 	defer wait.Stop()
 	select {
@@ -86,7 +118,7 @@ func (h *hub) attach(ctx context.Context, sc scope) (*subscriber, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := &subscriber{scope: sc, from: h.at, ch: make(chan live, buffer)}
+	s := &subscriber{scope: sc, from: h.at, wake: wake}
 	if h.subs[sc] == nil {
 		h.subs[sc] = map[*subscriber]struct{}{}
 	}
@@ -100,17 +132,19 @@ func (h *hub) detach(s *subscriber) {
 	h.drop(s, nil)
 }
 
-// drop forgets s and closes its channel; the caller holds mu.
+// drop forgets s and tells it so; the caller holds mu.
 func (h *hub) drop(s *subscriber, why error) {
 	if _, ok := h.subs[s.scope][s]; !ok {
 		return
 	}
-	s.why = why
-	close(s.ch)
 	delete(h.subs[s.scope], s)
 	if len(h.subs[s.scope]) == 0 {
 		delete(h.subs, s.scope)
 	}
+	s.mu.Lock()
+	s.gone, s.why = true, why
+	s.mu.Unlock()
+	s.wake()
 }
 
 // pass gives an event to its watchers and moves on.
@@ -118,11 +152,10 @@ func (h *hub) pass(ev live) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.at.seq = ev.seq
+	ev.frames = &frames{}
 	for _, sc := range ev.scopes() {
 		for s := range h.subs[sc] {
-			select {
-			case s.ch <- ev:
-			default:
+			if !s.offer(ev) {
 				h.drop(s, errSlow)
 			}
 		}

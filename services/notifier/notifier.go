@@ -13,6 +13,7 @@ import (
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/livetoken"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/videojson"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
@@ -24,33 +25,53 @@ type Signer interface {
 	SignedURL(ctx context.Context, key string) (string, time.Time, error)
 }
 
+// Config is what an operator may set.
+type Config struct {
+	Origins  []string `env:"REELWAY_REALTIME_ORIGINS" desc:"origins whose pages may watch, such as https://app.example.com, separated by commas; * for all; pages of the same host always may"`
+	PerKey   int      `env:"REELWAY_REALTIME_PER_KEY" min:"1" envDefault:"10000" desc:"open streams of one API key, and of the tokens made with it, in one replica"`
+	PerToken int      `env:"REELWAY_REALTIME_PER_TOKEN" min:"1" envDefault:"20" desc:"open streams of one browser token in one replica"`
+}
+
 // Deps are the notifier's neighbours.
 type Deps struct {
-	Bus    *bus.Bus
-	Jobs   ledgerv1.JobServiceClient
-	Auth   *auth.Authenticator
-	Files  Signer
-	Logger *slog.Logger
+	Bus      *bus.Bus
+	Jobs     ledgerv1.JobServiceClient
+	Auth     *auth.Authenticator
+	Files    Signer
+	Tokens   *livetoken.Tokens // reads browser tokens
+	Realtime ledgerv1.RealtimeServiceClient
+	Logger   *slog.Logger
 }
 
 // Service is the notifier. Any number of replicas may run, each with all
 // events.
 type Service struct {
-	d   Deps
-	hub *hub
+	cfg         Config
+	d           Deps
+	hub         *hub
+	tokens      *tokens
+	connections *connections
+	sockets     sockets
 }
 
 // New returns a notifier; every field of d is required.
-func New(d Deps) (*Service, error) {
-	if d.Bus == nil || d.Jobs == nil || d.Auth == nil || d.Files == nil || d.Logger == nil {
-		return nil, errors.New("notifier: Bus, Jobs, Auth, Files and Logger are required")
+func New(cfg Config, d Deps) (*Service, error) {
+	if d.Bus == nil || d.Jobs == nil || d.Auth == nil || d.Files == nil || d.Tokens == nil || d.Realtime == nil || d.Logger == nil {
+		return nil, errors.New("notifier: Bus, Jobs, Auth, Files, Tokens, Realtime and Logger are required")
 	}
-	return &Service{d: d, hub: newHub(d.Bus.JetStream(), d.Logger)}, nil
+	return &Service{cfg: cfg, d: d, hub: newHub(d.Bus.JetStream(), d.Logger),
+		tokens:      &tokens{ledger: d.Realtime, log: d.Logger, held: map[*heldToken]struct{}{}},
+		connections: &connections{perKey: cfg.PerKey, perToken: cfg.PerToken, open: map[string]int{}}}, nil
 }
 
-// Components are the hub's reader.
+// Components are the hub's reader, what ends tokens, and what ends WebSockets:
+// they outlive the requests that they began with.
 func (s *Service) Components() []run.Component {
-	return []run.Component{{Name: "notifier-hub", Run: s.hub.run}}
+	return []run.Component{
+		{Name: "notifier-hub", Run: s.hub.run},
+		{Name: "notifier-tokens", Run: func(ctx context.Context) error { return s.tokens.run(ctx, s.d.Bus) }},
+		{Name: "notifier-sockets", Run: s.sockets.run},
+	}
 }
 
 // object is a video as watchers get it, with its URL once it is stored.

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +26,7 @@ import (
 
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/livetoken"
 	"reelway.dev/pkg/natstest"
 	"reelway.dev/pkg/videojson"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
@@ -38,8 +42,9 @@ const account = "acct_1"
 type books struct {
 	ledgerv1.JobServiceClient
 	ledgerv1.AccountServiceClient
-	mu   sync.Mutex
-	jobs map[string]*videov1.Video
+	mu      sync.Mutex
+	jobs    map[string]*videov1.Video
+	revoked map[string]bool // tokens
 }
 
 func (b *books) Authenticate(context.Context, *ledgerv1.AuthenticateRequest, ...grpc.CallOption) (*ledgerv1.AuthenticateResponse, error) {
@@ -56,6 +61,40 @@ func (b *books) GetJob(_ context.Context, r *ledgerv1.GetJobRequest, _ ...grpc.C
 	return &ledgerv1.GetJobResponse{Video: v}, nil
 }
 
+func (b *books) ListUnfinishedJobs(_ context.Context, r *ledgerv1.ListUnfinishedJobsRequest, _ ...grpc.CallOption) (*ledgerv1.ListUnfinishedJobsResponse, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	resp := &ledgerv1.ListUnfinishedJobsResponse{}
+	for _, id := range slices.Sorted(maps.Keys(b.jobs)) {
+		v := b.jobs[id]
+		if v.GetAccountId() != r.GetAccountId() || v.GetState() == videov1.VideoState_VIDEO_STATE_SUCCEEDED || r.GetUser() != "" && v.GetUser() != r.GetUser() || id <= r.GetAfter() {
+			continue
+		}
+		if len(resp.GetVideos()) == int(r.GetLimit()) {
+			resp.HasMore = true
+			break
+		}
+		resp.Videos = append(resp.Videos, v)
+	}
+	return resp, nil
+}
+
+func (b *books) RevokeRealtimeToken(context.Context, *ledgerv1.RevokeRealtimeTokenRequest, ...grpc.CallOption) (*ledgerv1.RevokeRealtimeTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "the notifier revokes nothing")
+}
+
+func (b *books) ListEndedRealtimeTokens(_ context.Context, r *ledgerv1.ListEndedRealtimeTokensRequest, _ ...grpc.CallOption) (*ledgerv1.ListEndedRealtimeTokensResponse, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	resp := &ledgerv1.ListEndedRealtimeTokensResponse{}
+	for _, t := range r.GetTokens() {
+		if b.revoked[t.GetTokenId()] {
+			resp.TokenIds = append(resp.TokenIds, t.GetTokenId())
+		}
+	}
+	return resp, nil
+}
+
 type files struct{}
 
 func (files) SignedURL(_ context.Context, key string) (string, time.Time, error) {
@@ -64,29 +103,52 @@ func (files) SignedURL(_ context.Context, key string) (string, time.Time, error)
 
 // bundle is a notifier behind its door, on a real JetStream.
 type bundle struct {
-	t     *testing.T
-	nats  *natstest.Server
-	bus   *bus.Bus
-	books *books
-	s     *notifier.Service
-	url   string
-	halt  func() // stops the hub; it runs again by begin
+	t      *testing.T
+	nats   *natstest.Server
+	bus    *bus.Bus
+	books  *books
+	tokens *livetoken.Tokens
+	s      *notifier.Service
+	url    string
+	narrow bool   // the system buffers little of what is sent
+	halt   func() // stops its components; they run again by begin
 }
 
-func setup(t *testing.T) *bundle {
+func setup(t *testing.T, change ...func(*notifier.Config)) *bundle {
 	t.Helper()
-	x := &bundle{t: t, nats: natstest.NewServer(t), books: &books{jobs: map[string]*videov1.Video{}}}
+	x := &bundle{t: t, nats: natstest.NewServer(t), books: &books{jobs: map[string]*videov1.Video{}, revoked: map[string]bool{}}}
 	x.bus = x.nats.Bus()
-	s, err := notifier.New(notifier.Deps{Bus: x.bus, Jobs: x.books, Auth: auth.New(x.books, time.Now), Files: files{}, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
+	var err error
+	if x.tokens, err = livetoken.Open(livetoken.Config{Secret: strings.Repeat("s", 32)}); err != nil {
 		t.Fatal(err)
 	}
+	x.serve(change...)
+	return x
+}
+
+// serve starts a notifier, which is x's from now on.
+func (x *bundle) serve(change ...func(*notifier.Config)) {
+	x.t.Helper()
+	cfg := notifier.Config{PerKey: 1000, PerToken: 20}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := notifier.New(cfg, notifier.Deps{Bus: x.bus, Jobs: x.books, Auth: auth.New(x.books, time.Now), Files: files{}, Tokens: x.tokens, Realtime: x.books, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		x.t.Fatal(err)
+	}
 	x.s = s
-	srv := httptest.NewServer(s.Handler())
+	srv := httptest.NewUnstartedServer(s.Handler())
+	srv.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if tcp, ok := c.(*net.TCPConn); ok && x.narrow {
+			_ = tcp.SetWriteBuffer(4096)
+		}
+		return ctx
+	}
+	srv.Start()
 	x.url = srv.URL
 	x.begin()
-	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close(); x.halt() })
-	return x
+	x.t.Cleanup(func() { srv.CloseClientConnections(); srv.Close(); x.halt() })
 }
 
 func (x *bundle) begin() {
@@ -147,8 +209,12 @@ type told struct {
 	Cursor  string
 	VideoID string `json:"video_id"`
 	Video   *videojson.Video
+	User    string
+	More    bool
 	Error   *videojson.Error
 	version int
+
+	Sequence int64
 }
 
 // The version is not public: the story's jobs carry it in their metadata.
@@ -180,19 +246,19 @@ func (x *bundle) sse(ctx context.Context, id, after string) (h head, next func()
 		x.t.Fatal(err)
 	}
 	x.t.Cleanup(func() { _ = resp.Body.Close() })
-	sc := bufio.NewScanner(resp.Body)
-	return head{resp.StatusCode, resp.Header}, func() (told, bool) {
+	return head{resp.StatusCode, resp.Header}, sseFrames(resp.Body)
+}
+
+// sseFrames reads the frames of a stream; false is its end.
+func sseFrames(body io.Reader) func() (told, bool) {
+	sc := bufio.NewScanner(body)
+	return func() (told, bool) {
 		for sc.Scan() {
-			data, ok := strings.CutPrefix(sc.Text(), "data: ")
-			if !ok {
-				continue
-			}
 			var f told
-			if err := json.Unmarshal([]byte(data), &f); err != nil {
-				x.t.Error(err)
+			if data, ok := strings.CutPrefix(sc.Text(), "data: "); ok && json.Unmarshal([]byte(data), &f) == nil {
+				f.read()
+				return f, true
 			}
-			f.read()
-			return f, true
 		}
 		return told{}, false
 	}
@@ -364,8 +430,16 @@ func TestStreamWipedUnderWatchers(t *testing.T) {
 	var seen []int
 	send, all = x.socket(ctx)
 	send(`{"type":"subscribe","all":true,"after":"` + a.Cursor + `"}`)
-	if f, err := all(); err != nil || f.Type != "reset" || f.Cursor == "" {
+	if f, err := all(); err != nil || f.Type != "reset" {
 		t.Errorf("a watch of all is not told what it lost: %+v %v", f, err)
+	}
+	for _, want := range []string{"video_1", "video_other"} { // both unfinished
+		if f, err := all(); err != nil || f.Type != "snapshot" || f.Video.ID != want || f.Cursor != "" {
+			t.Errorf("%+v %v", f, err)
+		}
+	}
+	if f, err := all(); err != nil || f.Type != "subscribed" || f.Cursor == "" {
+		t.Errorf("%+v %v", f, err)
 	}
 	_, next = x.sse(ctx, "video_1", f.Cursor)
 	for v := int64(5); v <= last; v++ {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
@@ -25,11 +24,12 @@ type kind string
 const (
 	isEvent    kind = "event"
 	isSnapshot kind = "snapshot"
-	// isReset says that the events after a cursor are lost to a watch of all
-	// videos: what they told is to be read from the list of videos.
+	// isReset says that the events after a cursor are lost to a watch of many
+	// videos: which ones ended meanwhile is to be read from the list of videos.
 	isReset kind = "reset"
-	// isSubscribed says that a watch of all videos has begun: what happens from
-	// now on is told, and its cursor resumes from here.
+	// isSubscribed says that a watch of many videos has begun: those that are not
+	// finished were told, what happens from now on will be, and its cursor resumes
+	// from here.
 	isSubscribed kind = "subscribed"
 	// isNotice is a word to the account, for a watch of all its videos.
 	isNotice kind = "notice"
@@ -38,15 +38,21 @@ const (
 // item is one thing that a watcher is told.
 type item struct {
 	kind   kind
-	cursor string
+	cursor string         // empty where a resumption would leave something out
 	video  *videov1.Video // nil with isReset, isSubscribed and isNotice
 	notice *eventv1.AccountNotice
+	more   bool    // with isSubscribed: not every unfinished video was told
+	frames *frames // shared by all who are told the same; may be nil
 }
 
-// scope is what one watcher watches: one job, or all of an account.
-type scope struct{ account, job string }
+// scope is what one watcher watches: one job, all of an end user, or all of an
+// account.
+type scope struct{ account, job, user string }
 
 func (sc scope) subjects() []string {
+	if sc.user != "" {
+		return []string{bus.EventSubject(sc.account, "x", "x")[:len("job.")+len(sc.account)] + ".>"}
+	}
 	if sc.job == "" {
 		return []string{bus.EventSubject(sc.account, "x", "x")[:len("job.")+len(sc.account)] + ".>", bus.NoticeSubject(sc.account)}
 	}
@@ -67,7 +73,8 @@ func errDown(cause error) error {
 	return e
 }
 
-// watch is a watch that is open: the hub buffers for it.
+// watch is a watch that is open: the hub buffers for it. One goroutine at a time
+// may use it.
 type watch struct {
 	s       *Service
 	scope   scope
@@ -75,32 +82,46 @@ type watch struct {
 	resumed bool
 	after   uint64         // with resumed: where the watcher's cursor stands
 	upto    place          // what comes after is the hub's to tell
+	at      place          // how far it was told
 	lost    bool           // it had a cursor where the stream cannot continue
 	video   *videov1.Video // the one job, read after the hub began to listen
-	told    map[string]mark
+	until   time.Time      // when a resumed watch of a job that has ended gives up; zero otherwise
+	told    told
 	billing bool // may know of the account's money: a page that shows videos holds a key too
 }
 
-// open begins a watch of what p may see of videoID (all of the account when
-// empty), from after a cursor or from a snapshot. Close it.
-func (s *Service) open(ctx context.Context, p auth.Principal, videoID, after string) (*watch, error) {
+// open begins a watch of what c may see of sc, from after a cursor or from a
+// snapshot. wake is called, and must not block, when there is something to
+// drain. Close it.
+func (s *Service) open(ctx context.Context, c caller, sc scope, after string, wake func()) (*watch, error) {
 	if err := s.d.Bus.Ready(ctx); err != nil {
 		return nil, errDown(err)
 	}
-	if videoID != "" && !id.Safe(videoID) {
-		return nil, fault.New(fault.NotFound, "no such video")
+	if sc.job != "" && !id.Safe(sc.job) {
+		return nil, noVideo()
 	}
-	sub, err := s.hub.attach(ctx, scope{p.AccountID, videoID})
+	if sc.job == "" {
+		if err := c.mayWatch(sc.user); err != nil {
+			return nil, err
+		}
+	}
+	sub, err := s.hub.attach(ctx, sc, wake)
 	if err != nil {
 		return nil, err
 	}
-	w := &watch{s: s, scope: sub.scope, sub: sub, upto: sub.from, told: map[string]mark{}, billing: p.Require(auth.BillingRead) == nil}
-	if err := w.begin(ctx, after); err != nil {
+	w := &watch{s: s, scope: sub.scope, sub: sub, upto: sub.from, told: told{job: sc.job}, billing: c.billing}
+	err = w.begin(ctx, after)
+	if err == nil && w.video != nil && !c.allows(w.video) {
+		err = noVideo() // like one that there is not: it is none of theirs
+	}
+	if err != nil {
 		w.close()
 		return nil, err
 	}
 	return w, nil
 }
+
+func noVideo() error { return fault.New(fault.NotFound, "no such video") }
 
 func (w *watch) begin(ctx context.Context, after string) (err error) {
 	if w.scope.job != "" {
@@ -110,9 +131,9 @@ func (w *watch) begin(ctx context.Context, after string) (err error) {
 			return err
 		}
 	}
-	at, m, told, ok := parseCursor(after, w.scope.job)
-	if told {
-		w.told[w.scope.job] = m
+	at, m, known, ok := parseCursor(after, w.scope.job)
+	if known {
+		w.told.set(w.scope.job, m)
 	}
 	if ok {
 		if err := w.resume(ctx, at); err != nil {
@@ -144,8 +165,8 @@ func (w *watch) close() { w.s.hub.detach(w.sub) }
 
 // over says that the one job is final and its watcher knows.
 func (w *watch) over() bool {
-	m, told := w.told[w.scope.job]
-	return w.final() && told && !markOf(w.video).after(m)
+	m, known := w.told.get(w.scope.job)
+	return w.final() && known && !markOf(w.video).after(m)
 }
 
 func (w *watch) final() bool {
@@ -156,77 +177,140 @@ func (w *watch) final() bool {
 // that are committed and not yet published.
 const grace = 3 * time.Second
 
-// run emits until ctx is done, emit fails, or the one job is final. Nothing is
-// left out and nothing comes twice: what lies between the cursor and a place
-// that the hub had not passed is read from the stream, all that follows is the
-// hub's.
-func (w *watch) run(ctx context.Context, emit func(item) error) error {
-	if w.over() {
-		return nil
-	}
-	at := w.upto
+// run emits until ctx is done, emit fails, or the one job is final. signal is
+// what wake sends on.
+func (w *watch) run(ctx context.Context, signal <-chan struct{}, emit func(item) error) error {
+	done, err := w.start(ctx, emit)
 	var ended <-chan time.Time
-	switch {
-	case w.resumed:
-		if done, err := w.replay(ctx, emit); done || err != nil {
-			return err
-		}
-		if w.final() {
-			t := time.NewTimer(grace)
-			defer t.Stop()
-			ended = t.C
-		}
-	case w.video != nil:
-		if done, err := w.tell(isSnapshot, at, w.video, emit); done || err != nil {
-			return err
-		}
-	case w.lost:
-		if err := emit(item{kind: isReset, cursor: at.String()}); err != nil {
-			return err
-		}
-	default:
-		if err := emit(item{kind: isSubscribed, cursor: at.String()}); err != nil {
-			return err
-		}
+	if !w.until.IsZero() {
+		t := time.NewTimer(time.Until(w.until))
+		defer t.Stop()
+		ended = t.C
 	}
-	for {
+	for !done && err == nil {
+		if done, err = w.drain(ctx, emit); done || err != nil {
+			break
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-ended: // the stream has lost the job's last event
-			_, err := w.tell(isSnapshot, at, w.video, emit)
-			return err
-		case ev, ok := <-w.sub.ch:
-			if !ok {
-				return w.sub.why
+		case <-signal:
+		case <-ended:
+		}
+	}
+	return err
+}
+
+// start tells how things stand, or what has happened since the cursor. Nothing
+// is left out and nothing comes twice: what lies between the cursor and a place
+// that the hub had not passed is read from the stream, all that follows is the
+// hub's, for drain to tell.
+func (w *watch) start(ctx context.Context, emit func(item) error) (done bool, err error) {
+	w.at = w.upto
+	switch {
+	case w.over():
+		return true, nil
+	case w.resumed:
+		if done, err := w.replay(ctx, emit); done || err != nil {
+			return done, err
+		}
+		if w.final() {
+			w.until = time.Now().Add(grace)
+		} else {
+			w.video = nil // watches are many and long
+		}
+		return false, nil
+	case w.video != nil:
+		v := w.video
+		w.video = nil
+		return w.tell(item{kind: isSnapshot, video: v}, emit)
+	}
+	if w.lost {
+		if err := emit(item{kind: isReset}); err != nil {
+			return false, err
+		}
+	}
+	more, err := w.snapshot(ctx, emit)
+	if err != nil {
+		return false, err
+	}
+	return false, emit(item{kind: isSubscribed, cursor: w.at.String(), more: more})
+}
+
+// snapshotMost is how many unfinished videos a watch of many begins with.
+const snapshotMost = 1000
+
+// snapshot tells of every video of the scope that is not finished. Its frames
+// have no cursor: who is cut among them begins anew. more says that there are
+// too many.
+func (w *watch) snapshot(ctx context.Context, emit func(item) error) (more bool, err error) {
+	req := &ledgerv1.ListUnfinishedJobsRequest{AccountId: w.scope.account, User: w.scope.user, Limit: 100}
+	for n := 0; ; {
+		page, err := w.s.unfinished(ctx, req)
+		if err != nil {
+			return false, err
+		}
+		for _, v := range page.GetVideos() {
+			if n++; n > snapshotMost {
+				return true, nil
 			}
-			if ev.seq <= at.seq {
-				continue
+			// What is estimated is in the read model alone.
+			if now, ok, err := w.s.d.Bus.Status(ctx, v.GetId()); err == nil && ok && now.GetVersion() == v.GetVersion() {
+				v.Progress, v.ProgressEstimated = now.GetProgress(), now.GetProgressEstimated()
 			}
-			at.seq = ev.seq
-			if done, err := w.event(ctx, at, ev, emit); done || err != nil {
-				return err
+			if _, err := w.tell(item{kind: isSnapshot, video: v}, emit); err != nil {
+				return false, err
 			}
+			req.After = v.GetId()
+		}
+		if !page.GetHasMore() {
+			return false, nil
 		}
 	}
 }
 
-func (w *watch) event(ctx context.Context, at place, l live, emit func(item) error) (done bool, err error) {
-	if l.notice != nil && w.billing && w.scope.job == "" {
-		return false, emit(item{kind: isNotice, cursor: at.String(), notice: l.notice})
+// drain tells what the hub has passed on meanwhile. done says that the one job
+// is final.
+func (w *watch) drain(ctx context.Context, emit func(item) error) (done bool, err error) {
+	events, gone, why := w.sub.take()
+	for _, ev := range events {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		if ev.seq <= w.at.seq {
+			continue
+		}
+		w.at.seq = ev.seq
+		if done, err := w.event(ctx, ev, emit); done || err != nil {
+			return done, err
+		}
+	}
+	if gone {
+		return false, why
+	}
+	if !w.until.IsZero() && !time.Now().Before(w.until) { // the stream has lost the job's last event
+		_, err := w.tell(item{kind: isSnapshot, video: w.video}, emit)
+		return true, err
+	}
+	return false, nil
+}
+
+func (w *watch) event(ctx context.Context, l live, emit func(item) error) (done bool, err error) {
+	if l.notice != nil && w.billing && w.scope.job == "" && w.scope.user == "" {
+		return false, emit(item{kind: isNotice, cursor: w.at.String(), notice: l.notice})
 	}
 	ev := l.ev
 	v := ev.GetVideo()
 	if v == nil {
 		return false, nil
 	}
-	if w.video == nil && ev.GetTransient() && job.FromProto(v.GetState()) == job.Storing {
+	if w.scope.job == "" && ev.GetTransient() && job.FromProto(v.GetState()) == job.Storing {
 		return false, nil // the sweep's reminder: told long ago, perhaps before a cut
 	}
-	if _, known := w.told[v.GetId()]; !known && ev.GetTransient() && w.stale(ctx, v) {
+	if _, known := w.told.get(v.GetId()); !known && ev.GetTransient() && w.stale(ctx, v) {
 		return false, nil
 	}
-	return w.tell(isEvent, at, v, emit)
+	return w.tell(item{kind: isEvent, video: v, frames: l.frames}, emit)
 }
 
 // stale reports whether a video has moved on since a percentage of it was told.
@@ -240,24 +324,29 @@ func (w *watch) stale(ctx context.Context, v *videov1.Video) bool {
 }
 
 // tell emits what is news; done says that the one job is final.
-func (w *watch) tell(k kind, at place, v *videov1.Video, emit func(item) error) (done bool, err error) {
-	m, final, one := markOf(v), job.FromProto(v.GetState()).Terminal(), w.video != nil
-	if old, ok := w.told[v.GetId()]; ok && !m.after(old) {
+func (w *watch) tell(it item, emit func(item) error) (done bool, err error) {
+	v := it.video
+	m, final, one := markOf(v), job.FromProto(v.GetState()).Terminal(), w.scope.job != ""
+	if old, ok := w.told.get(v.GetId()); ok && !m.after(old) {
 		return final && one, nil
 	}
-	w.told[v.GetId()] = m
-	cursor := at.String()
-	if one {
-		cursor = cursorOf(at, v)
-	} else if final {
-		delete(w.told, v.GetId())
+	w.told.set(v.GetId(), m)
+	switch {
+	case one:
+		it.cursor = cursorOf(w.at, v)
+	case it.kind == isEvent:
+		it.cursor = w.at.String()
+		if final {
+			delete(w.told.many, v.GetId())
+		}
 	}
-	return final && one, emit(item{kind: k, cursor: cursor, video: v})
+	return final && one, emit(it)
 }
 
 // replay emits the stream's events after the cursor, up to the place where the
 // hub's begin.
 func (w *watch) replay(ctx context.Context, emit func(item) error) (done bool, err error) {
+	defer func() { w.at.seq = w.upto.seq }()
 	if w.after >= w.upto.seq {
 		return false, nil
 	}
@@ -283,12 +372,16 @@ func (w *watch) replay(ctx context.Context, emit func(item) error) (done bool, e
 			if ev.seq > w.upto.seq {
 				return false, nil // the hub's
 			}
+			if u := w.scope.user; u != "" && ev.ev.GetVideo().GetUser() != u {
+				continue
+			}
 			if gone, err := w.deleted(ctx, deleted, ev.ev.GetVideo()); err != nil {
 				return false, err
 			} else if gone {
 				continue
 			}
-			if done, err := w.event(ctx, place{w.upto.epoch, ev.seq}, ev, emit); done || err != nil {
+			w.at.seq = ev.seq
+			if done, err := w.event(ctx, ev, emit); done || err != nil {
 				return done, err
 			}
 		}
@@ -302,7 +395,7 @@ func (w *watch) replay(ctx context.Context, emit func(item) error) (done bool, e
 // deleted keeps a watch of all videos from telling of one that its owner has
 // deleted since: the stream keeps events for days.
 func (w *watch) deleted(ctx context.Context, known map[string]bool, v *videov1.Video) (bool, error) {
-	if w.video != nil || v == nil {
+	if w.scope.job != "" || v == nil {
 		return false, nil
 	}
 	gone, ok := known[v.GetId()]
@@ -328,4 +421,14 @@ func (s *Service) read(ctx context.Context, account, videoID string) (*videov1.V
 		return nil, fault.FromStatus(err)
 	}
 	return r.GetVideo(), nil
+}
+
+func (s *Service) unfinished(ctx context.Context, r *ledgerv1.ListUnfinishedJobsRequest) (*ledgerv1.ListUnfinishedJobsResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	page, err := s.d.Realtime.ListUnfinishedJobs(ctx, r)
+	if err != nil {
+		return nil, fault.FromStatus(err)
+	}
+	return page, nil
 }

@@ -30,6 +30,7 @@ import (
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/catalog"
 	"reelway.dev/pkg/limit"
+	"reelway.dev/pkg/livetoken"
 	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/pkg/provider/registry"
@@ -75,6 +76,8 @@ type Settings struct {
 	Archiver   archiver.Config
 	Intake     intake.Config
 	Simulator  simulator.Config
+	Notifier   notifier.Config
+	Live       livetoken.Config
 	Bucket     bucket.Config
 	Models     catalog.Config
 	Routes     route.Config
@@ -83,7 +86,7 @@ type Settings struct {
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Mail, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Bucket, &s.Models, &s.Routes, &s.Webhooks, &s.Seal}
+	return []any{&s.Config, &s.Process, &s.Mail, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Notifier, &s.Live, &s.Bucket, &s.Models, &s.Routes, &s.Webhooks, &s.Seal}
 }
 
 // Load reads the settings from the environment.
@@ -220,7 +223,14 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
-	note, err := notifier.New(notifier.Deps{Bus: b, Jobs: jobs, Auth: authn, Files: files, Logger: h.Log})
+	if set.Live.Secret == "" {
+		set.Live.Secret = "realtime " + secret
+	}
+	live, err := livetoken.Open(set.Live)
+	if err != nil {
+		return err
+	}
+	note, err := notifier.New(set.Notifier, notifier.Deps{Bus: b, Jobs: jobs, Auth: authn, Files: files, Tokens: live, Realtime: ledgerv1.NewRealtimeServiceClient(conn), Logger: h.Log})
 	if err != nil {
 		return err
 	}
@@ -238,7 +248,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	}
 	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn),
 		DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn),
-		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, Routes: routes, CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
+		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, Routes: routes, CheckURL: guard.CheckURL, Health: h.Healthy, Tokens: live, Realtime: ledgerv1.NewRealtimeServiceClient(conn), Logger: h.Log})
 	if err != nil {
 		return err
 	}
@@ -246,9 +256,11 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", in.Handler())
 	mux.Handle("/v1/callbacks/", calls.Handler())
-	mux.Handle("GET /v1/stream", note.Handler())
-	mux.Handle("GET /v1/videos/{id}/events", note.Handler())
 	mux.Handle(mail.Path, letters.Handler())
+	watching := note.Handler()
+	for _, path := range []string{"/v1/stream", "/v1/videos/{id}/events", "/v1/events", "/v1/reelway.js", "/v1/reelway.d.ts", "/v1/demo"} {
+		mux.Handle("GET "+path, watching)
+	}
 	if f := files.Handler(); f != nil {
 		mux.Handle(bucket.FilesPath, f)
 	}

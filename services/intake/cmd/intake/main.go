@@ -14,6 +14,7 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/catalog"
 	"reelway.dev/pkg/limit"
+	"reelway.dev/pkg/livetoken"
 	"reelway.dev/pkg/route"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
@@ -36,7 +37,7 @@ func (c *config) offers(provider string) bool {
 
 func main() {
 	door, cfg, nats, led, bkt, guard := &config{}, &intake.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &safehttp.Config{}
-	models, ways := &catalog.Config{}, &route.Config{}
+	models, ways, live := &catalog.Config{}, &route.Config{}, &livetoken.Config{}
 	os.Exit(run.Main("intake", "takes requests: authenticates, validates, prices, submits", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_HTTP_ADDR", door.Addr)
 		if err != nil {
@@ -70,6 +71,10 @@ func main() {
 		if err != nil {
 			return err
 		}
+		tokens, err := livetoken.Open(*live)
+		if err != nil {
+			return err
+		}
 		accounts := ledgerv1.NewAccountServiceClient(conn)
 		authn := auth.New(accounts, time.Now)
 		counters, err := b.Counters(ctx)
@@ -80,7 +85,7 @@ func main() {
 			Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn),
 			Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn),
 			DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn), Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Catalog: cat, Routes: routes,
-			CheckURL: guard.CheckURL, Health: h.Healthy, Logger: h.Log})
+			CheckURL: guard.CheckURL, Health: h.Healthy, Tokens: tokens, Realtime: ledgerv1.NewRealtimeServiceClient(conn), Logger: h.Log})
 		if err != nil {
 			return err
 		}
@@ -97,5 +102,5 @@ func main() {
 		h.Add(run.Consumers, routes.Components()...)
 		h.Add(run.Consumers, s.Components()...)
 		return nil
-	}, door, cfg, nats, led, bkt, guard, models, ways))
+	}, door, cfg, nats, led, bkt, guard, models, ways, live))
 }

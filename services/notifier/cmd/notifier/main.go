@@ -12,6 +12,7 @@ import (
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/livetoken"
 	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/run"
 	"reelway.dev/pkg/safehttp"
@@ -28,14 +29,14 @@ type config struct {
 }
 
 func main() {
-	cfg, nats, led, bkt, letter := &config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &mail.Config{}
-	hooks, keys, guard := &notifier.WebhookConfig{}, &seal.Config{}, &safehttp.Config{}
+	door, cfg, nats, led, bkt, letter := &config{}, &notifier.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &mail.Config{}
+	hooks, keys, guard, live := &notifier.WebhookConfig{}, &seal.Config{}, &safehttp.Config{}, &livetoken.Config{}
 	os.Exit(run.Main("notifier", "pushes progress and results to watchers and webhooks", os.Args[1:], func(ctx context.Context, h *run.Host) error {
-		l, err := h.Listen("REELWAY_NOTIFIER_ADDR", cfg.Addr)
+		l, err := h.Listen("REELWAY_NOTIFIER_ADDR", door.Addr)
 		if err != nil {
 			return err
 		}
-		gl, err := h.Listen("REELWAY_GRPC_ADDR", cfg.GRPCAddr)
+		gl, err := h.Listen("REELWAY_GRPC_ADDR", door.GRPCAddr)
 		if err != nil {
 			return err
 		}
@@ -56,7 +57,11 @@ func main() {
 		}
 		h.OnClose(func() { _ = conn.Close() })
 		authn := auth.New(ledgerv1.NewAccountServiceClient(conn), time.Now)
-		s, err := notifier.New(notifier.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Auth: authn, Files: files, Logger: h.Log})
+		tokens, err := livetoken.Open(*live)
+		if err != nil {
+			return err
+		}
+		s, err := notifier.New(*cfg, notifier.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Auth: authn, Files: files, Tokens: tokens, Realtime: ledgerv1.NewRealtimeServiceClient(conn), Logger: h.Log})
 		if err != nil {
 			return err
 		}
@@ -83,5 +88,5 @@ func main() {
 		h.Add(run.Consumers, letters.Components()...)
 		h.Add(run.Consumers, authn.Components(b)...)
 		return nil
-	}, cfg, nats, led, bkt, letter, hooks, keys, guard))
+	}, door, cfg, nats, led, bkt, letter, hooks, keys, guard, live))
 }

@@ -25,8 +25,10 @@ const (
 // forget them. It is broadcast on access.changed and kept nowhere: one that is
 // lost costs the time for which an answer is remembered.
 type AccessChanged struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	AccountId     string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AccountId string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// When set, only this browser token was revoked.
+	TokenId       string `protobuf:"bytes,52,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -68,14 +70,22 @@ func (x *AccessChanged) GetAccountId() string {
 	return ""
 }
 
+func (x *AccessChanged) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
 var File_reelway_event_v1_access_proto protoreflect.FileDescriptor
 
 const file_reelway_event_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x1dreelway/event/v1/access.proto\x12\x10reelway.event.v1\".\n" +
+	"\x1dreelway/event/v1/access.proto\x12\x10reelway.event.v1\"I\n" +
 	"\rAccessChanged\x12\x1d\n" +
 	"\n" +
-	"account_id\x18\x01 \x01(\tR\taccountIdB0Z.reelway.dev/proto/gen/reelway/event/v1;eventv1b\x06proto3"
+	"account_id\x18\x01 \x01(\tR\taccountId\x12\x19\n" +
+	"\btoken_id\x184 \x01(\tR\atokenIdB0Z.reelway.dev/proto/gen/reelway/event/v1;eventv1b\x06proto3"
 
 var (
 	file_reelway_event_v1_access_proto_rawDescOnce sync.Once
