@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"debug/buildinfo"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ const (
 
 // buildLayout writes the images of b into a fresh layout at dir and returns the
 // digest of their index.
-func buildLayout(b build, dir string) (v1.Hash, error) {
+func buildLayout(ctx context.Context, b build, dir string) (v1.Hash, error) {
 	var none v1.Hash
 	tmp, err := os.MkdirTemp("", "reelway-image-")
 	if err != nil {
@@ -51,10 +52,10 @@ func buildLayout(b build, dir string) (v1.Hash, error) {
 	var boms []v1.Image
 	for _, arch := range b.archs {
 		bin := filepath.Join(tmp, arch)
-		if err := compile(b, arch, bin); err != nil {
+		if err := compile(ctx, b, arch, bin); err != nil {
 			return none, err
 		}
-		img, err := b.image(arch, bin)
+		img, err := b.image(ctx, arch, bin)
 		if err != nil {
 			return none, err
 		}
@@ -102,8 +103,8 @@ func (b build) labels() map[string]string {
 }
 
 // image is the root files and the binary, to be run by an ordinary user.
-func (b build) image(arch, bin string) (v1.Image, error) {
-	root, err := rootfs()
+func (b build) image(ctx context.Context, arch, bin string) (v1.Image, error) {
+	root, err := rootfs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -171,8 +172,8 @@ func (b build) bom(bin string, subject v1.Descriptor) (v1.Image, error) {
 // pushLayout pushes a layout's index under its tag, and what refers to its
 // images, to a repository, with the credentials of the user's container tools.
 // It returns the reference by digest.
-func pushLayout(dir, repository string) (string, error) {
-	opts := []remote.Option{remote.WithAuthFromKeychain(authn.DefaultKeychain)}
+func pushLayout(ctx context.Context, dir, repository string) (string, error) {
+	opts := []remote.Option{remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithContext(ctx)}
 	repo, err := name.NewRepository(repository)
 	if err != nil {
 		return "", err

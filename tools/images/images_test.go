@@ -38,7 +38,7 @@ func of(root string) build {
 func TestImage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	first, err := buildLayout(of("../.."), filepath.Join(dir, "simulator"))
+	first, err := buildLayout(t.Context(), of("../.."), filepath.Join(dir, "simulator"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestImage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	second, err := buildLayout(of(elsewhere), filepath.Join(dir, "again"))
+	second, err := buildLayout(t.Context(), of(elsewhere), filepath.Join(dir, "again"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,14 +57,14 @@ func TestImage(t *testing.T) {
 	}
 	other := of("../..")
 	other.revision = "another"
-	if third, err := buildLayout(other, filepath.Join(dir, "other")); err != nil || third == first {
+	if third, err := buildLayout(t.Context(), other, filepath.Join(dir, "other")); err != nil || third == first {
 		t.Errorf("another revision gave the same digest %s, %v", third, err)
 	}
 
 	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true)))
 	t.Cleanup(srv.Close)
 	prefix := strings.TrimPrefix(srv.URL, "http://") + "/reelway"
-	pushed, err := pushLayout(filepath.Join(dir, "simulator"), prefix+"/simulator")
+	pushed, err := pushLayout(t.Context(), filepath.Join(dir, "simulator"), prefix+"/simulator")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func checkRuns(t *testing.T, root string, img v1.Image) {
 // user.
 func TestRoot(t *testing.T) {
 	t.Parallel()
-	files, err := rootfs()
+	files, err := rootfs(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

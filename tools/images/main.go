@@ -10,14 +10,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -26,14 +30,18 @@ var services = []string{"intake", "dispatcher", "callback", "ledger", "archiver"
 
 func main() {
 	log.SetFlags(0)
-	if err := run(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil {
 		log.Fatal("images: ", err)
 	}
 }
 
-func run() error {
+// run writes a line to out for each image: its name and digest.
+func run(ctx context.Context, out io.Writer) error {
 	root := flag.String("root", "../..", "the repository")
-	out := flag.String("out", "", "where the layouts are")
+	layouts := flag.String("out", "", "where the layouts are")
 	version := flag.String("version", "", "version, as a label and the tag")
 	revision := flag.String("revision", "", "commit, as a label")
 	unix := flag.Int64("time", 0, "time of the commit in seconds, as every date in the images")
@@ -44,37 +52,41 @@ func run() error {
 	if len(names) == 0 {
 		names = services
 	}
-	if *out == "" {
+	if *layouts == "" {
 		return errors.New("-out is required")
 	}
 	for _, name := range names {
-		dir := filepath.Join(*out, name)
+		dir := filepath.Join(*layouts, name)
 		if *push != "" {
-			ref, err := pushLayout(dir, *push+"/"+name)
+			ref, err := pushLayout(ctx, dir, *push+"/"+name)
 			if err != nil {
 				return fmt.Errorf("push %s: %w", name, err)
 			}
-			fmt.Println(ref)
+			if _, err := fmt.Fprintln(out, ref); err != nil {
+				return err
+			}
 			continue
 		}
 		if *version == "" || *revision == "" || *unix == 0 {
 			return errors.New("-version, -revision and -time are required")
 		}
-		digest, err := buildLayout(build{
+		digest, err := buildLayout(ctx, build{
 			root: *root, service: name, archs: strings.Split(*archs, ","),
 			version: *version, revision: *revision, time: time.Unix(*unix, 0).UTC(),
 		}, dir)
 		if err != nil {
 			return fmt.Errorf("build %s: %w", name, err)
 		}
-		fmt.Printf("%s@%s\n", name, digest)
+		if _, err := fmt.Fprintf(out, "%s@%s\n", name, digest); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // compile builds a service's static binary, as its module alone.
-func compile(b build, arch, out string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/"+b.service)
+func compile(ctx context.Context, b build, arch, out string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./cmd/"+b.service)
 	cmd.Dir = filepath.Join(b.root, "services", b.service)
 	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=", "GOEXPERIMENT=")
 	if msg, err := cmd.CombinedOutput(); err != nil {

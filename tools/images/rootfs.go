@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -32,8 +33,8 @@ type file struct {
 // rootfs is all that a static program needs besides itself. Nothing in it comes
 // from the machine that builds: certificates are a pinned module's, time zones
 // the toolchain's.
-func rootfs() ([]file, error) {
-	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+func rootfs(ctx context.Context) ([]file, error) {
+	goroot, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {
 		return nil, fmt.Errorf("find the toolchain: %w", err)
 	}

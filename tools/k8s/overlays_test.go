@@ -17,9 +17,11 @@ import (
 // Every overlay is taken by a real API server without a word: nothing unknown,
 // nothing deprecated, and every pod is one that a restricted namespace admits.
 func TestOverlays(t *testing.T) {
+	t.Parallel()
 	kinds := customKinds(t)
 	for _, overlay := range overlays {
 		t.Run(overlay, func(t *testing.T) {
+			t.Parallel()
 			m := render(t, overlay)
 			s := startServer(t)
 			s.crds(kinds)

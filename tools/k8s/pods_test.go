@@ -111,10 +111,10 @@ func TestSettings(t *testing.T) {
 			if w.name != "simulator" && env["REELWAY_NATS_REPLICAS"] != replicas {
 				t.Errorf("%s: %s has %s replicas of streams", overlay, w.name, env["REELWAY_NATS_REPLICAS"])
 			}
-			switch cap := env["REELWAY_CAP_PRODUCTION"]; {
+			switch most := env["REELWAY_CAP_PRODUCTION"]; {
 			case w.name != "intake":
-			case overlay == "production" && cap != "2160p", overlay != "production" && cap != "720p":
-				t.Errorf("%s: accounts of the production tier have %s", overlay, cap)
+			case overlay == "production" && most != "2160p", overlay != "production" && most != "720p":
+				t.Errorf("%s: accounts of the production tier have %s", overlay, most)
 			}
 		}
 	}

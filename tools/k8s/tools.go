@@ -1,5 +1,7 @@
 //go:build tools
 
+// What is built and run, so that go.mod pins it.
+
 package k8s
 
 import (
