@@ -85,6 +85,7 @@ $(K8S_BIN)/kube-score:
 test-k8s: k8s-tools ## Apply deploy/k8s to a real API server, and test the images
 	cd tools/k8s && REELWAY_K8S_BIN=$(K8S_BIN) $(ALONE) go test -count=1 -timeout 20m ./...
 	cd tools/images && $(ALONE) go test -count=1 -timeout 20m ./...
+	@for m in tools/k8s tools/images; do (cd $$m && $(ALONE) go mod tidy -diff) || exit 1; done
 
 lint: tools ## golangci-lint, buf lint, and each module alone
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done

@@ -30,8 +30,8 @@ import (
 	"reelway.dev/services/simulator"
 )
 
-// natsCluster is NATS as deploy/k8s sets it up: three servers with its very files,
-// TLS, a user for each service, every write synced. Ports and paths alone differ.
+// natsCluster is NATS as deploy/k8s sets it up: three servers, or one, with its very
+// files, TLS, a user for each service, every write synced. Ports and paths alone differ.
 type natsCluster struct {
 	t     *testing.T
 	ca    string
@@ -69,7 +69,9 @@ func (l *natsLog) take() []string {
 	return all
 }
 
-func startNATSCluster(t *testing.T) *natsCluster {
+// startNATS starts a cluster of three, or one server alone, as the component
+// nats-single makes it.
+func startNATS(t *testing.T, servers int) *natsCluster {
 	t.Helper()
 	c := &natsCluster{t: t, users: map[string]string{}, log: &natsLog{}}
 	dir := t.TempDir()
@@ -102,7 +104,7 @@ func startNATSCluster(t *testing.T) *natsCluster {
 		}
 	}
 	c.ca = filepath.Join(dir, "ca.crt")
-	routes := make([]string, 3)
+	routes := make([]string, servers)
 	for i := range routes {
 		c.ports = append(c.ports, portOf(t, freePort(t)))
 		routes[i] = portOf(t, freePort(t))
@@ -121,7 +123,11 @@ func startNATSCluster(t *testing.T) *natsCluster {
 			change = append(change, "$NATS_"+strings.ToUpper(user)+"_PASSWORD", password)
 		}
 		for _, name := range []string{"nats.conf", "cluster.conf", "accounts.conf"} {
-			text, err := os.ReadFile("../deploy/k8s/components/nats/" + name)
+			component := "nats"
+			if servers == 1 && name == "cluster.conf" {
+				component = "nats-single"
+			}
+			text, err := os.ReadFile(filepath.Join("../deploy/k8s/components", component, name))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -178,14 +184,14 @@ func (c *natsCluster) url(user string) string {
 }
 
 func (c *natsCluster) config(user, streams string) bus.Config {
-	return bus.Config{URL: c.url(user), CA: c.ca, Replicas: 3, Streams: streams}
+	return bus.Config{URL: c.url(user), CA: c.ca, Replicas: len(c.ports), Streams: streams}
 }
 
 // The main job on the services as processes, each with the rights alone that
 // deploy/k8s gives it at NATS: nothing that they do is refused.
 func TestServicesWithTheirRightsAlone(t *testing.T) {
 	t.Parallel()
-	cluster := startNATSCluster(t)
+	cluster := startNATS(t, 3)
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "reelway-rights-")
@@ -309,11 +315,30 @@ func TestServicesWithTheirRightsAlone(t *testing.T) {
 	}
 }
 
+// Development's single server waits for no others.
+func TestOneNATSServer(t *testing.T) {
+	t.Parallel()
+	cluster := startNATS(t, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b, shut, err := bus.Connect(ctx, cluster.config("callback", "find"), "callback")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shut()
+	if err := b.PublishObservation(ctx, &eventv1.Observation{Id: "o", Provider: "kling", JobId: "video_1"}); err != nil {
+		t.Error(err)
+	}
+	if refused := cluster.log.take(); len(refused) > 0 {
+		t.Errorf("NATS refused %q", refused)
+	}
+}
+
 // What services seldom do at NATS is granted to them as well, and everything that
 // is another's is refused.
 func TestRightsAtNATS(t *testing.T) {
 	t.Parallel()
-	cluster := startNATSCluster(t)
+	cluster := startNATS(t, 3)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	connect := func(user, streams string) *bus.Bus {
