@@ -6,7 +6,7 @@ MODULES := $(shell sed -n 's|^\t\./||p' go.work)
 # Builds of modules alone, with their own go.mod, as a release does it.
 ALONE := GOWORK=off
 
-.PHONY: help setup setup-test tools build demo up test live images push-images test-k8s k8s-tools lint generate check-generated tidy bench fuzz clean
+.PHONY: help setup setup-test tools build demo up test live lint generate check-generated tidy bench fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,6 +52,8 @@ test: setup-test ## Run every test with the race detector
 
 live: ## Ask the true providers whose keys are in REELWAY_LIVE_<PROVIDER>, for at most REELWAY_LIVE_MAX_USD (1)
 	go test -count=1 -v -timeout 30m -run TestLive ./test/live
+
+.PHONY: images push-images test-k8s k8s-tools
 
 # Images are of the commit: their labels and dates are its own.
 IMAGES := dist/images
