@@ -415,7 +415,7 @@ func TestRightsAtNATS(t *testing.T) {
 	// The matrix: what each may publish, of all that anyone may.
 	subjects := map[string]string{ // with who may
 		"jobs.submit.kling": "ledger", "job.account_1.video_1.succeeded": "ledger", "account.account_1.notice": "ledger", "artifacts.delete": "ledger",
-		"access.changed": "ledger", "$KV.job_status.video_1": "ledger", "dead.OBSERVATIONS": "ledger", "dead.EVENTS": "ledger archiver",
+		"access.changed": "ledger", "$KV.job_status.video_1": "ledger", "dead.OBSERVATIONS": "ledger", "dead.EVENTS": "ledger archiver notifier",
 		"dead.JOBS": "dispatcher", "dead.WATCHDOG": "dispatcher", "dead.ARTIFACTS": "archiver",
 		"observed.kling.video_1": "ledger dispatcher callback archiver", "watchdog.due.kling": "ledger dispatcher callback",
 		"watchdog.schedule.kling.attempt_1": "ledger dispatcher callback", "limit.key_1": "intake", "$KV.providers.kling": "dispatcher",
@@ -430,7 +430,7 @@ func TestRightsAtNATS(t *testing.T) {
 		"$JS.API.CONSUMER.MSG.NEXT.EVENTS.archiver": "archiver", "$JS.API.CONSUMER.MSG.NEXT.EVENTS.x": "notifier", "$JS.API.CONSUMER.MSG.NEXT.JOBS.dispatcher-kling": "dispatcher",
 		"$JS.API.CONSUMER.MSG.NEXT.OBSERVATIONS.ledger": "ledger", "$JS.API.CONSUMER.DELETE.EVENTS.archiver": "", "$JS.API.CONSUMER.DELETE.EVENTS.projection": "",
 		"$JS.API.CONSUMER.DELETE.OBSERVATIONS.ledger": "", "$JS.API.CONSUMER.DELETE.JOBS.dispatcher-kling": "",
-		"$JS.ACK.EVENTS.archiver.1.1.1.1.0": "archiver", "$JS.ACK.OBSERVATIONS.ledger.1.1.1.1.0": "ledger", "$JS.ACK.JOBS.dispatcher-kling.1.1.1.1.0": "dispatcher",
+		"$JS.ACK.EVENTS.archiver.1.1.1.1.0": "archiver", "$JS.ACK.EVENTS.mail.1.1.1.1.0": "notifier", "$JS.ACK.EVENTS.projection.1.1.1.1.0": "ledger", "$JS.ACK.OBSERVATIONS.ledger.1.1.1.1.0": "ledger", "$JS.ACK.JOBS.dispatcher-kling.1.1.1.1.0": "dispatcher",
 		"$JS.API.INFO": "ledger dispatcher", "_INBOX.ledger.x": "", "$SYS.REQ.SERVER.PING": "", "other": "",
 	}
 	reads := map[string]string{"_INBOX.>": "", ">": "", "job.>": "", "observed.>": "", "jobs.>": "", "$KV.>": "", "$JS.ACK.>": "", "access.changed": "intake notifier"}
