@@ -9,7 +9,7 @@ ALONE := GOWORK=off
 .PHONY: help setup setup-test tools stores build demo up test live lint generate check-generated tidy bench fuzz clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: ## Install PostgreSQL when it is absent
 	@deploy/setup postgresql
@@ -17,6 +17,7 @@ setup: ## Install PostgreSQL when it is absent
 setup-test: setup stores test/sdk/node_modules/.package-lock.json test/browser/node_modules/.package-lock.json ## Install what the tests need besides: ffmpeg, object stores, a browser, and the providers' own clients
 	@deploy/setup ffmpeg
 	@deploy/setup chromium
+	@deploy/setup openssl
 
 # npm writes this file at the end of an installation.
 test/%/node_modules/.package-lock.json: test/%/package-lock.json
@@ -60,6 +61,42 @@ test: setup-test ## Run every test with the race detector
 
 live: ## Ask the true providers whose keys are in REELWAY_LIVE_<PROVIDER>, for at most REELWAY_LIVE_MAX_USD (1)
 	go test -count=1 -v -timeout 30m -run TestLive ./test/live
+
+.PHONY: images push-images test-k8s k8s-tools
+
+# Images are of the commit: their labels and dates are its own.
+IMAGES := dist/images
+VERSION ?= $(shell git describe --tags --always --dirty)
+
+images: ## Build the OCI images into dist/images, without a container engine; SERVICES names fewer
+	@cd tools/images && $(ALONE) go run . -out $(CURDIR)/$(IMAGES) -version $(VERSION) -revision $$(git rev-parse HEAD) \
+		-time $$(git log -1 --format=%ct) $(SERVICES)
+
+push-images: ## Push dist/images to REGISTRY, such as registry.example.com/reelway
+	@test -n "$(REGISTRY)" || { echo "set REGISTRY" >&2; exit 1; }
+	@cd tools/images && $(ALONE) go run . -out $(CURDIR)/$(IMAGES) -push $(REGISTRY) $(SERVICES)
+
+# A real API server takes some minutes to build, once: it is kept outside of the
+# repository, for every clone.
+KUBERNETES := v1.36.3
+K8S_BIN := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reelway/kubernetes-$(KUBERNETES)
+
+k8s-tools: $(addprefix $(K8S_BIN)/, etcd kube-score kubectl kube-apiserver) ## Build what test-k8s needs, in minutes, once for all clones
+
+$(K8S_BIN)/kube-apiserver $(K8S_BIN)/kubectl:
+	cd tools/k8s && CGO_ENABLED=0 $(ALONE) go build -trimpath -o $@ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES) \
+		-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36" k8s.io/kubernetes/cmd/$(@F)
+
+$(K8S_BIN)/etcd:
+	cd tools/k8s && CGO_ENABLED=0 $(ALONE) go build -trimpath -o $@ go.etcd.io/etcd/server/v3
+
+$(K8S_BIN)/kube-score:
+	GOBIN=$(K8S_BIN) GOFLAGS= $(ALONE) go install github.com/zegl/kube-score/cmd/kube-score@v1.20.0
+
+test-k8s: k8s-tools ## Apply deploy/k8s to a real API server, and test the images
+	cd tools/k8s && REELWAY_K8S_BIN=$(K8S_BIN) $(ALONE) go test -count=1 -timeout 20m ./...
+	cd tools/images && $(ALONE) go test -count=1 -timeout 20m ./...
+	@for m in tools/k8s tools/images; do (cd $$m && $(ALONE) go mod tidy -diff) || exit 1; done
 
 lint: tools ## golangci-lint, buf lint, and each module alone
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done

@@ -30,6 +30,8 @@ const HeaderType = "Reelway-Type"
 type Bus struct {
 	nc *nats.Conn
 	js jetstream.JetStream
+	// finds says that the topology is somebody else's to make and to mend.
+	finds bool
 
 	mu     sync.Mutex
 	kv     jetstream.KeyValue // the read model's
@@ -50,22 +52,31 @@ func New(nc *nats.Conn) (*Bus, error) {
 type Config struct {
 	URL      string `env:"REELWAY_NATS_URL" envDefault:"nats://127.0.0.1:4222" desc:"NATS with JetStream"`
 	Creds    string `env:"REELWAY_NATS_CREDS" desc:"path of a NATS credentials file"`
+	CA       string `env:"REELWAY_NATS_CA" desc:"path of the certificates by which NATS's own is judged; the system's when empty"`
 	Replicas int    `env:"REELWAY_NATS_REPLICAS" min:"1" max:"5" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
+	Streams  string `env:"REELWAY_NATS_STREAMS" oneof:"make find" envDefault:"make" desc:"make the streams at the start and when they vanish, or find them there: for a NATS user that may not make any, beside a ledger that does"`
 }
 
-// Connect reaches NATS, makes the topology and returns a Bus; close it with
-// the function returned. A connection lost later is made again for ever.
+// Connect reaches NATS, makes the topology unless it is to be found, and returns
+// a Bus; close it with the function returned. A connection lost later is made
+// again for ever. Answers come below _INBOX.<name>, so that each service's user
+// may read its own alone.
 func Connect(ctx context.Context, cfg Config, name string) (*Bus, func(), error) {
-	opts := []nats.Option{nats.Name(name), nats.MaxReconnects(-1), nats.ReconnectJitter(100*time.Millisecond, time.Second)}
+	opts := []nats.Option{nats.Name(name), nats.CustomInboxPrefix("_INBOX." + name), nats.MaxReconnects(-1), nats.ReconnectJitter(100*time.Millisecond, time.Second)}
 	if cfg.Creds != "" {
 		opts = append(opts, nats.UserCredentials(cfg.Creds))
+	}
+	if cfg.CA != "" {
+		opts = append(opts, nats.RootCAs(cfg.CA))
 	}
 	nc, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	b, err := New(nc)
-	if err == nil {
+	if err == nil && cfg.Streams == "find" {
+		b.finds = true
+	} else if err == nil {
 		err = b.Ensure(ctx, cfg.Replicas)
 	}
 	if err != nil {

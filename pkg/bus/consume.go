@@ -278,7 +278,7 @@ func (b *Bus) mend(ctx context.Context) {
 		b.mended = time.Now()
 	}
 	b.mu.Unlock()
-	if !due || !b.nc.IsConnected() {
+	if b.finds || !due || !b.nc.IsConnected() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)

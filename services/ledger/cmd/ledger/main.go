@@ -1,4 +1,5 @@
-// Command ledger runs the ledger service: gRPC on REELWAY_LEDGER_ADDR.
+// Command ledger runs the ledger service: gRPC on REELWAY_LEDGER_ADDR. Its verb
+// migrate brings the schema and the streams up to date, and ends.
 package main
 
 import (
@@ -14,6 +15,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "migrate" {
+		os.Exit(migrate())
+	}
 	ledger.CollectLess()
 	cfg, nats, db, door, keys := &ledger.Config{}, &bus.Config{}, &postgres.Config{}, &rpc.LedgerConfig{}, &seal.Config{}
 	os.Exit(run.Main("ledger", "owns Postgres: jobs, attempts, holds, postings and the outbox", os.Args[1:], func(ctx context.Context, h *run.Host) error {
