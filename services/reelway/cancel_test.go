@@ -47,7 +47,7 @@ type watched struct {
 
 func watchedStack(t *testing.T, more ...string) *watched {
 	t.Helper()
-	set, err := reelway.Load(append([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0",
+	set, err := reelway.Load(append([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
 		"REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=100h", "REELWAY_POLL_INTERVAL=200ms", "REELWAY_SWEEP_INTERVAL=200ms", "REELWAY_DEV_CREDITS=1000"}, more...))
 	if err != nil {
 		t.Fatal(err)

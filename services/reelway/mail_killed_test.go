@@ -63,7 +63,7 @@ func TestALetterOutlivesAKill(t *testing.T) {
 		return nil
 	})
 	const key = "rw_dev_for_a_test_of_mail"
-	env := []string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0",
+	env := []string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
 		"REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_DEV_API_KEY=" + key, "REELWAY_LOG_LEVEL=error",
 		"REELWAY_SMTP_URL=" + srv.URL(), "REELWAY_SMTP_CA=" + srv.CA, "REELWAY_MAIL_FROM=video@acme.example", "REELWAY_SMTP_TIMEOUT=5s", "REELWAY_SMTP_RETRY=50ms"}
 	submit := func(s *reelway.Stack, to string) {

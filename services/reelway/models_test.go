@@ -37,7 +37,7 @@ func atlas(t *testing.T) string {
 // withModels runs a stack on operators' files.
 func withModels(t *testing.T, files string) *reelway.Stack {
 	t.Helper()
-	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0",
+	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
 		"REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_MODELS_FILES=" + files, "REELWAY_MODELS_EVERY=100ms"})
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func TestFaultyModelsFiles(t *testing.T) {
 	if err := os.WriteFile(file, []byte("- {id: a, colour: red}\n- {id: b, provider: p}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0",
+	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
 		"REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_MODELS_FILES=" + file})
 	if err != nil {
 		t.Fatal(err)

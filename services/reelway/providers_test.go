@@ -18,7 +18,7 @@ import (
 // by hint, by challenge, by poll, and with results that need a key.
 func TestEveryProvider(t *testing.T) {
 	t.Parallel()
-	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0",
+	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
 		"REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_WATCH_AFTER=20s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_DEV_CREDITS=1000"})
 	if err != nil {
 		t.Fatal(err)

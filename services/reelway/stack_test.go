@@ -36,7 +36,7 @@ func start(t *testing.T, dir string, processors ...sdktrace.SpanProcessor) (*ree
 func startWith(t *testing.T, dir string, env []string, log *slog.Logger, processors ...sdktrace.SpanProcessor) (*reelway.Stack, func()) {
 	t.Helper()
 	set, err := reelway.Load(append(env, "REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0",
-		"REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_DATA_DIR="+dir, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms"))
+		"REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off", "REELWAY_DATA_DIR="+dir, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ import (
 // startOn runs a stack on a NATS server that the test reaches too.
 func startOn(t *testing.T, nats string, processors ...sdktrace.SpanProcessor) (*reelway.Stack, func()) {
 	t.Helper()
-	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0",
+	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
 		"REELWAY_NATS_URL=" + nats, "REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_WEBHOOK_SCHEDULE=100ms,1h"})
 	if err != nil {
 		t.Fatal(err)
