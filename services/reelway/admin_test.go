@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -54,12 +55,18 @@ func (s shell) table(args []string, want ...string) string {
 		s.t.Fatalf("%v: %d, %q", args, code, stderr)
 	}
 	for _, w := range want {
-		if !strings.Contains(stdout, w) {
+		// How wide a column is depends on its neighbours.
+		if !strings.Contains(squeezed(stdout), squeezed(w)) {
 			s.t.Errorf("%v: %q is not in\n%s", args, w, stdout)
 		}
 	}
 	return stdout
 }
+
+// squeezed is a text with one space for each run of them.
+func squeezed(s string) string { return spaces.ReplaceAllString(s, " ") }
+
+var spaces = regexp.MustCompile(` {2,}`)
 
 func (s shell) fails(code int, message string, args ...string) {
 	s.t.Helper()
