@@ -22,11 +22,14 @@ const (
 )
 
 // Fund opens the account that jobs are opened on.
-func (b *Book) Fund(ctx context.Context) error {
-	if _, err := b.accts.CreateAccount(ctx, &ledgerv1.CreateAccountRequest{Name: "bench", AccountId: Account}); err != nil {
+func (b *Book) Fund(ctx context.Context) error { return b.FundAccount(ctx, Account) }
+
+// FundAccount opens an account with more credit than any measurement spends.
+func (b *Book) FundAccount(ctx context.Context, account string) error {
+	if _, err := b.accts.CreateAccount(ctx, &ledgerv1.CreateAccountRequest{Name: "bench", AccountId: account}); err != nil {
 		return fmt.Errorf("create account: %w", err)
 	}
-	_, err := b.money.TopUp(ctx, &ledgerv1.TopUpRequest{AccountId: Account, AmountMicros: 1 << 60, IdempotencyKey: "bench"})
+	_, err := b.money.TopUp(ctx, &ledgerv1.TopUpRequest{AccountId: account, AmountMicros: 1 << 59, IdempotencyKey: "bench-" + account})
 	return err
 }
 

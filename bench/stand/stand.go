@@ -85,6 +85,9 @@ func New(ctx context.Context) (_ *Stand, err error) {
 	return s, s.bus.Ensure(ctx, 1)
 }
 
+// Bus is the stand's.
+func (s *Stand) Bus() *bus.Bus { return s.bus }
+
 // Database returns a pool on a fresh database.
 func (s *Stand) Database(ctx context.Context, name string, conns int32) (*pgxpool.Pool, error) {
 	admin, err := postgres.Open(ctx, s.pg.URL, 1)
