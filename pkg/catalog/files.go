@@ -69,16 +69,8 @@ func (c *Catalog) Components() []run.Component {
 		return nil
 	}
 	return []run.Component{{Name: "models-files", Run: func(ctx context.Context) error {
-		tick := time.NewTicker(c.files.cfg.Every)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-tick.C:
-				c.reload(ctx)
-			}
-		}
+		run.Every(ctx, c.files.cfg.Every, func() { c.reload(ctx) })
+		return nil
 	}}}
 }
 

@@ -57,16 +57,8 @@ func (r *Routes) Components() []run.Component {
 		return nil
 	}
 	return []run.Component{{Name: "routes-file", Run: func(ctx context.Context) error {
-		tick := time.NewTicker(r.cfg.Every)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-tick.C:
-				r.reload(ctx)
-			}
-		}
+		run.Every(ctx, r.cfg.Every, func() { r.reload(ctx) })
+		return nil
 	}}}
 }
 

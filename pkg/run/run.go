@@ -55,6 +55,20 @@ func Stages(ctx context.Context, log *slog.Logger, stages ...[]Component) error 
 	return context.Cause(failed)
 }
 
+// Every calls fn at once and then every d, until ctx is done; never twice at the
+// same time.
+func Every(ctx context.Context, d time.Duration, fn func()) {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		fn()
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
 // Listen opens a TCP listener; a port in use is named, with the setting that
 // changes it.
 func Listen(setting, addr string) (net.Listener, error) {

@@ -97,18 +97,12 @@ const announceEvery = 5 * time.Second
 
 // announce tells the settings of each provider to whoever asks how it stands.
 func (s *Service) announce(ctx context.Context) error {
-	t := time.NewTicker(announceEvery)
-	defer t.Stop()
-	for {
+	run.Every(ctx, announceEvery, func() {
 		for _, d := range s.desks {
 			s.traffic.Announce(ctx, d.settings())
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-	}
+	})
+	return nil
 }
 
 // Components are three consumers for each provider, so that one provider's lag

@@ -26,18 +26,12 @@ func (l *latencies) of(model string) time.Duration {
 // Components ask the ledger for latencies while an alias has a ceiling of one.
 func (s *Service) Components() []run.Component {
 	return []run.Component{{Name: "intake-latencies", Run: func(ctx context.Context) error {
-		tick := time.NewTicker(s.cfg.LatencyEvery)
-		defer tick.Stop()
-		for {
+		run.Every(ctx, s.cfg.LatencyEvery, func() {
 			if s.d.Routes.Table().NeedsLatency() {
 				s.measure(ctx)
 			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-tick.C:
-			}
-		}
+		})
+		return nil
 	}}}
 }
 

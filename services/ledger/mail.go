@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"reelway.dev/pkg/postgres"
+	"reelway.dev/pkg/run"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
@@ -213,18 +214,12 @@ const (
 // forgetMail forgets letters that cannot come again, and addresses that are of
 // no use any more, once an hour.
 func (s *Service) forgetMail(ctx context.Context) error {
-	t := time.NewTicker(time.Hour)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
+	run.Every(ctx, time.Hour, func() {
 		if err := s.forgetMailOnce(ctx, mailKept); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "old mail not forgotten", "error", err.Error())
 		}
-	}
+	})
+	return nil
 }
 
 func (s *Service) forgetMailOnce(ctx context.Context, kept time.Duration) error {

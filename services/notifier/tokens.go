@@ -10,6 +10,7 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/livetoken"
+	"reelway.dev/pkg/run"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
@@ -116,16 +117,7 @@ func (t *tokens) run(ctx context.Context, b *bus.Bus) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
-		tick := time.NewTicker(tokensEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				ask(func(livetoken.Grant) bool { return true })
-			}
-		}
+		run.Every(ctx, tokensEvery, func() { ask(func(livetoken.Grant) bool { return true }) })
 	})
 	return bus.Listen(ctx, b, bus.AccessChangedSubject, func(m *eventv1.AccessChanged) {
 		ask(func(g livetoken.Grant) bool {

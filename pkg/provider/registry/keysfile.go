@@ -10,7 +10,6 @@ import (
 	"math"
 	"os"
 	"regexp"
-	"time"
 
 	"gopkg.in/yaml.v3"
 
@@ -167,15 +166,8 @@ func (b builtin) ring() (*ring, error) {
 // go without a restart. A file with a fault changes nothing.
 func (p Providers) Component(log *slog.Logger) run.Component {
 	return run.Component{Name: "provider-keys", Run: func(ctx context.Context) error {
-		t := time.NewTicker(p.every)
-		defer t.Stop()
 		faults := map[string]string{} // told already
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-t.C:
-			}
+		run.Every(ctx, p.every, func() {
 			for _, b := range p.files {
 				next, err := b.ring()
 				switch {
@@ -190,6 +182,7 @@ func (p Providers) Component(log *slog.Logger) run.Component {
 					}
 				}
 			}
-		}
+		})
+		return nil
 	}}
 }
