@@ -115,8 +115,8 @@ breaking: tools ## Fail when the contracts break callers of the last commit but 
 tidy: ## Tidy every module alone
 	@for m in $(MODULES); do (cd $$m && $(ALONE) go mod tidy) || exit 1; done
 
-bench: setup ## Measure the ledger beside River and bare SQL, the dispatcher and the notifier; takes minutes
-	cd bench && go run ./ledger && go run ./dispatcher && go run ./live
+bench: setup ## Measure the ledger beside River and bare SQL, the dispatcher, the queue and the notifier; takes minutes
+	cd bench && go run ./ledger && go run ./dispatcher && go run ./flood && go run ./live
 
 fuzz: ## Fuzz each target for 30 seconds
 	cd services/intake && go test -fuzz=FuzzDecode -fuzztime=30s .
