@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"reelway.dev/bench/stand"
+	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/catalog"
@@ -66,8 +68,18 @@ func replica(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	dir, err := os.MkdirTemp("", "reelway-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	files, err := bucket.Open(ctx, bucket.Config{URL: "file://" + filepath.ToSlash(dir), PublicURL: "http://127.0.0.1:1", Secret: "a secret of thirty-two bytes and more"})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = files.Close() }()
 	d, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters, Keys: providers.Keys,
-		Model: catalog.Builtin().ProviderModel, Tokens: tokens, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
+		Model: catalog.Builtin().ProviderModel, Tokens: tokens, Files: files, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"mime"
@@ -29,6 +30,9 @@ type Response struct {
 	FileName string
 	// Download lets a browser save the file; otherwise it shows it.
 	Download bool
+	// Life is how long the URL works; 0 is what the bucket was opened with. A
+	// store bounds it: S3 and GCS at seven days.
+	Life time.Duration
 }
 
 // disposition is the Content-Disposition (RFC 6266) of a response.
@@ -59,7 +63,8 @@ func (b *Bucket) SignedURL(ctx context.Context, key string) (string, time.Time, 
 // Sign returns a URL that gives the object to whoever has it, until the time
 // returned. Whether the object exists is not looked at.
 func (b *Bucket) Sign(ctx context.Context, key string, r Response) (string, time.Time, error) {
-	expires := time.Now().Add(b.life).UTC()
+	r.Life = cmp.Or(r.Life, b.life)
+	expires := time.Now().Add(r.Life).UTC()
 	u, err := b.sign(ctx, key, r)
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("sign URL: %w", err)
@@ -69,13 +74,13 @@ func (b *Bucket) Sign(ctx context.Context, key string, r Response) (string, time
 
 func (b *Bucket) sign(ctx context.Context, key string, r Response) (string, error) {
 	if b.signer != nil {
-		u, err := b.signer.URLFromKey(ctx, key, &driver.SignedURLOptions{Expiry: b.life, Method: http.MethodGet, ContentType: r.signed()})
+		u, err := b.signer.URLFromKey(ctx, key, &driver.SignedURLOptions{Expiry: r.Life, Method: http.MethodGet, ContentType: r.signed()})
 		if err != nil {
 			return "", err
 		}
 		return u.String(), nil
 	}
-	return b.b.SignedURL(ctx, key, &blob.SignedURLOptions{Expiry: b.life, Method: http.MethodGet, BeforeSign: func(as func(any) bool) error {
+	return b.b.SignedURL(ctx, key, &blob.SignedURLOptions{Expiry: r.Life, Method: http.MethodGet, BeforeSign: func(as func(any) bool) error {
 		disposition := r.disposition(key)
 		var s *s3.GetObjectInput
 		var g *storage.SignedURLOptions

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/fault"
@@ -33,9 +34,15 @@ type Config struct {
 	Concurrency   int           `env:"REELWAY_PROVIDER_CONCURRENCY" min:"1" max:"10000" envDefault:"32" desc:"submissions under way to one provider by one replica"`
 	Rate          float64       `env:"REELWAY_PROVIDER_RATE" min:"0.001" envDefault:"50" desc:"submissions a second to one provider by all replicas, unless its keys file says otherwise; and polls a second by each replica"`
 	Running       int           `env:"REELWAY_PROVIDER_RUNNING" min:"0" max:"1000000" envDefault:"0" desc:"tasks at one provider at one time, of all replicas, unless its keys file says otherwise; 0: any number"`
+	SourceLife    time.Duration `env:"REELWAY_SOURCE_URL_LIFE" min:"1m" max:"168h" envDefault:"6h" desc:"how long a provider may fetch an uploaded image or a video that it is to work on"`
 	Failures      int           `env:"REELWAY_BREAKER_FAILURES" min:"1" max:"1000" envDefault:"5" desc:"submissions in a row, of one model to one provider, that get no proper answer before its jobs wait"`
 	Cooldown      time.Duration `env:"REELWAY_BREAKER_COOLDOWN" min:"100ms" max:"1h" envDefault:"10s" desc:"how long they wait until one of them is tried; it doubles with each that fails, to thirty times this"`
 	KeyBench      time.Duration `env:"REELWAY_KEY_BENCH" min:"1s" max:"24h" envDefault:"10m" desc:"how long a key rests that the provider refuses, or whose balance is used up"`
+}
+
+// Files signs objects of the bucket; bucket.Bucket is one.
+type Files interface {
+	Sign(ctx context.Context, key string, r bucket.Response) (string, time.Time, error)
 }
 
 // Deps are the dispatcher's neighbours.
@@ -49,6 +56,8 @@ type Deps struct {
 	// Model names a job's model as its provider does.
 	Model  func(*videov1.VideoParams) (string, error)
 	Tokens *callbacktoken.Tokens
+	// Files signs the objects of the bucket that a job refers to.
+	Files  Files
 	Logger *slog.Logger
 	Now    func() time.Time
 	// OnUncertain is a model's policy for a submission whose outcome is unknown
@@ -71,8 +80,8 @@ type Service struct {
 
 // New returns a dispatcher; every field of d but OnUncertain is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Bus == nil || d.Jobs == nil || d.Model == nil || d.Tokens == nil || d.Logger == nil || d.Now == nil {
-		return nil, errors.New("dispatcher: Bus, Jobs, Model, Tokens, Logger and Now are required")
+	if d.Bus == nil || d.Jobs == nil || d.Model == nil || d.Tokens == nil || d.Files == nil || d.Logger == nil || d.Now == nil {
+		return nil, errors.New("dispatcher: Bus, Jobs, Model, Tokens, Files, Logger and Now are required")
 	}
 	m, err := newMetrics()
 	if err != nil {
@@ -142,6 +151,22 @@ func (s *Service) task(ctx context.Context, seen provider.Seen, p *videov1.Video
 		Seed: p.Seed, Audio: p.GetAudio(), Watermark: p.GetWatermark(),
 		CallbackURL: s.d.Tokens.URL(seen.Provider, seen.JobID, seen.AttemptID, tp["traceparent"]),
 	}, nil
+}
+
+// sign puts signed URLs in the place of a task's references to the bucket.
+func (s *Service) sign(ctx context.Context, t *provider.Task) error {
+	for _, u := range []*string{&t.ImageURL, &t.EndImageURL} {
+		key, ok := bucket.RefKey(*u)
+		if !ok {
+			continue
+		}
+		signed, _, err := s.d.Files.Sign(ctx, key, bucket.Response{Life: s.cfg.SourceLife})
+		if err != nil {
+			return fault.Wrap(err, fault.Unavailable, "a file of the job could not be signed")
+		}
+		*u = signed
+	}
+	return nil
 }
 
 // publish keeps trying while the message may be worked on: a task id that is

@@ -119,10 +119,15 @@ func (s *Service) send(ctx, call context.Context, d *desk, p *pass, m *eventv1.S
 	}
 	t, err := s.task(ctx, seen, b.GetParams())
 	if err != nil {
+		err = fault.Wrap(err, fault.InvalidRequest, "the model is no longer offered")
+	} else {
+		err = s.sign(ctx, &t)
+	}
+	if err != nil {
 		if probe {
 			d.withdraw(ctx, p)
 		}
-		return s.publish(ctx, refused(seen, fault.Wrap(err, fault.InvalidRequest, "the model is no longer offered")))
+		return s.publish(ctx, refused(seen, fault.From(err)))
 	}
 	key := d.ring.Key(b.GetKeyId())
 	if key == nil { // taken out since, by a file that this process never read

@@ -77,6 +77,9 @@ type bench struct {
 	seen chan *eventv1.Observation
 }
 
+// unsigned is a bucket that no job of these tests refers to.
+type unsigned struct{ dispatcher.Files }
+
 func setup(t *testing.T, adapter provider.Adapter, a *ledgerv1.GetAttemptResponse, policy string) *bench {
 	t.Helper()
 	b := natstest.Bus(t)
@@ -87,7 +90,7 @@ func setup(t *testing.T, adapter provider.Adapter, a *ledgerv1.GetAttemptRespons
 	a.JobId, a.AttemptId, a.Provider, a.Params = "video_1", "att_1", "acme", &videov1.VideoParams{Model: "m"}
 	s, err := dispatcher.New(dispatcher.Config{SubmitTimeout: time.Second, PollInterval: 20 * time.Millisecond, MaxRuntime: time.Hour, Concurrency: 2, Rate: 1000},
 		dispatcher.Deps{Bus: b, Jobs: attempts{a: a}, Providers: map[string]provider.Adapter{"acme": adapter}, Model: func(*videov1.VideoParams) (string, error) { return "m", nil },
-			Tokens: tokens, Logger: slog.New(slog.DiscardHandler), Now: time.Now, OnUncertain: func(model string) string { return map[string]string{"m": policy}[model] }})
+			Tokens: tokens, Files: unsigned{}, Logger: slog.New(slog.DiscardHandler), Now: time.Now, OnUncertain: func(model string) string { return map[string]string{"m": policy}[model] }})
 	if err != nil {
 		t.Fatal(err)
 	}

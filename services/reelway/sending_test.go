@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
 
+	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/catalog"
@@ -173,9 +174,14 @@ func (s *sending) dispatcher(environ ...string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	files, err := bucket.Open(s.t.Context(), bucket.Config{URL: "file://" + filepath.ToSlash(s.t.TempDir()), PublicURL: s.sink.URL, Secret: "a secret of thirty-two bytes and more"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = files.Close() })
 	log := slog.New(slog.NewTextHandler(s.logs, nil))
 	d, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: s.bus, Jobs: s.jobs, Providers: providers.Adapters, Keys: providers.Keys,
-		Model: catalog.Builtin().ProviderModel, Tokens: tokens, Logger: log, Now: time.Now})
+		Model: catalog.Builtin().ProviderModel, Tokens: tokens, Files: files, Logger: log, Now: time.Now})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/catalog"
@@ -18,7 +19,7 @@ import (
 
 func main() {
 	cfg, nats, led, reg, tok := &dispatcher.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &registry.Config{}, &callbacktoken.Config{}
-	models := &catalog.Config{}
+	models, bkt := &catalog.Config{}, &bucket.Config{}
 	os.Exit(run.Main("dispatcher", "submits queued jobs to providers and watches them", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		tokens, err := callbacktoken.Open(*tok)
 		if err != nil {
@@ -32,6 +33,11 @@ func main() {
 		if err != nil {
 			return err
 		}
+		files, err := bucket.Open(ctx, *bkt)
+		if err != nil {
+			return err
+		}
+		h.OnClose(func() { _ = files.Close() })
 		b, shut, err := bus.Connect(ctx, *nats, "dispatcher")
 		if err != nil {
 			return err
@@ -44,7 +50,7 @@ func main() {
 		}
 		h.OnClose(func() { _ = conn.Close() })
 		s, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters, Keys: providers.Keys,
-			Model: cat.ProviderModel, OnUncertain: cat.OnUncertain, Tokens: tokens, Logger: h.Log, Now: time.Now})
+			Model: cat.ProviderModel, OnUncertain: cat.OnUncertain, Tokens: tokens, Files: files, Logger: h.Log, Now: time.Now})
 		if err != nil {
 			return err
 		}
@@ -52,5 +58,5 @@ func main() {
 		h.Add(run.Consumers, s.Components()...)
 		h.Add(run.Consumers, cat.Components()...)
 		return nil
-	}, cfg, nats, led, reg, tok, models))
+	}, cfg, nats, led, reg, tok, models, bkt))
 }
