@@ -66,6 +66,9 @@ type task struct {
 
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
+	if t.SourceTask != "" || t.Extend {
+		return "", provider.CannotUse(Name)
+	}
 	text := t.Prompt
 	body := map[string]any{"model": t.Model, "watermark": t.Watermark}
 	if a.flags {
@@ -84,6 +87,9 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	}
 	image("first_frame", t.ImageURL)
 	image("last_frame", t.EndImageURL)
+	if t.VideoURL != "" {
+		content = append(content, map[string]any{"type": "video_url", "video_url": map[string]any{"url": t.VideoURL}, "role": "reference_video"})
+	}
 	body["content"] = content
 	if t.Seed != nil {
 		body["seed"] = *t.Seed

@@ -63,7 +63,7 @@ func path(p string, t provider.Task, taskID string) string {
 	for part := range strings.SplitSeq(t.Model, "/") {
 		model = append(model, url.PathEscape(part))
 	}
-	return strings.NewReplacer("{model}", strings.Join(model, "/"), "{task_id}", url.PathEscape(taskID)).Replace(p)
+	return strings.NewReplacer("{model}", strings.Join(model, "/"), "{task_id}", url.PathEscape(taskID), "{source_task}", url.PathEscape(t.SourceTask)).Replace(p)
 }
 
 // decode keeps numbers as they were written: ids may be numbers.
@@ -81,6 +81,15 @@ func (c *core) Submit(ctx context.Context, t provider.Task) (string, error) {
 	p := c.spec.Submit.Path
 	if t.ImageURL != "" && c.spec.Submit.Image != "" {
 		p = c.spec.Submit.Image
+	}
+	switch {
+	case t.OfVideo() && t.Extend:
+		p = c.spec.Submit.Extend
+	case t.OfVideo():
+		p = c.spec.Submit.Video
+	}
+	if p == "" {
+		return "", provider.CannotUse(c.spec.Name)
 	}
 	body, _ := fill(c.spec.Submit.Body, values(t))
 	ans, err := c.account.JSON(ctx, c.spec.Submit.Method, path(p, t, ""), c.header, body)

@@ -51,6 +51,11 @@ type Submit struct {
 	Call `yaml:",inline"`
 	// Image is the path when there is a first frame; Path when left out.
 	Image string `yaml:"image_path"`
+	// Video and Extend are the paths of a source video that is made anew, or goes
+	// on; {source_task} stands for the task that made it. When left out, such
+	// tasks are refused.
+	Video  string `yaml:"video_path"`
+	Extend string `yaml:"extend_path"`
 	// Body is a tree whose strings may be fields in braces, such as {prompt}. A
 	// field alone keeps its type, and one that is empty takes its key along.
 	Body map[string]any `yaml:"body"`

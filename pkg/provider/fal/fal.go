@@ -80,6 +80,9 @@ func input(t provider.Task) map[string]any {
 		}
 		break
 	}
+	if t.VideoURL != "" {
+		in["video_url"] = t.VideoURL
+	}
 	if t.NegativePrompt != "" {
 		in["negative_prompt"] = t.NegativePrompt
 	}
@@ -94,6 +97,9 @@ func input(t provider.Task) map[string]any {
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	if _, err := requests(t.Model, "x"); err != nil {
 		return "", errorTable[http.StatusNotFound].Refuse(Name, "", err.Error(), 0)
+	}
+	if t.SourceTask != "" {
+		return "", provider.CannotUse(Name)
 	}
 	path := "/" + t.Model
 	if t.CallbackURL != "" {
