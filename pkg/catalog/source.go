@@ -134,7 +134,7 @@ func (m Model) source(r *videov1.VideoRequest, made *Made, p *videov1.VideoParam
 	s := m.Sources[task]
 	switch {
 	case r.GetVideoUrl() == "" && made == nil:
-		wrong("extend", "needs the video that is to go on, as video or video_url")
+		wrong("video", "is required: the id of a completed video that is to go on, or video_url in its place")
 	case r.GetVideoUrl() != "" && made != nil:
 		wrong("video_url", "contradicts video; send one of them")
 	case r.GetImageUrl() != "":

@@ -107,7 +107,7 @@ func TestSources(t *testing.T) {
 		"of a length not known":     {"any", &videov1.VideoRequest{Prompt: "p", VideoUrl: url}, nil, "10 s 1280x720 100000 of " + url},
 		"with a shape of its own":   {"any", of(func(r *videov1.VideoRequest) { r.Size = "1280x720" }), made(nil), "8 s 1280x720 80000 of bucket:v"},
 		"no prompt":                 {"any", of(func(r *videov1.VideoRequest) { r.Prompt = "" }), made(nil), "[{prompt is required}]"},
-		"nothing to extend":         {"own", &videov1.VideoRequest{Prompt: "p", Extend: true}, nil, "[{extend needs the video that is to go on, as video or video_url}]"},
+		"nothing to extend":         {"own", &videov1.VideoRequest{Prompt: "p", Extend: true}, nil, "[{video is required: the id of a completed video that is to go on, or video_url in its place}]"},
 		"two sources":               {"own", of(func(r *videov1.VideoRequest) { r.VideoUrl = url }), made(nil), "[{video_url contradicts video; send one of them}]"},
 		"an image besides":          {"own", of(func(r *videov1.VideoRequest) { r.ImageUrl = url }), made(nil), "[{image_url cannot be sent with a source video}]"},
 		"a task it has not":         {"any", of(func(r *videov1.VideoRequest) { r.Extend = true }), made(nil), "{video any offers no extend; it offers video-to-video}"},
