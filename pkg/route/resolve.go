@@ -63,6 +63,8 @@ var can = map[string]func(catalog.Model) bool{
 	"seed":            func(m catalog.Model) bool { return m.Seed },
 	"negative_prompt": func(m catalog.Model) bool { return m.NegativePrompt },
 	"watermark":       func(m catalog.Model) bool { return m.Watermark },
+	"video":           func(m catalog.Model) bool { return m.ProviderModels[catalog.VideoToVideo] != "" },
+	"extend":          func(m catalog.Model) bool { return m.ProviderModels[catalog.Extend] != "" },
 	"image":           func(m catalog.Model) bool { return m.ProviderModels[catalog.ImageToVideo] != "" },
 }
 

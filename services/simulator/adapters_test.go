@@ -210,7 +210,10 @@ func TestDeclared(t *testing.T) {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
 			h := simulate(t, s.Name)
-			h.Webhooks, h.Sources = providertest.None, nil
+			h.Webhooks = providertest.None
+			if s.Submit.Video == "" {
+				h.Sources = nil
+			}
 			h.Task.Model = map[string]string{"replicate": "wan-video/wan-2.6-t2v", "runway": "gen4.5"}[s.Name]
 			if s.Webhook != nil {
 				h.Webhooks = providertest.Signed

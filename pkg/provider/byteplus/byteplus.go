@@ -6,6 +6,9 @@
 // and ModelArk knows no key that would tell the two apart. Callbacks are
 // unsigned and so only hints.
 //
+// A source video is a reference_video, by its address; what Seedance makes of it
+// has a length of its own.
+//
 // Unconfirmed: the spelling of error codes beyond their heads, which is all
 // that is compared; and that resolution, ratio and duration are fields for
 // every model: the first Seedance models read them from the prompt's text,

@@ -52,8 +52,8 @@ type Submit struct {
 	// Image is the path when there is a first frame; Path when left out.
 	Image string `yaml:"image_path"`
 	// Video and Extend are the paths of a source video that is made anew, or goes
-	// on; {source_task} stands for the task that made it. When left out, such
-	// tasks are refused.
+	// on: {video_url} in Body, or {source_task} there or in the path, is where it
+	// goes. A source that has no such place is refused.
 	Video  string `yaml:"video_path"`
 	Extend string `yaml:"extend_path"`
 	// Body is a tree whose strings may be fields in braces, such as {prompt}. A

@@ -9,7 +9,8 @@
 //
 // Unconfirmed: the input of a model is its own; the names that families of
 // models use are in the table below, and fal is taken to ignore a field that a
-// model does not know. A 403 is taken for an empty balance by its words. A
+// model does not know. A source video is video_url, as in all of its references
+// that were read. A 403 is taken for an empty balance by its words. A
 // model below workflows/ has other URLs and is refused.
 package fal
 

@@ -11,11 +11,11 @@
 // days for which Kling keeps them; such a task has no external id, so that one of
 // unknown outcome cannot be looked for.
 //
-// Unconfirmed: that an id asked for at the path of another kind of task answers
-// 1203, as any unknown one does. Unconfirmed: whether callbacks of the old generation are signed. Callbacks
+// Unconfirmed: whether callbacks of the old generation are signed. Callbacks
 // are verified when a webhook secret is configured, and hints otherwise: if old
 // ones are not signed, those are refused then and polls tell the end. The new
-// generation's settings.audio is taken for a boolean.
+// generation's settings.audio is taken for a boolean. An id that is asked for at
+// the path of another kind of task is taken to answer 1203, as an unknown one does.
 package kling
 
 import (

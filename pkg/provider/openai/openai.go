@@ -10,6 +10,9 @@
 // whole project, at an address that names no job; servers that take an address
 // per request are told ours in the field Config.CallbackField.
 //
+// A video is remixed or extended by its id, with its model, size and, for a remix,
+// its length. An extension's result holds its source.
+//
 // Unconfirmed: a create with an image by address, which is sent as JSON; and
 // the codes of policy refusals beyond moderation_blocked.
 package openai

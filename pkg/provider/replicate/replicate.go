@@ -7,7 +7,8 @@
 //
 // Unconfirmed: the error envelope beyond its detail field; policy refusals are
 // told by words in the free text of a failure. The input of a model is its
-// own: the names of its frames are in the table below by the model's owner.
+// own: the names of its frames are in the table below by the model's owner, and a
+// source video is called video, as by gen4-aleph, the one that was read.
 package replicate
 
 import (

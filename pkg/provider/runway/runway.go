@@ -5,6 +5,9 @@
 // It is a small client on provider.Call: the SDK repeats a create on 408, 409,
 // 429 and 5xx by itself, and Runway knows no key that would tell the two apart.
 //
+// Tasks on videos (video_to_video): what Aleph and the models that are not known
+// here make follows the source; Seedance has a length and a shape of its own.
+//
 // Unconfirmed: the scale of progress (0 to 1 in the SDK's comment); a value
 // above 1 is taken for percent; the status of a refusal for want of credits, which
 // is known by its words. Which failures are refunded is disputed; only

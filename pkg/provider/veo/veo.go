@@ -9,6 +9,9 @@
 // A webhook is always a hint. The token of a per-request one binds no body, and
 // an event is a thin pointer; no event tells of a failure.
 //
+// A video goes on only when Veo made it within the last two days: its operation
+// is read for the address of the file. The result holds the source as well.
+//
 // Unconfirmed: the audience of those tokens, which is checked only when
 // Config.Audience is set; and the words by which an error by policy is told,
 // beside the documented filter counts. An image is sent in the SDK's shape,
