@@ -1,11 +1,20 @@
 package test
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 	"reelway.dev/services/simulator"
 )
 
@@ -80,6 +89,28 @@ func TestVideosOfVideos(t *testing.T) {
 		if c.task != (task.Source == source.ID) || c.task == strings.HasPrefix(task.Source, s.base) {
 			t.Errorf("%s: the provider was given %q", name, task.Source)
 		}
+	}
+	// gRPC takes the same.
+	conn, err := grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+key), time.Minute)
+	defer cancel()
+	client := videov1.NewVideoServiceClient(conn)
+	ask := &videov1.VideoRequest{Prompt: "over gRPC", SourceVideo: made["kling-v1-6"], Extend: true}
+	quote, err1 := client.QuoteVideo(ctx, &videov1.QuoteVideoRequest{Video: ask})
+	created, err2 := client.CreateVideo(ctx, &videov1.CreateVideoRequest{Video: ask})
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	if v := s.await(90*time.Second, created.GetVideo().GetId()); v.Cost.CapturedMicros != quote.GetTotalMicros() || v.RemixedFrom == nil || s.task("over gRPC").Source != s.task("a boat by kling-v1-6").ID {
+		t.Errorf("%+v, quoted %v", v, quote)
+	}
+	ask.SourceVideo = "video_absent"
+	if _, err := client.CreateVideo(ctx, &videov1.CreateVideoRequest{Video: ask}); status.Code(err) != codes.NotFound {
+		t.Error(err)
 	}
 	s.books(-1)
 }

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -126,6 +127,7 @@ func setup(t *testing.T, settings ...string) *stack {
 	s := &stack{t: t, dir: dir, sim: srv, log: &lockedBuffer{}}
 	http1, grpc1, ops := freePort(t), freePort(t), freePort(t)
 	s.base, s.grpc, s.ops = "http://"+http1, grpc1, "http://"+ops
+	settings = slices.Clone(settings) // tests share lists
 	for i := range settings {
 		settings[i] = strings.ReplaceAll(settings[i], "SIM", srv.URL)
 	}

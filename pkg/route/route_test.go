@@ -257,11 +257,11 @@ func TestEachRouteGetsTheSourceAsItTakesIt(t *testing.T) {
 	if len(bad) > 0 || !slices.Equal(ids(p), []string{"veo-3.1", "fal-veo-3.1"}) {
 		t.Fatalf("%v %v", p, bad)
 	}
-	own, any := p.Routes[0].Params, p.Routes[1].Params
-	if own.GetSourceTask() != made.TaskID || own.GetVideoUrl() != "" || any.GetSourceTask() != "" || any.GetVideoUrl() != made.URL {
-		t.Errorf("%v\n%v", own, any)
+	own, other := p.Routes[0].Params, p.Routes[1].Params
+	if own.GetSourceTask() != made.TaskID || own.GetVideoUrl() != "" || other.GetSourceTask() != "" || other.GetVideoUrl() != made.URL {
+		t.Errorf("%v\n%v", own, other)
 	}
-	for _, x := range []*videov1.VideoParams{own, any} {
+	for _, x := range []*videov1.VideoParams{own, other} {
 		if x.GetSourceVideo() != "video_1" || !x.GetExtend() || x.GetDurationSeconds() != 7 || x.GetAspectRatio() != "9:16" {
 			t.Errorf("%v", x)
 		}
