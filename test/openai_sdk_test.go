@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,8 +16,8 @@ import (
 // OpenAI's own Go SDK, unchanged but for base URL and key.
 func TestOpenAISDK(t *testing.T) {
 	t.Parallel()
-	s := setup(t)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	s := setup(t, everyProvider...)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	c := openai.NewClient(option.WithBaseURL(s.base+"/v1"), option.WithAPIKey(key))
 	var ids []string
@@ -54,6 +55,7 @@ func TestOpenAISDK(t *testing.T) {
 	if pages.Err() != nil || len(listed) != 3 || listed[0] != ids[2] {
 		t.Errorf("%v %v", listed, pages.Err())
 	}
+	ofVideos(ctx, t, s, c, ids[0])
 	if d, err := c.Videos.Delete(ctx, ids[0]); err != nil || !d.Deleted {
 		t.Errorf("%+v %v", d, err)
 	}
@@ -65,5 +67,55 @@ func TestOpenAISDK(t *testing.T) {
 	_, err = c.Videos.New(ctx, openai.VideoNewParams{Model: "sora-9", Prompt: "p"})
 	if !errors.As(err, &e) || e.StatusCode != http.StatusBadRequest || e.Param != "model" {
 		t.Errorf("%v", err)
+	}
+}
+
+// ofVideos makes videos of others where the model can, and is refused, in the
+// SDK's own errors, where it cannot. other is of a model that cannot.
+func ofVideos(ctx context.Context, t *testing.T, s *stack, c openai.Client, other string) {
+	t.Helper()
+	made, err := c.Videos.NewAndPoll(ctx, openai.VideoNewParams{Model: "sora-2", Prompt: "A kite", Seconds: "4", Size: "1280x720"}, 200)
+	if err != nil || made.Status != openai.VideoStatusCompleted {
+		t.Fatalf("%+v %v", made, err)
+	}
+	edit := func(id string) (*openai.Video, error) {
+		return c.Videos.Edit(ctx, openai.VideoEditParams{Prompt: "At night",
+			Video: openai.VideoEditParamsVideoUnion{OfVideoEditsVideoVideoReferenceInputParam: &openai.VideoEditParamsVideoVideoReferenceInputParam{ID: id}}})
+	}
+	extend := func(id string, seconds openai.VideoSeconds) (*openai.Video, error) {
+		return c.Videos.Extend(ctx, openai.VideoExtendParams{Prompt: "It flies on", Seconds: seconds,
+			Video: openai.VideoExtendParamsVideoUnion{OfVideoExtendsVideoVideoReferenceInputParam: &openai.VideoExtendParamsVideoVideoReferenceInputParam{ID: id}}})
+	}
+	remixed, err1 := c.Videos.Remix(ctx, made.ID, openai.VideoRemixParams{Prompt: "In the rain"})
+	edited, err2 := edit(made.ID)
+	extended, err3 := extend(made.ID, "8")
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	for want, v := range map[string]*openai.Video{"a remix of 4": remixed, "an edit of 4": edited, "an extension of 8": extended} {
+		s.await(90*time.Second, v.ID)
+		got, err := c.Videos.Get(ctx, v.ID)
+		if err != nil || got.Status != openai.VideoStatusCompleted || got.RemixedFromVideoID != made.ID || !strings.HasSuffix(want, " "+string(got.Seconds)) || got.Size != made.Size {
+			t.Errorf("%s: %+v %v", want, got, err)
+		}
+	}
+	var e *openai.Error
+	if _, err := c.Videos.Remix(ctx, other, openai.VideoRemixParams{Prompt: "p"}); !errors.As(err, &e) || e.StatusCode != http.StatusBadRequest || e.Param != "video" || !strings.Contains(e.Message, "choose one of") {
+		t.Errorf("%v", err)
+	}
+	if _, err := extend(made.ID, "5"); !errors.As(err, &e) || e.StatusCode != http.StatusBadRequest || e.Param != "duration" {
+		t.Errorf("%v", err)
+	}
+	if _, err := edit("video_absent"); !errors.As(err, &e) || e.StatusCode != http.StatusNotFound || e.Param != "video" {
+		t.Errorf("%v", err)
+	}
+	file := openai.VideoEditParamsVideoUnion{OfFile: openai.File(strings.NewReader("no video"), "a.mp4", "video/mp4")}
+	if _, err := c.Videos.Edit(ctx, openai.VideoEditParams{Prompt: "p", Video: file}); !errors.As(err, &e) || e.StatusCode != http.StatusRequestEntityTooLarge || e.Param != "video" || !strings.Contains(e.Message, "video_url") {
+		t.Errorf("%v", err)
+	}
+	for _, id := range []string{made.ID, remixed.ID, edited.ID, extended.ID} {
+		if _, err := c.Videos.Delete(ctx, id); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -103,7 +104,8 @@ func freePort(t *testing.T) string {
 	return ""
 }
 
-// setup starts a stack whose renders take 400 ms; more settings may be given.
+// setup starts a stack whose renders take 400 ms; more settings may be given, in
+// which SIM stands for the simulator's address.
 func setup(t *testing.T, settings ...string) *stack {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "reelway-stack-")
@@ -114,7 +116,7 @@ func setup(t *testing.T, settings ...string) *stack {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cfg := simulator.Config{TimeScale: 1, Render: 400 * time.Millisecond, AtlasKey: "atlas", KlingAccess: "access", KlingSecret: "a-secret-key-for-kling-of-32-bytes",
+	cfg := simulator.Config{TimeScale: 1, Render: 400 * time.Millisecond, AtlasKey: "atlas", Key: "simulated", KlingAccess: "access", KlingSecret: "a-secret-key-for-kling-of-32-bytes",
 		WebhookSecret: "whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5"}
 	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -125,6 +127,10 @@ func setup(t *testing.T, settings ...string) *stack {
 	s := &stack{t: t, dir: dir, sim: srv, log: &lockedBuffer{}}
 	http1, grpc1, ops := freePort(t), freePort(t), freePort(t)
 	s.base, s.grpc, s.ops = "http://"+http1, grpc1, "http://"+ops
+	settings = slices.Clone(settings) // tests share lists
+	for i := range settings {
+		settings[i] = strings.ReplaceAll(settings[i], "SIM", srv.URL)
+	}
 	s.env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir(),
 		"REELWAY_HTTP_ADDR=" + http1, "REELWAY_GRPC_ADDR=" + grpc1, "REELWAY_OPS_ADDR=" + ops, "REELWAY_DATA_DIR=" + dir + "/data",
 		"REELWAY_DEV_API_KEY=" + key, "REELWAY_ATLASCLOUD_URL=" + srv.URL + "/atlascloud", "REELWAY_ATLASCLOUD_KEY=atlas",

@@ -43,6 +43,8 @@ type Model struct {
 	PromptCharacters         int `yaml:"prompt_characters"` // 0: only the door's limit
 	NegativePromptCharacters int `yaml:"negative_prompt_characters"`
 
+	Sources map[string]Source `yaml:"sources"` // by task, of those that work on a video
+
 	Prices map[string]Price `yaml:"prices"` // micro-credits by resolution; none: listed, and refused
 	Costs  map[string]Price `yaml:"costs"`  // micro-USD by resolution, what the provider asks; where absent, the price stands for it
 
@@ -65,10 +67,14 @@ const (
 	TextToVideo   = "text-to-video"
 	ImageToVideo  = "image-to-video"
 	FramesToVideo = "start-end-frame-to-video"
+	VideoToVideo  = "video-to-video" // a video is made anew: edited, remixed, referred to
+	Extend        = "extend"         // a video goes on
 )
 
 // Tasks lists every task.
-func Tasks() []string { return []string{TextToVideo, ImageToVideo, FramesToVideo} }
+func Tasks() []string {
+	return []string{TextToVideo, ImageToVideo, FramesToVideo, VideoToVideo, Extend}
+}
 
 // What to do with a submission whose outcome stays unknown.
 const (
@@ -162,20 +168,28 @@ func (c *Catalog) ProviderModel(p *videov1.VideoParams) (string, error) {
 		return p.GetProviderModel(), nil
 	}
 	m, ok := c.Model(p.GetModel())
-	if name := m.ProviderModels[task(p)]; ok && name != "" {
+	if name := m.ProviderModels[Task(p)]; ok && name != "" {
 		return name, nil
 	}
 	return "", fmt.Errorf("model %q is not in the catalogue", p.GetModel())
 }
 
-// inputs are what decides the task of a request.
-type inputs interface {
+// Inputs are what decides the task of a request, or of params.
+type Inputs interface {
 	GetImageUrl() string
 	GetEndImageUrl() string
+	GetVideoUrl() string
+	GetSourceVideo() string
+	GetExtend() bool
 }
 
-func task(r inputs) string {
+// Task is what a request asks for.
+func Task(r Inputs) string {
 	switch {
+	case r.GetExtend():
+		return Extend
+	case r.GetVideoUrl() != "" || r.GetSourceVideo() != "":
+		return VideoToVideo
 	case r.GetImageUrl() == "":
 		return TextToVideo
 	case r.GetEndImageUrl() == "":
@@ -192,8 +206,11 @@ func (m Model) resolutions(task string) []string {
 	return m.Resolutions
 }
 
-// durations are those of a resolution.
-func (m Model) durations(resolution string) []int32 {
+// durations are those of a task at a resolution.
+func (m Model) durations(task, resolution string) []int32 {
+	if ds := m.Sources[task].Durations; ds != nil {
+		return ds
+	}
 	if ds := m.DurationsAt[resolution]; ds != nil {
 		return ds
 	}

@@ -26,7 +26,7 @@ func TestEveryEntryIsPricedAtEveryShape(t *testing.T) {
 		if !m.Priced() {
 			unpriced++
 		}
-		for _, task := range catalog.Tasks() {
+		for _, task := range []string{catalog.TextToVideo, catalog.ImageToVideo, catalog.FramesToVideo} {
 			for _, r := range m.Resolutions {
 				for _, d := range m.Durations {
 					for _, a := range m.Ratios {
@@ -74,7 +74,7 @@ func shape(t *testing.T, m catalog.Model, task string, req *videov1.VideoRequest
 	if ds := m.DurationsAt[req.GetResolution()]; ds != nil && !slices.Contains(ds, req.GetDurationSeconds()) {
 		want = append(want, "duration")
 	}
-	p, bad := m.Resolve(req, "2160p")
+	p, bad := m.Resolve(req, "2160p", nil)
 	got := []string{}
 	for _, f := range bad {
 		got = append(got, f.Name)
@@ -119,7 +119,7 @@ func TestResolve(t *testing.T) {
 		if name == "resolution contradic" {
 			limit = "1080p"
 		}
-		p, bad := m.Resolve(c.r, limit)
+		p, bad := m.Resolve(c.r, limit, nil)
 		got := fmt.Sprintf("%dx%d", p.GetWidth(), p.GetHeight())
 		if bad != nil {
 			got = fmt.Sprint(bad)
@@ -203,7 +203,7 @@ func TestRefusals(t *testing.T) {
 		"platform of another": {"little", &videov1.VideoRequest{Prompt: "p", ImageUrl: image, Platform: "tiktok"}, "[{platform needs 9:16, which little does not make; it makes 16:9}]"},
 	} {
 		m, _ := c.Model(k.model)
-		_, bad := m.Resolve(k.r, "1080p")
+		_, bad := m.Resolve(k.r, "1080p", nil)
 		if got := fmt.Sprint(bad); (k.want == "") != (bad == nil) || !strings.Contains(got, k.want) {
 			t.Errorf("%s: %s\nwant %s", name, got, k.want)
 		}
@@ -221,7 +221,7 @@ func TestRefusals(t *testing.T) {
 	if m, _ = c.Model(""); m.ID != "little" {
 		t.Errorf("the default is %s", m.ID)
 	}
-	p, bad := m.Resolve(&videov1.VideoRequest{ImageUrl: image, EndImageUrl: image}, "1080p")
+	p, bad := m.Resolve(&videov1.VideoRequest{ImageUrl: image, EndImageUrl: image}, "1080p", nil)
 	lines, total, err := m.Quote(p)
 	if bad != nil || err != nil || p.GetResolution() != "1080p" || p.GetDurationSeconds() != 8 || total != 95_000 || lines[0].GetDescription() != "little, 1080p, with sound, a clip of 8 s" {
 		t.Errorf("%v %v %v %d %v", bad, p, lines, total, err)
@@ -266,7 +266,7 @@ func TestFaultsOfAFile(t *testing.T) {
 	for _, want := range []string{
 		`catalogue:2: model "bad id": id: must be 1 to 128 letters, digits, dots, dashes, underscores, colons and slashes`,
 		`catalogue:3: model "bad id": provider: is required: lower-case letters, digits and dashes`,
-		`provider_models.lip-sync: is not a task that requests can express; the tasks are text-to-video, image-to-video, start-end-frame-to-video`,
+		`provider_models.lip-sync: is not a task that requests can express; the tasks are text-to-video, image-to-video, start-end-frame-to-video, video-to-video, extend`,
 		`provider_models.image-to-video: must be the provider's name of the model, 1 to 256 characters without spaces`,
 		`catalogue:5: model "bad id": durations: 5 is there twice`,
 		`durations: 0 must be 1 to 3600 seconds`,
@@ -380,10 +380,10 @@ func TestOnly(t *testing.T) {
 func TestCap(t *testing.T) {
 	t.Parallel()
 	m, _ := catalog.Builtin().Model("hailuo-3")
-	if p, bad := m.Resolve(&videov1.VideoRequest{Prompt: "p"}, "720p"); bad != nil || p.GetWidth() != 1366 || p.GetHeight() != 768 {
+	if p, bad := m.Resolve(&videov1.VideoRequest{Prompt: "p"}, "720p", nil); bad != nil || p.GetWidth() != 1366 || p.GetHeight() != 768 {
 		t.Errorf("%v %v", p, bad)
 	}
-	if _, bad := m.Resolve(&videov1.VideoRequest{Prompt: "p", Resolution: "1440p"}, "1080p"); bad == nil {
+	if _, bad := m.Resolve(&videov1.VideoRequest{Prompt: "p", Resolution: "1440p"}, "1080p", nil); bad == nil {
 		t.Error("2K passes a cap of 1080p")
 	}
 }

@@ -60,8 +60,8 @@ func (m Model) unpriced() fault.Field {
 // Quote prices resolved params: line by line, and the sum in micro-credits. What
 // has no price is refused.
 func (m Model) Quote(p *videov1.VideoParams) ([]*videov1.PriceLine, int64, error) {
-	price, ok := m.Prices[p.GetResolution()]
-	if !ok {
+	price, ok := m.priceOf(Task(p), p.GetResolution())
+	if !ok || !m.Priced() {
 		return nil, 0, fault.Invalid(m.unpriced())
 	}
 	unit, quantity, words := price.of(p.GetDurationSeconds(), p.GetAudio())
@@ -75,8 +75,11 @@ func (m Model) Quote(p *videov1.VideoParams) ([]*videov1.PriceLine, int64, error
 
 // Cost is what the provider is expected to ask for a video, in micro-USD: by
 // the model's own costs where they are known, else its price, which then stands
-// for the provider's list price. quoted is the price of p.
+// for the provider's list price, as a task's own price does. quoted is the price of p.
 func (m Model) Cost(p *videov1.VideoParams, quoted int64) int64 {
+	if m.Sources[Task(p)].Prices != nil {
+		return quoted
+	}
 	unit, quantity, _ := m.Costs[p.GetResolution()].of(p.GetDurationSeconds(), p.GetAudio())
 	if sum, ok := total(unit, quantity); ok {
 		return sum
@@ -86,9 +89,11 @@ func (m Model) Cost(p *videov1.VideoParams, quoted int64) int64 {
 
 // prices are all of a model's, by resolution in its order. What always has
 // sound has prices with sound alone.
-func (m Model) prices() (out []*videov1.ModelPrice) {
+func (m Model) prices() []*videov1.ModelPrice { return m.told(m.Prices, m.Durations) }
+
+func (m Model) told(prices map[string]Price, durations []int32) (out []*videov1.ModelPrice) {
 	for _, r := range m.Resolutions {
-		p := m.Prices[r]
+		p := prices[r]
 		add := func(silent, sound int64, clip int32) {
 			if silent > 0 && !m.AudioAlways {
 				out = append(out, &videov1.ModelPrice{Resolution: r, ClipSeconds: clip, AmountMicros: silent})
@@ -98,7 +103,7 @@ func (m Model) prices() (out []*videov1.ModelPrice) {
 			}
 		}
 		add(p.Second, cmp.Or(p.SecondWithAudio, p.Second), 0)
-		for _, d := range slices.Sorted(slices.Values(m.Durations)) {
+		for _, d := range slices.Sorted(slices.Values(durations)) {
 			sound := p.ClipWithAudio[d]
 			if sound == 0 && p.SecondWithAudio == 0 {
 				sound = p.Clip[d]

@@ -27,6 +27,13 @@ func (m Model) Proto() *videov1.Model {
 	for _, t := range slices.Sorted(maps.Keys(m.TaskResolutions)) {
 		out.Limits = append(out.Limits, &videov1.ModelLimit{Task: t, Resolutions: m.TaskResolutions[t]})
 	}
+	for _, t := range m.tasks() {
+		if slices.Contains(sourceTasks, t) {
+			s := m.Sources[t]
+			out.Sources = append(out.Sources, &videov1.ModelSource{Task: t, Own: s.Own, MaxSeconds: s.Seconds, SameLength: s.SameLength,
+				DurationsSeconds: s.Durations, Prices: m.told(s.Prices, m.durations(t, ""))})
+		}
+	}
 	return out
 }
 

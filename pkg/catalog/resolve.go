@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/proto"
+
 	"reelway.dev/pkg/fault"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -51,26 +53,33 @@ func pixels(resolution, ratio string) (w, h int32) {
 }
 
 // Resolve turns a request into what is priced and sent. It names every wrong
-// field at once, with what would be right. maxResolution is the tier's cap.
-func (m Model) Resolve(r *videov1.VideoRequest, maxResolution string) (*videov1.VideoParams, []fault.Field) {
+// field at once, with what would be right. maxResolution is the tier's cap, made
+// the video of the caller's own that the request names as its source, or nil.
+func (m Model) Resolve(r *videov1.VideoRequest, maxResolution string, made *Made) (*videov1.VideoParams, []fault.Field) {
 	var bad []fault.Field
 	wrong := func(field, format string, a ...any) {
 		bad = append(bad, fault.Field{Name: field, Message: fmt.Sprintf(format, a...)})
 	}
 	p := &videov1.VideoParams{Model: m.ID, Prompt: r.GetPrompt(), NegativePrompt: r.GetNegativePrompt(), ImageUrl: r.GetImageUrl(),
 		EndImageUrl: r.GetEndImageUrl(), Seed: r.Seed, Audio: r.GetAudio() || m.AudioAlways, Watermark: r.GetWatermark(),
-		ProviderModel: m.ProviderModels[task(r)]}
+		ProviderModel: m.ProviderModels[Task(r)]}
 	if !m.Priced() {
 		bad = append(bad, m.unpriced())
 	}
 	m.texts(r, wrong)
+	ofVideo := slices.Contains(sourceTasks, Task(r))
+	if ofVideo {
+		r = proto.CloneOf(r)
+		m.source(r, made, p, wrong)
+	}
 	switch {
+	case ofVideo:
 	case p.GetEndImageUrl() != "" && p.GetImageUrl() == "":
 		wrong("end_image_url", "needs image_url as well")
-	case p.GetProviderModel() == "" && task(r) == FramesToVideo:
+	case p.GetProviderModel() == "" && Task(r) == FramesToVideo:
 		wrong("end_image_url", "%s offers no %s; it offers %s", m.ID, FramesToVideo, strings.Join(m.tasks(), ", "))
 	case p.GetProviderModel() == "":
-		wrong("image_url", "%s offers no %s; it offers %s", m.ID, task(r), strings.Join(m.tasks(), ", "))
+		wrong("image_url", "%s offers no %s; it offers %s", m.ID, Task(r), strings.Join(m.tasks(), ", "))
 	}
 	if p.Seed != nil && !m.Seed {
 		wrong("seed", "%s takes none", m.ID)
@@ -88,17 +97,9 @@ func (m Model) Resolve(r *videov1.VideoRequest, maxResolution string) (*videov1.
 		wrong("watermark", "%s always adds one", m.ID)
 	}
 	m.shape(r, p, maxResolution, wrong)
-	ds := m.durations(p.GetResolution())
-	p.DurationSeconds = r.GetDurationSeconds()
-	switch {
-	case p.GetDurationSeconds() == 0 && slices.Contains(ds, 5):
-		p.DurationSeconds = 5
-	case p.GetDurationSeconds() == 0:
-		p.DurationSeconds = ds[0]
-	case !slices.Contains(m.Durations, p.GetDurationSeconds()):
-		wrong("duration", "%s makes %s seconds, not %d", m.ID, list(m.Durations), p.GetDurationSeconds())
-	case !slices.Contains(ds, p.GetDurationSeconds()):
-		wrong("duration", "%s makes %s seconds at %s, not %d", m.ID, list(ds), p.GetResolution(), p.GetDurationSeconds())
+	p.DurationSeconds = m.length(r, made, p.GetResolution(), wrong)
+	if made != nil && len(bad) == 0 && m.Sources[Task(r)].Own {
+		m.keeps(made, p, wrong)
 	}
 	if len(bad) > 0 {
 		return nil, bad
@@ -184,14 +185,14 @@ func (m Model) shape(r *videov1.VideoRequest, p *videov1.VideoParams, maxResolut
 	} else if !slices.Contains(m.Ratios, p.GetAspectRatio()) {
 		wrong(ratioFrom.field, "needs %s, which %s does not make; it makes %s", p.GetAspectRatio(), m.ID, strings.Join(m.Ratios, ", "))
 	}
-	offered := m.resolutions(task(r))
+	offered := m.resolutions(Task(r))
 	if p.GetResolution() == "" {
 		p.Resolution = offered[0]
 		if slices.Contains(offered, "720p") {
 			p.Resolution = "720p"
 		}
 	} else if !slices.Contains(offered, p.GetResolution()) {
-		wrong(resolutionFrom.field, "%s makes %s for %s, not %q", m.ID, strings.Join(offered, ", "), task(r), p.GetResolution())
+		wrong(resolutionFrom.field, "%s makes %s for %s, not %q", m.ID, strings.Join(offered, ", "), Task(r), p.GetResolution())
 	}
 	limit := shortSide[maxResolution]
 	if limit > 0 && capSide(p.GetResolution()) > limit {

@@ -239,9 +239,10 @@ func (e *entry) check() {
 	}
 	e.checkShapes()
 	e.checkExtras()
-	if !e.unread["resolutions"] && !e.unread["durations"] && !e.unread["durations_at"] {
-		e.checkPrices("prices", e.Prices)
-		e.checkPrices("costs", e.Costs)
+	if !e.unread["resolutions"] && !e.unread["durations"] && !e.unread["durations_at"] && !e.unread["sources"] {
+		e.checkPrices("prices", e.Prices, e.plainDurations)
+		e.checkPrices("costs", e.Costs, e.plainDurations)
+		e.checkSources()
 	}
 }
 
@@ -278,7 +279,9 @@ func (e *entry) checkShapes() {
 			e.bad("ratios", "%s is there twice", r)
 		}
 	}
-	e.checkDurations("durations", e.Durations, nil)
+	if len(e.Durations) > 0 || slices.ContainsFunc(e.tasks(), func(t string) bool { return !e.Sources[t].SameLength && e.Sources[t].Durations == nil }) || len(e.tasks()) == 0 {
+		e.checkDurations("durations", e.Durations, nil)
+	}
 	for r, ds := range e.DurationsAt {
 		if !slices.Contains(e.Resolutions, r) {
 			e.bad("durations_at."+r, "is not one of its resolutions")
@@ -350,7 +353,7 @@ func (e *entry) checkExtras() {
 
 // checkPrices proves that prices fit the entry and, once there is one, that no
 // shape of it is left without.
-func (e *entry) checkPrices(field string, prices map[string]Price) {
+func (e *entry) checkPrices(field string, prices map[string]Price, durations func(resolution string) []int32) {
 	for r, p := range prices {
 		at := field + "." + r
 		if !slices.Contains(e.Resolutions, r) {
@@ -363,7 +366,7 @@ func (e *entry) checkPrices(field string, prices map[string]Price) {
 		amounts := map[string]int64{"second": p.Second, "second_with_audio": p.SecondWithAudio}
 		for name, clips := range map[string]map[int32]int64{"clip": p.Clip, "clip_with_audio": p.ClipWithAudio} {
 			for d, amount := range clips {
-				if !slices.Contains(e.durations(r), d) {
+				if !slices.Contains(durations(r), d) {
 					e.bad(at+"."+name, "%d is not one of its durations at %s", d, r)
 				}
 				if amount == 0 {
@@ -377,7 +380,7 @@ func (e *entry) checkPrices(field string, prices map[string]Price) {
 				e.bad(at+"."+name, "must be 1 to %d millionths", maxAmount)
 			}
 		}
-		for _, d := range e.durations(r) {
+		for _, d := range durations(r) {
 			if unit, _, _ := p.of(d, false); unit == 0 {
 				e.bad(at, "has no price for %d seconds", d)
 			}

@@ -27,12 +27,19 @@ type Task struct {
 	Width, Height  int    // pixels
 	ImageURL       string // first frame, https
 	EndImageURL    string // last frame, https
-	Seed           *int64
-	Audio          bool
-	Watermark      bool
+	// VideoURL (https) or SourceTask, the provider's id of the task that made it,
+	// is a video that is to be made anew or, with Extend, to go on.
+	VideoURL, SourceTask string
+	Extend               bool
+	Seed                 *int64
+	Audio                bool
+	Watermark            bool
 	// CallbackURL carries job, attempt and token; empty when callbacks are off.
 	CallbackURL string
 }
+
+// OfVideo reports whether the task works on a video.
+func (t Task) OfVideo() bool { return t.VideoURL != "" || t.SourceTask != "" }
 
 // State is a provider's status word, normalised.
 type State string

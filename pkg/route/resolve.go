@@ -24,6 +24,9 @@ type Ask struct {
 	Cap     string // the highest resolution that the caller may ask for; empty: any
 	Tier    string // of the account
 	Region  string // where this deployment runs; empty: not said
+	// Made is the video of the caller's own that the request names as its source;
+	// nil when it names none.
+	Made *catalog.Made
 	// Latency is how long 95 of 100 videos of a model took, 0 when that is not
 	// known; nil knows of none.
 	Latency func(model string) time.Duration
@@ -60,6 +63,8 @@ var can = map[string]func(catalog.Model) bool{
 	"seed":            func(m catalog.Model) bool { return m.Seed },
 	"negative_prompt": func(m catalog.Model) bool { return m.NegativePrompt },
 	"watermark":       func(m catalog.Model) bool { return m.Watermark },
+	"video":           func(m catalog.Model) bool { return m.ProviderModels[catalog.VideoToVideo] != "" },
+	"extend":          func(m catalog.Model) bool { return m.ProviderModels[catalog.Extend] != "" },
 	"image":           func(m catalog.Model) bool { return m.ProviderModels[catalog.ImageToVideo] != "" },
 }
 
@@ -227,7 +232,7 @@ func (m Means) apply(alias string, from *videov1.VideoRequest) (*videov1.VideoRe
 func (a Ask) candidate(m catalog.Model, from *videov1.VideoRequest) (Candidate, []fault.Field) {
 	c, r := Candidate{Model: m}, proto.CloneOf(from)
 	for {
-		params, bad := m.Resolve(r, a.Cap)
+		params, bad := m.Resolve(r, a.Cap, a.Made)
 		if len(bad) == 0 {
 			c.Params = params
 			break

@@ -173,7 +173,7 @@ func TestParseNamesEveryFault(t *testing.T) {
 		"- alias: a\n  routes: [{model: wan-2.6}, {model: wan-2.6}]\n":                                            {"routes[1].model is \"wan-2.6\", which is there twice"},
 		"- alias: a\n  max_routes: 17\n  routes: [{model: wan-2.6}]\n":                                            {"max_routes is 17"},
 		"- alias: a\n  routes: [{model: wan-2.6, when: {tiers: [gold]}}]\n":                                       {`routes[0].when.tiers holds "gold"; use development, staging, production`},
-		"- alias: a\n  when: {needs: [magic], resolutions: [big]}\n  routes: [{model: wan-2.6}]\n":                {`when.needs holds "magic"; use audio, image`, `when.resolutions holds "big"`},
+		"- alias: a\n  when: {needs: [magic], resolutions: [big]}\n  routes: [{model: wan-2.6}]\n":                {`when.needs holds "magic"; use audio, extend, image`, `when.resolutions holds "big"`},
 		"- alias: a\n  routes: [{model: wan-2.6, when: {max_price: -1}}]\n":                                       {`line 2: "-1" is not credits above 0`},
 		"- alias: a\n  routes: [{model: wan-2.6}]\n- alias: a\n  routes: [{model: wan-2.6}]\n":                    {`alias "a": is there twice`},
 		"- alias: a\n  means: {duration: -5, resolution: hd, aspect_ratio: wide}\n  routes: [{model: wan-2.6}]\n": {"means.duration is -5", `means.resolution is "hd"`, `means.aspect_ratio is "wide"`},
@@ -244,5 +244,35 @@ func TestFileIsReadAgain(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Of an alias only the models that can work on a video are tried, each with the
+// source as it takes it: its own task, or an address.
+func TestEachRouteGetsTheSourceAsItTakesIt(t *testing.T) {
+	t.Parallel()
+	made := &catalog.Made{ID: "video_1", Model: "veo-3.1", TaskID: "models/v/operations/o", URL: "bucket:v.mp4", Seconds: 8, Ratio: "9:16", Resolution: "720p"}
+	ask := Ask{Request: &videov1.VideoRequest{Route: "veo-3", Prompt: "p", SourceVideo: "video_1", Extend: true}, Models: on("veo", "fal", "replicate", "runway"), Made: made}
+	p, bad := table(t, "").Resolve(ask)
+	if len(bad) > 0 || !slices.Equal(ids(p), []string{"veo-3.1", "fal-veo-3.1"}) {
+		t.Fatalf("%v %v", p, bad)
+	}
+	own, other := p.Routes[0].Params, p.Routes[1].Params
+	if own.GetSourceTask() != made.TaskID || own.GetVideoUrl() != "" || other.GetSourceTask() != "" || other.GetVideoUrl() != made.URL {
+		t.Errorf("%v\n%v", own, other)
+	}
+	for _, x := range []*videov1.VideoParams{own, other} {
+		if x.GetSourceVideo() != "video_1" || !x.GetExtend() || x.GetDurationSeconds() != 7 || x.GetAspectRatio() != "9:16" {
+			t.Errorf("%v", x)
+		}
+	}
+	// Made by another, it is only for those who take any video.
+	made.Model = "fal-veo-3.1"
+	if p, bad = table(t, "").Resolve(ask); len(bad) > 0 || !slices.Equal(ids(p), []string{"fal-veo-3.1"}) {
+		t.Errorf("%v %v", p, bad)
+	}
+	made.Seconds = 9
+	if p, bad = table(t, "").Resolve(ask); p != nil || !strings.Contains(fault.Invalid(bad...).Error(), "fal-veo-3.1 (video: has 9 seconds; fal-veo-3.1 takes at most 8)") {
+		t.Errorf("%v %v", p, bad)
 	}
 }

@@ -136,6 +136,9 @@ func Of(v *videov1.Video) Video {
 		Cost: Cost{Quote: money.Format(v.GetQuoteMicros()), Held: money.Format(v.GetHeldMicros()), Captured: money.Format(v.GetCapturedMicros()),
 			QuoteMicros: v.GetQuoteMicros(), HeldMicros: v.GetHeldMicros(), CapturedMicros: v.GetCapturedMicros(), RefundedMicros: v.GetRefundedMicros()},
 	}
+	if id := p.GetSourceVideo(); id != "" {
+		out.RemixedFrom = &id
+	}
 	if v.GetRefundedMicros() > 0 {
 		out.Cost.Refunded = money.Format(v.GetRefundedMicros())
 	}

@@ -148,6 +148,7 @@ func (s *Service) task(ctx context.Context, seen provider.Seen, p *videov1.Video
 		JobID: seen.JobID, AttemptID: seen.AttemptID, Model: model, Prompt: p.GetPrompt(), NegativePrompt: p.GetNegativePrompt(),
 		Duration: int(p.GetDurationSeconds()), Resolution: p.GetResolution(), AspectRatio: p.GetAspectRatio(),
 		Width: int(p.GetWidth()), Height: int(p.GetHeight()), ImageURL: p.GetImageUrl(), EndImageURL: p.GetEndImageUrl(),
+		VideoURL: p.GetVideoUrl(), SourceTask: p.GetSourceTask(), Extend: p.GetExtend(),
 		Seed: p.Seed, Audio: p.GetAudio(), Watermark: p.GetWatermark(),
 		CallbackURL: s.d.Tokens.URL(seen.Provider, seen.JobID, seen.AttemptID, tp["traceparent"]),
 	}, nil
@@ -155,7 +156,7 @@ func (s *Service) task(ctx context.Context, seen provider.Seen, p *videov1.Video
 
 // sign puts signed URLs in the place of a task's references to the bucket.
 func (s *Service) sign(ctx context.Context, t *provider.Task) error {
-	for _, u := range []*string{&t.ImageURL, &t.EndImageURL} {
+	for _, u := range []*string{&t.ImageURL, &t.EndImageURL, &t.VideoURL} {
 		key, ok := bucket.RefKey(*u)
 		if !ok {
 			continue

@@ -47,19 +47,18 @@ func (s *Service) lookFor(ctx context.Context, attempt string) error {
 		return s.withoutKey(ctx, a, err)
 	}
 	seen := provider.Seen{JobID: a.GetJobId(), AttemptID: attempt, Provider: a.GetProvider(), Source: "lookup", At: s.d.Now()}
-	finder, ok := adapter.(provider.Finder)
-	if !ok {
+	t, err := s.task(ctx, seen, a.GetParams())
+	if err != nil {
+		return bus.Terminate(err)
+	}
+	r, found, err := find(ctx, adapter, t)
+	if errors.Is(err, provider.ErrNotSearchable) {
 		if a.GetState() == "uncertain" {
 			return s.giveUp(ctx, a, seen, wait)
 		}
 		o := &eventv1.Observation{Id: attempt + "-unknown", Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{Reason: "interrupted"}}}
 		return s.publish(ctx, fill(o, seen))
 	}
-	t, err := s.task(ctx, seen, a.GetParams())
-	if err != nil {
-		return bus.Terminate(err)
-	}
-	r, found, err := finder.Find(ctx, t)
 	if err != nil {
 		return fmt.Errorf("look for task: %w", err)
 	}
@@ -71,6 +70,14 @@ func (s *Service) lookFor(ctx context.Context, attempt string) error {
 		return s.publish(ctx, refused(seen, f))
 	}
 	return s.publish(ctx, provider.Observe(r, seen))
+}
+
+// find looks for a task at a provider that can be asked.
+func find(ctx context.Context, a provider.Adapter, t provider.Task) (provider.Report, bool, error) {
+	if finder, ok := a.(provider.Finder); ok {
+		return finder.Find(ctx, t)
+	}
+	return provider.Report{}, false, provider.ErrNotSearchable
 }
 
 // giveUp frees the job of an attempt of unknown outcome for another, if its

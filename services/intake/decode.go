@@ -20,6 +20,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/money"
 	"reelway.dev/pkg/videojson"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
@@ -46,6 +47,9 @@ type body struct {
 	InputReference *reference        `json:"input_reference"`
 	ImageURL       string            `json:"image_url"`
 	EndImageURL    string            `json:"end_image_url"`
+	VideoURL       string            `json:"video_url"`
+	Video          *videoReference   `json:"video"` // one of the caller's own
+	Extend         bool              `json:"extend"`
 	Seed           *int64            `json:"seed"`
 	Audio          *bool             `json:"audio"`
 	Watermark      *bool             `json:"watermark"`
@@ -61,6 +65,10 @@ type body struct {
 
 type reference struct {
 	ImageURL string `json:"image_url"`
+}
+
+type videoReference struct {
+	ID string `json:"id"`
 }
 
 // number is a JSON number or a string that holds one, kept as its digits: money
@@ -292,7 +300,13 @@ func decodeMultipart(mr *multipart.Reader, b *body) ([]fault.Field, error) {
 		}
 		name := part.FormName()
 		if part.FileName() != "" {
-			return nil, fault.New(fault.PayloadTooLarge, "%s: files are not taken; upload it and send its https URL as image_url", name)
+			as := "image_url"
+			if name == "video" {
+				as = "video_url"
+			}
+			f := fault.New(fault.PayloadTooLarge, "%s: files are not taken; upload it and send its https URL as %s", name, as)
+			f.Fields = []fault.Field{{Name: name, Message: "must be no file"}}
+			return nil, f
 		}
 		data, err := io.ReadAll(part)
 		if err != nil {
@@ -305,7 +319,7 @@ func decodeMultipart(mr *multipart.Reader, b *body) ([]fault.Field, error) {
 			continue
 		}
 		switch {
-		case nested && (group == "metadata" || group == "input_reference"):
+		case nested && (group == "metadata" || group == "input_reference" || group == "video"):
 			m, _ := fields[group].(map[string]any)
 			if m == nil {
 				m = map[string]any{}
@@ -316,13 +330,13 @@ func decodeMultipart(mr *multipart.Reader, b *body) ([]fault.Field, error) {
 			fields[name] = strings.Split(value, ",")
 		case name == "optional" && json.Valid(data):
 			fields[name] = json.RawMessage(data)
-		case slices.Contains([]string{"audio", "watermark", "seed"}, name):
+		case slices.Contains([]string{"audio", "watermark", "seed", "extend"}, name):
 			var v any
 			if json.Unmarshal(data, &v) != nil {
 				v = value
 			}
 			fields[name] = v
-		case (name == "metadata" || name == "input_reference") && json.Valid(data):
+		case (name == "metadata" || name == "input_reference" || name == "video") && json.Valid(data):
 			fields[name] = json.RawMessage(data)
 		default:
 			fields[name] = value
@@ -365,6 +379,13 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 		}
 		image = b.InputReference.ImageURL
 	}
+	source := ""
+	if b.Video != nil {
+		if source = b.Video.ID; !id.Safe(source) {
+			wrong("video", "must hold the id of a video")
+			source = ""
+		}
+	}
 	if len(b.Optional) > 16 {
 		wrong("optional", "holds more than 16 names")
 	}
@@ -384,7 +405,7 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 			wrong(t.name, fmt.Sprintf("has more than %d characters", t.limit))
 		}
 	}
-	for _, u := range []struct{ name, url string }{{"image_url", image}, {"end_image_url", b.EndImageURL}} {
+	for _, u := range []struct{ name, url string }{{"image_url", image}, {"end_image_url", b.EndImageURL}, {"video_url", b.VideoURL}} {
 		if len(u.url) > 4096 && !strings.HasPrefix(u.url, "data:") && !base64Like(u.url) {
 			wrong(u.name, "has more than 4096 characters")
 		}
@@ -397,6 +418,6 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 		AspectRatio: b.AspectRatio, Size: b.Size, Platform: b.Platform, ImageUrl: image, EndImageUrl: b.EndImageURL, Seed: b.Seed,
 		Audio: b.Audio, Watermark: b.Watermark, User: b.User, Metadata: b.Metadata, MaxCostMicros: micros, Priority: priority,
 		Route: b.Route, Optional: b.Optional,
-		CallbackUrl: b.CallbackURL,
+		CallbackUrl: b.CallbackURL, VideoUrl: b.VideoURL, SourceVideo: source, Extend: b.Extend,
 	}, bad
 }

@@ -103,7 +103,7 @@ func (g *videoServer) QuoteVideo(ctx context.Context, r *videov1.QuoteVideoReque
 	if err != nil {
 		return nil, err
 	}
-	return g.s.quote(p, r.GetVideo())
+	return g.s.quote(ctx, p, r.GetVideo())
 }
 
 // ListModels implements VideoService.

@@ -75,7 +75,7 @@ type Deps struct {
 	Files       Files
 	Catalog     *catalog.Catalog
 	Routes      *route.Routes
-	CheckURL    func(raw string) error // judges image URLs and those of webhooks
+	CheckURL    func(raw string) error // judges URLs of images and videos, and those of webhooks
 	Health      func(context.Context) error
 	Tokens      *livetoken.Tokens // makes browser tokens
 	Realtime    ledgerv1.RealtimeServiceClient
@@ -120,10 +120,15 @@ func invalid(fields []fault.Field) error {
 
 // plan resolves and prices a request without any side effect. bad is what was
 // found wrong with it before; every fault is named at once.
-func (s *Service) plan(p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (*route.Plan, error) {
-	plan, worse := s.d.Routes.Table().Resolve(route.Ask{Request: r, Models: s.d.Catalog, Cap: s.cap(p), Tier: p.Tier, Region: s.d.Routes.Region(), Latency: s.took.of})
-	bad = append(bad, worse...)
-	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}} {
+func (s *Service) plan(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (*route.Plan, error) {
+	made, err := s.source(ctx, p, r)
+	if err != nil {
+		return nil, err
+	}
+	r = meant(r, made)
+	plan, worse := s.d.Routes.Table().Resolve(route.Ask{Request: r, Models: s.d.Catalog, Cap: s.cap(p), Tier: p.Tier, Region: s.d.Routes.Region(), Latency: s.took.of, Made: made})
+	bad = append(append(bad, worse...), s.offering(p, r, made)...)
+	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}, {"video_url", r.GetVideoUrl()}} {
 		if u.url == "" {
 			continue
 		}
@@ -163,8 +168,8 @@ func (s *Service) plan(p auth.Principal, r *videov1.VideoRequest, bad ...fault.F
 }
 
 // quote is a plan as callers see it.
-func (s *Service) quote(p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (*videov1.QuoteVideoResponse, error) {
-	plan, err := s.plan(p, r, bad...)
+func (s *Service) quote(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (*videov1.QuoteVideoResponse, error) {
+	plan, err := s.plan(ctx, p, r, bad...)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +209,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	if err := p.Active(); err != nil {
 		return nil, err
 	}
-	plan, err := s.plan(p, r, bad...)
+	plan, err := s.plan(ctx, p, r, bad...)
 	if err != nil {
 		return nil, err
 	}

@@ -68,16 +68,7 @@ func aliasJSON(a *videov1.Alias) map[string]any {
 
 // modelJSON is a model as REST shows it. What is not known is null.
 func modelJSON(m *videov1.Model) map[string]any {
-	prices, durationsAt, taskResolutions := []map[string]any{}, map[string]any{}, map[string]any{}
-	for _, p := range m.GetPrices() {
-		price := map[string]any{"resolution": p.GetResolution(), "audio": p.GetAudio()}
-		if p.GetClipSeconds() > 0 {
-			price["duration"], price["per_clip"] = p.GetClipSeconds(), money.Format(p.GetAmountMicros())
-		} else {
-			price["per_second"] = money.Format(p.GetAmountMicros())
-		}
-		prices = append(prices, price)
-	}
+	durationsAt, taskResolutions := map[string]any{}, map[string]any{}
 	for _, l := range m.GetLimits() {
 		if l.GetResolution() != "" {
 			durationsAt[l.GetResolution()] = l.GetDurationsSeconds()
@@ -101,7 +92,8 @@ func modelJSON(m *videov1.Model) map[string]any {
 		"durations": m.GetDurationsSeconds(), "durations_at": durationsAt, "resolutions": m.GetResolutions(), "task_resolutions": taskResolutions,
 		"aspect_ratios": m.GetAspectRatios(), "audio": m.GetAudio(), "audio_always": m.GetAudioAlways(), "seed": m.GetSeed(),
 		"negative_prompt": m.GetNegativePrompt(), "watermark": m.GetWatermark(), "provenance": provenance,
-		"priced": m.GetPriced(), "price_per_second_from": from, "prices": prices,
+		"sources": sources(m),
+		"priced":  m.GetPriced(), "price_per_second_from": from, "prices": prices(m.GetPrices()),
 		"typical_seconds": orNull(m.GetTypicalSeconds()), "max_seconds": orNull(m.GetMaxSeconds()),
 		"limits": map[string]any{
 			"prompt_characters": orNull(int64(m.GetMaxPromptCharacters())), "negative_prompt_characters": orNull(int64(m.GetMaxNegativePromptCharacters())),
@@ -110,6 +102,36 @@ func modelJSON(m *videov1.Model) map[string]any {
 		"regions": regions, "result_life_seconds": orNull(m.GetResultLifeSeconds()),
 		"source": map[string]any{"note": m.GetSource(), "url": m.GetSourceUrl(), "date": m.GetSourceDate()},
 	}
+}
+
+// sources are the tasks that work on a video, by name.
+func sources(m *videov1.Model) map[string]any {
+	out := map[string]any{}
+	for _, s := range m.GetSources() {
+		one := map[string]any{"own": s.GetOwn(), "max_seconds": orNull(int64(s.GetMaxSeconds())), "same_length": s.GetSameLength()}
+		if len(s.GetDurationsSeconds()) > 0 {
+			one["durations"] = s.GetDurationsSeconds()
+		}
+		if len(s.GetPrices()) > 0 {
+			one["prices"] = prices(s.GetPrices())
+		}
+		out[s.GetTask()] = one
+	}
+	return out
+}
+
+func prices(ps []*videov1.ModelPrice) []map[string]any {
+	out := []map[string]any{}
+	for _, p := range ps {
+		price := map[string]any{"resolution": p.GetResolution(), "audio": p.GetAudio()}
+		if p.GetClipSeconds() > 0 {
+			price["duration"], price["per_clip"] = p.GetClipSeconds(), money.Format(p.GetAmountMicros())
+		} else {
+			price["per_second"] = money.Format(p.GetAmountMicros())
+		}
+		out = append(out, price)
+	}
+	return out
 }
 
 // orNull is n, or nothing where 0 means not known.

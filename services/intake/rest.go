@@ -40,6 +40,9 @@ func (s *Service) Handler() http.Handler {
 	route("GET /v1/videos/{id}", auth.VideosRead, s.getVideo)
 	route("DELETE /v1/videos/{id}", auth.VideosWrite, s.deleteVideo)
 	route("POST /v1/videos/{id}/cancel", auth.VideosWrite, s.cancelVideo)
+	route("POST /v1/videos/{id}/remix", auth.VideosWrite, s.postOfVideo(false))
+	route("POST /v1/videos/edits", auth.VideosWrite, s.postOfVideo(false))
+	route("POST /v1/videos/extensions", auth.VideosWrite, s.postOfVideo(true))
 	route("GET /v1/videos/{id}/content", auth.VideosRead, s.content)
 	route("POST /v1/videos:quote", auth.VideosRead, s.quoteVideo)
 	route("GET /v1/models", auth.VideosRead, s.listModels)
@@ -204,7 +207,7 @@ func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Prin
 	if err != nil {
 		return err
 	}
-	q, err := s.quote(p, req, bad...)
+	q, err := s.quote(r.Context(), p, req, bad...)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -56,7 +57,7 @@ func (s *Service) begin(ctx context.Context, group []*beginCall) error {
 				c.err = notFound()
 				continue
 			}
-			if err := s.beginOne(u, c, j, rooms[c.req.GetProvider()]); err != nil {
+			if err := s.beginOne(ctx, u, c, j, rooms[c.req.GetProvider()]); err != nil {
 				return err
 			}
 		}
@@ -73,7 +74,7 @@ func choose(r *ledgerv1.BeginAttemptRequest, jobs map[string]*record) *record {
 
 // beginOne judges one intent. Its verdict is the call's; an error is the
 // group's.
-func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room) error {
+func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record, m *room) error {
 	r, resp := c.req, c.resp
 	resp.JobId, resp.AccountId = j.ID, j.Account
 	// Another provider cannot tell what became of an open attempt: its "no such
@@ -92,7 +93,15 @@ func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room) error {
 		resp.Full, resp.FullReason, resp.RetryAfterMs = true, fullClosed, askAgainAfter(fullClosed).Milliseconds()
 		return nil
 	}
-	key, full := m.choose(r, j)
+	params := &videov1.VideoParams{}
+	if err := proto.Unmarshal(j.Params, params); err != nil {
+		return err
+	}
+	keys, err := u.besideSource(ctx, r.GetKeys(), j.Provider, params.GetSourceTask())
+	if err != nil {
+		return err
+	}
+	key, full := m.choose(r, keys, j)
 	if full != "" {
 		resp.Full, resp.FullReason, resp.RetryAfterMs = true, full, askAgainAfter(full).Milliseconds()
 		return nil
@@ -108,8 +117,26 @@ func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room) error {
 		return err
 	}
 	resp.Granted, resp.AttemptId, resp.Number, resp.KeyId = true, a.ID, int32(a.Number), key
-	resp.Params = &videov1.VideoParams{}
-	return proto.Unmarshal(j.Params, resp.Params)
+	resp.Params = params
+	return nil
+}
+
+// besideSource are the keys that may take a job: where it works on a task of its
+// provider's, the one that made that, while it is on offer; another may be of an
+// account that does not know the task.
+func (u *unit) besideSource(ctx context.Context, keys []*ledgerv1.KeyOffer, provider, task string) ([]*ledgerv1.KeyOffer, error) {
+	if task == "" || len(keys) < 2 {
+		return keys, nil
+	}
+	var made string
+	err := u.tx.QueryRow(ctx, "select key_id from attempt where provider = $1 and provider_task_id = $2", provider, task).Scan(&made)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("read source's key: %w", err)
+	}
+	if i := slices.IndexFunc(keys, func(k *ledgerv1.KeyOffer) bool { return k.GetKeyId() == made }); i >= 0 {
+		return keys[i : i+1], nil
+	}
+	return keys, nil
 }
 
 // Why there is no room for a job.
@@ -206,13 +233,13 @@ func (m *room) add(a *attempt) {
 
 // choose is the first key with room for a job; full says what is in the way
 // when there is none. Without keys on offer there may be room without a key.
-func (m *room) choose(r *ledgerv1.BeginAttemptRequest, j *record) (key, full string) {
+func (m *room) choose(r *ledgerv1.BeginAttemptRequest, keys []*ledgerv1.KeyOffer, j *record) (key, full string) {
 	if slices.Contains(r.GetClosedModels(), j.Model) {
 		return "", fullClosed
 	}
 	if m == nil {
-		if len(r.GetKeys()) > 0 {
-			key = r.GetKeys()[0].GetKeyId()
+		if len(keys) > 0 {
+			key = keys[0].GetKeyId()
 		}
 		return key, ""
 	}
@@ -223,7 +250,7 @@ func (m *room) choose(r *ledgerv1.BeginAttemptRequest, j *record) (key, full str
 	case over(m.byModel[j.Model], r.GetMaxRunningByModel()[j.Model]):
 		return "", fullModel
 	}
-	for _, k := range r.GetKeys() {
+	for _, k := range keys {
 		id := k.GetKeyId()
 		switch {
 		case over(m.byKey[id], k.GetMaxRunning()):

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -118,5 +119,39 @@ func TestWhatIsInTheWayOfAnAttempt(t *testing.T) {
 	var micros int64
 	if err := x.pool.QueryRow(t.Context(), "select sum(cost_micros) from key_spend where key_id = 'a'").Scan(&micros); err != nil || micros != 400_000 {
 		t.Errorf("the key spent %d, %v", micros, err)
+	}
+}
+
+// What works on a provider's own task goes to the key that made that: it waits for
+// its room, and takes another only where that key is not on offer any more.
+func TestAVideoOfAVideoIsMadeByItsKey(t *testing.T) {
+	t.Parallel()
+	x := setup(t, price, still)
+	of := func(task string) string {
+		r, err := x.jobs.OpenJob(t.Context(), &ledgerv1.OpenJobRequest{AccountId: x.acct, Provider: "testprovider", RequestHash: make([]byte, 32), QuoteMicros: 1,
+			Params: &videov1.VideoParams{Model: "m", Prompt: "p", SourceVideo: "video_1", SourceTask: task, Extend: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.GetVideo().GetId()
+	}
+	offers := func(keys ...*ledgerv1.KeyOffer) []*ledgerv1.KeyOffer { return keys }
+	a, b := &ledgerv1.KeyOffer{KeyId: "a"}, &ledgerv1.KeyOffer{KeyId: "b", MaxRunning: 2}
+	source := x.opened(t, "m")
+	first := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: source, Keys: offers(b, a)})
+	x.see(t, source, first.GetAttemptId(), "accepted", &eventv1.Observation{Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: "made"}}})
+	x.await(t, source, videov1.VideoState_VIDEO_STATE_RUNNING)
+	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: of("made"), Keys: offers(a, b)}); r.GetKeyId() != "b" || r.GetParams().GetSourceTask() != "made" {
+		t.Errorf("%v is not with its source", r)
+	}
+	waits := of("made")
+	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: waits, Keys: offers(a, b)}); r.GetGranted() || r.GetFullReason() != "key" {
+		t.Errorf("%v does not wait for room", r)
+	}
+	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: waits, Keys: offers(a, &ledgerv1.KeyOffer{KeyId: "c"})}); r.GetKeyId() != "a" {
+		t.Errorf("%v waits for a key that is gone", r)
+	}
+	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: of("unknown"), Keys: offers(a, b)}); r.GetKeyId() != "a" {
+		t.Errorf("%v", r)
 	}
 }

@@ -236,5 +236,5 @@ func (j *record) redactPlan() {
 }
 
 func redactParams(p *videov1.VideoParams) {
-	p.Prompt, p.NegativePrompt, p.ImageUrl, p.EndImageUrl, p.Seed = "", "", "", "", nil
+	p.Prompt, p.NegativePrompt, p.ImageUrl, p.EndImageUrl, p.VideoUrl, p.Seed = "", "", "", "", "", nil
 }

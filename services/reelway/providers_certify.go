@@ -196,6 +196,7 @@ func (c *certifyCmd) described(s declared.Spec, home string, sims simulator.Conf
 	dialect := first(c.Dialect, s.Name)
 	h, known := providertest.Builtin(dialect)
 	h.Name, h.BaseURL, h.Webhooks = s.Name, home, providertest.None
+	h.Sources = slices.DeleteFunc(h.Sources, func(x providertest.Source) bool { return !declared.Takes(s, x.Own, x.Extend) })
 	var key, secret string
 	if c.BaseURL == "" {
 		if !known {

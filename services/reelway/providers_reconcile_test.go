@@ -139,7 +139,7 @@ func TestInvoiceIsReconciled(t *testing.T) {
 func TestAdaptersAreCertified(t *testing.T) {
 	t.Parallel()
 	sh := shell{t, nil}
-	sh.table([]string{"providers", "test", "runway"}, "passed   cancel", "skipped  webhooks\n           the provider sends no webhooks", "12 passed, 0 failed, 5 skipped")
+	sh.table([]string{"providers", "test", "runway"}, "passed   cancel", "skipped  webhooks\n           the provider sends no webhooks", "14 passed, 0 failed, 5 skipped")
 	const described = "../../pkg/provider/declared/testdata/providers.yaml"
 	var certificates []struct {
 		Provider                string
@@ -147,7 +147,7 @@ func TestAdaptersAreCertified(t *testing.T) {
 		Checks                  []struct{ Check, Outcome string }
 	}
 	sh.json(&certificates, "providers", "test", described)
-	if len(certificates) != 2 || certificates[0].Failed+certificates[1].Failed != 0 || certificates[0].Passed != 15 || len(certificates[0].Checks) != 17 {
+	if len(certificates) != 2 || certificates[0].Failed+certificates[1].Failed != 0 || certificates[0].Passed != 17 || len(certificates[0].Checks) != 19 {
 		t.Errorf("%+v", certificates)
 	}
 
@@ -168,7 +168,7 @@ func TestAdaptersAreCertified(t *testing.T) {
 
 	// A server that is no stand-in: what needs its back doors is skipped.
 	code, stdout, stderr = sh.run("providers", "test", described, "--only", "runway", "--base-url", "http://127.0.0.1:1")
-	if code != 0 || !strings.Contains(stdout, "needs a stand-in") || !strings.Contains(stdout, "passed   nobody listens") || !strings.Contains(stdout, "1 passed, 0 failed, 16 skipped") {
+	if code != 0 || !strings.Contains(stdout, "needs a stand-in") || !strings.Contains(stdout, "passed   nobody listens") || !strings.Contains(stdout, "1 passed, 0 failed, 18 skipped") {
 		t.Errorf("%d, %s, %s", code, stdout, stderr)
 	}
 	sh.fails(1, "neither a file nor a built-in provider", "providers", "test", "nobody")

@@ -43,7 +43,7 @@ func TestEveryProvider(t *testing.T) {
 	}
 	jobs, providers := map[string]string{}, map[string]bool{}
 	for _, m := range catalog.Builtin().Models() {
-		_, bad := m.Resolve(&videov1.VideoRequest{Prompt: "a lighthouse"}, "720p")
+		_, bad := m.Resolve(&videov1.VideoRequest{Prompt: "a lighthouse"}, "720p", nil)
 		if m.ProviderModels[catalog.TextToVideo] == "" || bad != nil {
 			continue // from images only, or above the tier of the development account
 		}
@@ -55,7 +55,7 @@ func TestEveryProvider(t *testing.T) {
 	}
 	for model, id := range jobs {
 		m, _ := catalog.Builtin().Model(model)
-		want, _ := m.Resolve(&videov1.VideoRequest{Prompt: "a lighthouse"}, "720p")
+		want, _ := m.Resolve(&videov1.VideoRequest{Prompt: "a lighthouse"}, "720p", nil)
 		v := watch(t, s, id)
 		if a := v.GetArtifact(); v.GetState() != videov1.VideoState_VIDEO_STATE_SUCCEEDED || a.GetWidth() != want.GetWidth() || a.GetHeight() != want.GetHeight() ||
 			a.GetDurationMs() != int64(want.GetDurationSeconds())*1000 {

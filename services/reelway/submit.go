@@ -20,7 +20,7 @@ import (
 // wanted is a video as one asks for it. What is empty is left to the model.
 type wanted struct {
 	Prompt         string            `arg:"" optional:"" help:"What to show; - or nothing reads it from stdin."`
-	Model          string            `short:"m" required:"" help:"The model; reelway models lists them." placeholder:"ID"`
+	Model          string            `short:"m" help:"The model; reelway models lists them. With --remix or --extend of a video of yours, its own when left out." placeholder:"ID"`
 	Seconds        int32             `short:"s" help:"Length in seconds." placeholder:"N"`
 	Resolution     string            `help:"Such as 720p." placeholder:"P"`
 	AspectRatio    string            `help:"Such as 16:9." placeholder:"W:H"`
@@ -28,6 +28,8 @@ type wanted struct {
 	NegativePrompt string            `help:"What not to show." placeholder:"TEXT"`
 	Image          string            `help:"The https URL of the first frame." placeholder:"URL"`
 	EndImage       string            `help:"The https URL of the last frame." placeholder:"URL"`
+	Remix          string            `help:"A video to make anew: the id of one of yours, or an https URL." placeholder:"VIDEO" xor:"source"`
+	Extend         string            `help:"A video that is to go on: the id of one of yours, or an https URL." placeholder:"VIDEO" xor:"source"`
 	Seed           *int64            `help:"The same seed makes the same video, where the model can." placeholder:"N"`
 	Audio          *bool             `negatable:"" help:"With sound."`
 	User           string            `help:"Your own user whom it is for." placeholder:"ID"`
@@ -51,8 +53,21 @@ func (w *wanted) request(in io.Reader, needed bool) (map[string]any, error) {
 	if w.Prompt == "" && w.Image == "" && needed {
 		return nil, &exitError{exitUsage, errors.New("nothing to show: give a prompt, as an argument or on stdin, or --image")}
 	}
-	out := map[string]any{"model": w.Model}
-	for name, v := range map[string]string{"prompt": w.Prompt, "resolution": w.Resolution, "aspect_ratio": w.AspectRatio, "platform": w.Platform,
+	out := map[string]any{}
+	source := cmp.Or(w.Remix, w.Extend)
+	switch {
+	case strings.Contains(source, "://"):
+		out["video_url"] = source
+	case source != "":
+		out["video"] = map[string]any{"id": source}
+	}
+	if w.Extend != "" {
+		out["extend"] = true
+	}
+	if w.Model == "" && out["video"] == nil {
+		return nil, &exitError{exitUsage, errors.New("missing flags: --model=ID")}
+	}
+	for name, v := range map[string]string{"model": w.Model, "prompt": w.Prompt, "resolution": w.Resolution, "aspect_ratio": w.AspectRatio, "platform": w.Platform,
 		"negative_prompt": w.NegativePrompt, "image_url": w.Image, "end_image_url": w.EndImage, "user": w.User, "max_cost": w.MaxCost,
 		"priority": w.Priority, "notify_email": w.NotifyEmail} {
 		if v != "" {
@@ -91,7 +106,8 @@ Examples:
     reelway submit "A paper boat in the rain" --model kling-v2-6 --seconds 5 --watch
     reelway submit --model kling-v2-6 <prompt.txt
     ID=$(reelway submit "A paper boat" --model kling-v2-6 --max-cost 0.5)
-    reelway submit "A paper boat" --model kling-v2-6 --watch --json | jq -r .file`
+    reelway submit "A paper boat" --model kling-v2-6 --watch --json | jq -r .file
+    reelway submit "The boat sinks" --extend $ID --watch`
 }
 
 // Run submits, and watches when asked to.

@@ -104,6 +104,9 @@ func TestKling(t *testing.T) {
 				}
 			})
 			h.Task.Model, h.Webhooks = c.model, c.webhooks
+			if c.apiKey != "" {
+				h.Sources = nil
+			}
 			h.New = func(url string) provider.Adapter {
 				mine := cfg
 				mine.BaseURL, mine.Client = url, client(t)
@@ -208,6 +211,9 @@ func TestDeclared(t *testing.T) {
 			t.Parallel()
 			h := simulate(t, s.Name)
 			h.Webhooks = providertest.None
+			if s.Submit.Video == "" {
+				h.Sources = nil
+			}
 			h.Task.Model = map[string]string{"replicate": "wan-video/wan-2.6-t2v", "runway": "gen4.5"}[s.Name]
 			if s.Webhook != nil {
 				h.Webhooks = providertest.Signed

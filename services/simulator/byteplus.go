@@ -40,6 +40,7 @@ func arkRead(r *http.Request) (*Task, *refused) {
 		Content []struct {
 			Type, Text, Role string
 			ImageURL         struct{ URL string } `json:"image_url"`
+			VideoURL         struct{ URL string } `json:"video_url"`
 		}
 		Resolution, Ratio string
 		Duration          int
@@ -52,6 +53,12 @@ func arkRead(r *http.Request) (*Task, *refused) {
 	for _, c := range in.Content {
 		if c.Type == "text" {
 			t.Prompt = c.Text
+		}
+		if c.Type == "video_url" {
+			if c.Role != "reference_video" {
+				return nil, &refused{invalid, "the role of a video is reference_video"}
+			}
+			t.of("", c.VideoURL.URL)
 		}
 	}
 	t.width, t.height = pixels(in.Resolution, in.Ratio)

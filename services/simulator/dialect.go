@@ -88,6 +88,10 @@ func submits(status int, read func(r *http.Request) (*Task, *refused), show view
 				d.deny(w, k, "simulated")
 				return
 			}
+			if no := s.admitSource(r.Context(), t); no != nil {
+				d.deny(w, no.kind, no.detail)
+				return
+			}
 			if d.admit != nil {
 				if no := d.admit(s, t); no != nil {
 					d.deny(w, no.kind, no.detail)

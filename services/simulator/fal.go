@@ -64,6 +64,7 @@ func falRead(r *http.Request) (*Task, *refused) {
 	var in struct {
 		Prompt, Resolution, Duration string
 		AspectRatio                  string `json:"aspect_ratio"`
+		VideoURL                     string `json:"video_url"`
 	}
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Prompt == "" {
 		return nil, &refused{invalid, "Field required"}
@@ -74,6 +75,12 @@ func falRead(r *http.Request) (*Task, *refused) {
 	}
 	t := &Task{Prompt: in.Prompt, model: r.PathValue("owner") + "/" + r.PathValue("app"), seconds: seconds, callback: r.URL.Query().Get("fal_webhook")}
 	t.width, t.height = pixels(in.Resolution, in.AspectRatio)
+	if strings.HasSuffix(r.URL.Path, "/extend-video") || strings.Contains(r.URL.Path, "/video-to-video/") {
+		if in.VideoURL == "" {
+			return nil, &refused{invalid, "Field required"}
+		}
+		t.of("", in.VideoURL)
+	}
 	return t, nil
 }
 

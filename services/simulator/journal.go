@@ -33,16 +33,18 @@ type kept struct {
 	Faults         map[string]int
 	Events         []string
 	Metadata       map[string]any
+	SourceTask     string
 }
 
 func (t *Task) keep(host string) *kept {
-	return &kept{*t, t.kind, t.model, t.width, t.height, t.seconds, t.size, t.callback, host, t.policy, t.faults, t.events, t.metadata}
+	return &kept{*t, t.kind, t.model, t.width, t.height, t.seconds, t.size, t.callback, host, t.policy, t.faults, t.events, t.metadata, t.sourceTask}
 }
 
 func (k *kept) task(ds map[string]*dialect) *Task {
 	t := k.Task
 	t.d, t.kind, t.model, t.width, t.height, t.seconds = ds[k.Provider], k.Kind, k.Model, k.Width, k.Height, k.Seconds
 	t.size, t.callback, t.policy, t.faults, t.events, t.metadata = k.Size, k.Callback, k.Policy, k.Faults, k.Events, k.Metadata
+	t.sourceTask = k.SourceTask
 	return &t
 }
 

@@ -28,7 +28,16 @@ func kling() *dialect {
 		},
 		routes: []route{
 			{"POST", "/v1/videos/{kind}", submits(http.StatusOK, klingRead, show)},
-			{"GET", "/v1/videos/{kind}/{id}", shows(show, nil)},
+			{"GET", "/v1/videos/{kind}/{id}", func(s *Service, d *dialect) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					switch t, ok := s.asked(d, w, r, nil); {
+					case ok && t.kind != r.PathValue("kind"):
+						d.deny(w, notFound, "no such task")
+					case ok:
+						answer(w, http.StatusOK, show(t, host(r)))
+					}
+				}
+			}},
 			{"POST", "/text-to-video/{model}", submits(http.StatusOK, klingReadNew, one)},
 			{"POST", "/image-to-video/{model}", submits(http.StatusOK, klingReadNew, one)},
 			{"GET", "/tasks", shows(list, func(r *http.Request) string {
@@ -80,9 +89,18 @@ func klingRead(r *http.Request) (*Task, *refused) {
 		Image       string
 		CallbackURL string `json:"callback_url"`
 		ExternalID  string `json:"external_task_id"`
+		VideoID     string `json:"video_id"`
 	}
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 		return nil, &refused{invalid, "bad JSON"}
+	}
+	if kind == "video-extend" {
+		source, ok := strings.CutPrefix(in.VideoID, klingVideo)
+		if !ok || in.ExternalID != "" {
+			return nil, &refused{invalid, "video_id is needed, and external_task_id is not known"}
+		}
+		t := &Task{Prompt: in.Prompt, kind: kind, seconds: 5, callback: in.CallbackURL}
+		return t.of(source, ""), nil
 	}
 	seconds, err := strconv.Atoi(in.Duration)
 	switch {
@@ -91,7 +109,7 @@ func klingRead(r *http.Request) (*Task, *refused) {
 	case err != nil, in.Model == "", kind == "image2video" && in.Image == "":
 		return nil, &refused{invalid, "model_name, duration and, for image2video, image are needed"}
 	}
-	t := &Task{Prompt: in.Prompt, ExternalID: in.ExternalID, model: in.Model, seconds: seconds, callback: in.CallbackURL}
+	t := &Task{Prompt: in.Prompt, ExternalID: in.ExternalID, kind: kind, model: in.Model, seconds: seconds, callback: in.CallbackURL}
 	t.width, t.height = pixels(map[string]string{"pro": "1080p"}[in.Mode], in.AspectRatio)
 	return t, nil
 }
@@ -130,6 +148,9 @@ func klingReadNew(r *http.Request) (*Task, *refused) {
 	return t, nil
 }
 
+// klingVideo begins the id of a video, which is not its task's.
+const klingVideo = "clip-"
+
 var klingWords = map[string]string{"queued": "submitted", "running": "processing", "succeeded": "succeed", "failed": "failed"}
 
 func (t *Task) klingTask(host string) map[string]any {
@@ -161,7 +182,7 @@ func (t *Task) klingVideos(host string) []any {
 	if u == "" {
 		return []any{}
 	}
-	v := map[string]any{"id": t.ID, "url": u, "duration": strconv.Itoa(t.seconds)}
+	v := map[string]any{"id": klingVideo + t.ID, "url": u, "duration": strconv.Itoa(t.seconds)}
 	if t.kind == "new" {
 		v["type"] = "video"
 	}

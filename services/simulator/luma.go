@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -20,6 +21,7 @@ func luma() *dialect {
 		},
 		routes: []route{
 			{"POST", "/dream-machine/v1/generations/video", submits(http.StatusCreated, lumaRead, show)},
+			{"POST", "/dream-machine/v1/generations/video/modify", submits(http.StatusCreated, lumaReadModify, show)},
 			{"GET", "/dream-machine/v1/generations/{id}", shows(show, nil)},
 			{"POST", "/v1/generations", submits(http.StatusCreated, lumaRead, show)},
 			{"GET", "/v1/generations/{id}", shows(show, nil)},
@@ -36,6 +38,7 @@ func lumaRead(r *http.Request) (*Task, *refused) {
 		Video                                     struct{ Resolution, Duration string }
 		AspectRatio                               string `json:"aspect_ratio"`
 		CallbackURL                               string `json:"callback_url"`
+		Keyframes                                 struct{ Frame0 struct{ Type, ID string } }
 	}
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 		return nil, &refused{invalid, "bad JSON"}
@@ -54,7 +57,27 @@ func lumaRead(r *http.Request) (*Task, *refused) {
 	}
 	t.seconds = seconds
 	t.width, t.height = pixels(in.Resolution, in.AspectRatio)
+	if in.Keyframes.Frame0.Type == "generation" {
+		t.of(in.Keyframes.Frame0.ID, "")
+	}
 	return t, nil
+}
+
+func lumaReadModify(r *http.Request) (*Task, *refused) {
+	var in struct {
+		Kind                string `json:"generation_type"`
+		Model, Prompt, Mode string
+		Media               struct{ URL string }
+		CallbackURL         string `json:"callback_url"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Kind != "modify_video" || in.Model == "" || in.Media.URL == "" {
+		return nil, &refused{invalid, "generation_type, model and media are needed"}
+	}
+	if manner, strength, _ := strings.Cut(in.Mode, "_"); !slices.Contains([]string{"adhere", "flex", "reimagine"}, manner) || !slices.Contains([]string{"1", "2", "3"}, strength) {
+		return nil, &refused{invalid, "mode is not one of the nine"}
+	}
+	t := &Task{Prompt: in.Prompt, model: in.Model, kind: "dream", callback: in.CallbackURL}
+	return t.of("", in.Media.URL), nil
 }
 
 func (t *Task) generation(host string) map[string]any {

@@ -28,6 +28,9 @@ func openAI() *dialect {
 		},
 		routes: []route{
 			{"POST", "/v1/videos", submits(http.StatusOK, openAIRead, show)},
+			{"POST", "/v1/videos/{id}/remix", submits(http.StatusOK, openAIReadSource, show)},
+			{"POST", "/v1/videos/edits", submits(http.StatusOK, openAIReadSource, show)},
+			{"POST", "/v1/videos/extensions", submits(http.StatusOK, openAIReadSource, show)},
 			{"GET", "/v1/videos/{id}", shows(show, nil)},
 			{"GET", "/v1/videos/{id}/content", func(s *Service, d *dialect) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
@@ -89,11 +92,44 @@ func openAIRead(r *http.Request) (*Task, *refused) {
 	return t, nil
 }
 
+// openAIReadSource reads a remix, an edit or an extension. Files are not taken.
+func openAIReadSource(r *http.Request) (*Task, *refused) {
+	var in struct {
+		Prompt, Seconds string
+		CallbackURL     string `json:"callback_url"`
+		Video           struct{ ID string }
+	}
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "multipart/form-data") {
+		if err := r.ParseMultipartForm(1 << 20); err != nil { //nolint:gosec // submits bounds every body
+			return nil, &refused{invalid, "bad form"}
+		}
+		in.Prompt, in.Seconds, in.CallbackURL, in.Video.ID = r.PostFormValue("prompt"), r.PostFormValue("seconds"), r.PostFormValue("callback_url"), r.PostFormValue("video[id]")
+	} else if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+		return nil, &refused{invalid, "bad JSON"}
+	}
+	t := &Task{Prompt: in.Prompt, callback: in.CallbackURL}
+	if strings.HasSuffix(r.URL.Path, "/extensions") {
+		n, err := strconv.Atoi(in.Seconds)
+		if err != nil || n%4 != 0 || n < 4 || n > 20 {
+			return nil, &refused{invalid, "Invalid value for seconds"}
+		}
+		t.seconds, t.whole = n, true // the whole is shown
+	}
+	source := cmp.Or(in.Video.ID, r.PathValue("id"))
+	if source == "" || in.Prompt == "" {
+		return nil, &refused{invalid, "video and prompt are required"}
+	}
+	return t.of(source, ""), nil
+}
+
 func (t *Task) openAIVideo() map[string]any {
 	m := map[string]any{"id": t.ID, "object": "video", "model": t.model, "prompt": t.Prompt, "seconds": strconv.Itoa(t.seconds),
 		"size": fmt.Sprintf("%dx%d", t.width, t.height), "created_at": t.Created.Unix(), "completed_at": nil, "expires_at": nil, "error": nil,
 		"progress": map[string]int{"running": 50, "succeeded": 100}[t.State],
 		"status":   t.word(map[string]string{"queued": "queued", "running": "in_progress", "succeeded": "completed", "failed": "failed"})}
+	if t.Source != "" {
+		m["remixed_from_video_id"] = t.Source
+	}
 	switch t.State {
 	case "succeeded":
 		m["completed_at"], m["expires_at"] = t.Created.Unix(), t.Created.Unix()+3600

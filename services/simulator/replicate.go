@@ -45,6 +45,7 @@ func replicateRead(r *http.Request) (*Task, *refused) {
 			Prompt, Resolution string
 			Duration           int
 			AspectRatio        string `json:"aspect_ratio"`
+			Video              string
 		}
 		Webhook string
 		Events  []string `json:"webhook_events_filter"`
@@ -61,6 +62,13 @@ func replicateRead(r *http.Request) (*Task, *refused) {
 	}
 	t := &Task{Prompt: in.Input.Prompt, model: model, seconds: max(in.Input.Duration, 1), callback: in.Webhook, events: in.Events}
 	t.width, t.height = pixels(in.Input.Resolution, in.Input.AspectRatio)
+	if strings.HasSuffix(model, "/gen4-aleph") {
+		if in.Input.Video == "" {
+			return nil, &refused{invalid, "- input: video is required"}
+		}
+		t.seconds = 5
+		t.of("", in.Input.Video)
+	}
 	return t, nil
 }
 

@@ -4,14 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 // runway is Runway, which has no webhooks. Source of the shapes:
 // docs.dev.runwayml.com and the types of its SDK.
 func runway() *dialect {
-	submit := submits(http.StatusOK, runwayRead, func(t Task, _ string) any {
-		return map[string]any{"id": t.ID, "estimatedCost": map[string]any{"credits": 12 * t.seconds}}
-	})
+	submit := submits(http.StatusOK, runwayRead, runwayCreated)
 	return &dialect{
 		name: "runway", policyLate: true,
 		key: bearer, own: simulatedKey,
@@ -25,6 +24,7 @@ func runway() *dialect {
 		routes: []route{
 			{"POST", "/v1/text_to_video", submit},
 			{"POST", "/v1/image_to_video", submit},
+			{"POST", "/v1/video_to_video", submits(http.StatusOK, runwayReadVideo, runwayCreated)},
 			{"GET", "/v1/tasks/{id}", shows(func(t Task, host string) any { return t.runwayTask(host) }, nil)},
 			{"DELETE", "/v1/tasks/{id}", cancels(http.StatusNoContent, nil, func(s *Service, _ *dialect, w http.ResponseWriter, _ *http.Request, t Task) {
 				s.remove(t.ID) // a task that has ended is deleted
@@ -32,6 +32,34 @@ func runway() *dialect {
 			})},
 		},
 	}
+}
+
+func runwayCreated(t Task, _ string) any {
+	return map[string]any{"id": t.ID, "estimatedCost": map[string]any{"credits": 12 * t.seconds}}
+}
+
+// runwayReadVideo reads a task on a video. Seedance names its source promptVideo
+// and makes a length of its own; Aleph follows the source.
+func runwayReadVideo(r *http.Request) (*Task, *refused) {
+	var in struct {
+		Model, PromptText, PromptVideo, VideoURI, Ratio, Mode string
+		Duration                                              int
+	}
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || r.Header.Get("X-Runway-Version") != "2024-11-06" {
+		return nil, &refused{invalid, "Validation of body failed"}
+	}
+	t := &Task{Prompt: in.PromptText, model: in.Model, seconds: in.Duration}
+	seedance := strings.HasPrefix(in.Model, "seedance")
+	if seedance && (in.PromptVideo == "" || in.VideoURI != "") || !seedance && (in.VideoURI == "" || in.PromptVideo != "") ||
+		in.Model == "aleph2" && in.Duration != 0 || in.Mode != "" && in.Model == "seedance2" {
+		return nil, &refused{invalid, "Validation of body failed"}
+	}
+	if in.Ratio != "" {
+		if n, err := fmt.Sscanf(in.Ratio, "%d:%d", &t.width, &t.height); n != 2 || err != nil || t.width < 16 || t.width > 4096 || t.height < 16 || t.height > 4096 {
+			return nil, &refused{invalid, "Validation of body failed"}
+		}
+	}
+	return t.of("", in.PromptVideo+in.VideoURI), nil
 }
 
 func runwayRead(r *http.Request) (*Task, *refused) {

@@ -55,8 +55,12 @@ type Task struct {
 	State      string    `json:"state"` // queued, running, succeeded, failed, canceled
 	Charged    bool      `json:"charged"`
 	Key        string    `json:"key"` // fingerprint of the key that submitted it
+	// Source is what it works on: another task, or the address of a video.
+	Source string `json:"source,omitempty"`
 
 	d             *dialect
+	sourceTask    string // Source, where it is a task
+	whole         bool   // the result holds its source as well
 	kind          string // which of a provider's APIs it was submitted to
 	model         string
 	width, height int

@@ -51,7 +51,10 @@ func googleKey(_ *Service, r *http.Request) string { return r.Header.Get("X-Goog
 func veoRead(r *http.Request) (*Task, *refused) {
 	model, ok := strings.CutSuffix(r.PathValue("call"), ":predictLongRunning")
 	var in struct {
-		Instances  []struct{ Prompt string }
+		Instances []struct {
+			Prompt string
+			Video  struct{ URI string }
+		}
 		Parameters struct {
 			DurationSeconds         int
 			AspectRatio, Resolution string
@@ -64,6 +67,10 @@ func veoRead(r *http.Request) (*Task, *refused) {
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || !ok || len(in.Instances) != 1 {
 		return nil, &refused{invalid, "one instance is needed"}
 	}
+	video := in.Instances[0].Video.URI
+	if video != "" && (in.Parameters.DurationSeconds%8 != 0 || in.Parameters.Resolution != "720p") {
+		return nil, &refused{invalid, "an extension has 720p, and no duration of its own"}
+	}
 	in.Parameters.DurationSeconds = cmp.Or(in.Parameters.DurationSeconds, 8)
 	if d := in.Parameters.DurationSeconds; d != 4 && d != 6 && d != 8 {
 		return nil, &refused{invalid, "durationSeconds is out of bound"}
@@ -73,6 +80,12 @@ func veoRead(r *http.Request) (*Task, *refused) {
 		t.callback, t.metadata = in.WebhookConfig.URIs[0], in.WebhookConfig.UserMetadata
 	}
 	t.width, t.height = pixels(in.Parameters.Resolution, in.Parameters.AspectRatio)
+	if video != "" { // a file of ours; the result holds it and 7 s more
+		_, file, _ := strings.Cut(video, "/v1beta/files/")
+		file, _, _ = strings.Cut(file, ":")
+		t.width, t.height, t.seconds, t.whole = 0, 0, 7, true
+		t.of(file, "")
+	}
 	return t, nil
 }
 

@@ -18,6 +18,10 @@ const result = await client.subscribe(endpoint, {
   input: { prompt, duration: "8s", resolution: "720p", aspect_ratio: "16:9" }, pollInterval: 100, webhookUrl: callbacks.url,
   onQueueUpdate: ({ status }) => void states.push(status),
 });
+const { video } = result.data;
+const extended = await client.subscribe("fal-ai/veo3.1/extend-video", { input: { prompt, video_url: video.url, duration: "7s" }, pollInterval: 100 });
+const edited = await client.subscribe("fal-ai/kling-video/o1/video-to-video/edit", { input: { prompt, video_url: video.url }, pollInterval: 100 });
+const unfetched = await rejection(client.queue.submit("fal-ai/veo3.1/extend-video", { input: { prompt, video_url: `${BASE}/media/absent.mp4` } }));
 const refused = await rejection(client.subscribe(endpoint, { input: { prompt: "[fault:policy]" }, pollInterval: 100 }));
 const broken = await rejection(client.subscribe(endpoint, { input: { prompt: "[fault:fail_halfway]" }, pollInterval: 100 }));
 const invalid = await rejection(client.queue.submit(endpoint, { input: {} }));
@@ -37,7 +41,8 @@ const signed = (text) => {
 callbacks.close();
 console.log(JSON.stringify({
   ended: states.at(-1), known: states.every((word) => ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"].includes(word)),
-  video: await download(result.data.video.url),
+  video: await download(video.url), extended: await download(extended.data.video.url), edited: await download(edited.data.video.url),
+  unfetched: [unfetched instanceof ValidationError, unfetched.status],
   refused: [refused instanceof ValidationError, refused.status, refused.fieldErrors?.[0].type],
   broken: [broken instanceof ApiError, broken.status, broken.body?.error_type],
   invalid: [invalid instanceof ValidationError, invalid.status, invalid.getFieldErrors?.("prompt").length],

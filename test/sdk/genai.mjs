@@ -25,10 +25,14 @@ const created = await client.models.generateVideos({
 });
 const { response } = await finish(created);
 await client.files.download({ file: response.generatedVideos[0].video, downloadPath: `${DIR}/genai.mp4` });
+const extend = (uri) => client.models.generateVideos({ model, source: { prompt: "It sinks", video: { uri } }, config: { numberOfVideos: 1, resolution: "720p" } });
+const { response: longer } = await finish(await extend(response.generatedVideos[0].video.uri));
+await client.files.download({ file: longer.generatedVideos[0].video, downloadPath: `${DIR}/longer.mp4` });
 const { response: filtered } = await finish(await client.models.generateVideos({ model, source: { prompt: "[fault:policy]" } }));
 const { error } = await finish(await client.models.generateVideos({ model, source: { prompt: "[fault:fail_halfway]" } }));
 const invalid = await rejection(client.models.generateVideos({ model, source: { prompt: "p" }, config: { durationSeconds: 60 } }));
 const unknown = await rejection(open("wrong").models.generateVideos({ model, source: { prompt: "p" } }));
+const lost = await rejection(extend(`${BASE}/veo/v1beta/files/absent:download?alt=media`));
 const status = (refusal) => [refusal instanceof ApiError, refusal.status, JSON.parse(refusal.message).error.status];
 
 // The SDK has no verifier: this is what Gemini's documentation tells to do.
@@ -41,6 +45,7 @@ const key = createPublicKey({ key: keys.find((jwk) => jwk.kid === kid), format: 
 callbacks.close();
 console.log(JSON.stringify({
   begun: created.done ?? false, video: kind(await readFile(`${DIR}/genai.mp4`)),
+  extended: kind(await readFile(`${DIR}/longer.mp4`)), lost: status(lost),
   filtered: [filtered.generatedVideos?.length ?? 0, filtered.raiMediaFilteredCount, filtered.raiMediaFilteredReasons.length],
   error: error.code,
   invalid: status(invalid), unknown: status(unknown),

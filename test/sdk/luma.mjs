@@ -19,6 +19,13 @@ const created = await client.generations.video.create({
 });
 const ended = await finish(created);
 const failed = await finish(await client.generations.video.create({ model: "ray-2", prompt: "[fault:policy]" }));
+const extended = await finish(await client.generations.video.create({
+  model: "ray-2", prompt: "It sinks", duration: "5s", keyframes: { frame0: { type: "generation", id: created.id } },
+}));
+const modify = (mode) => client.generations.video.modify({ generation_type: "modify_video", model: "ray-2", mode, prompt: "At night", media: { url: ended.assets.video } });
+const modified = await finish(await modify("flex_2"));
+const lost = await rejection(client.generations.video.create({ model: "ray-2", prompt: "p", keyframes: { frame0: { type: "generation", id: "absent" } } }));
+const manner = await rejection(modify("wild_1"));
 const invalid = await rejection(client.generations.video.create({ model: "ray-2", prompt: "p", duration: "long" }));
 const absent = await rejection(client.generations.get("absent"));
 const unknown = await rejection(open("wrong").generations.video.create({ model: "ray-2", prompt: "p" }));
@@ -27,6 +34,8 @@ callbacks.close();
 console.log(JSON.stringify({
   created: created.state, ended: ended.state, video: await download(ended.assets.video),
   failed: [failed.state, failed.failure_reason],
+  extended: [extended.state, await download(extended.assets.video)], modified: [modified.state, await download(modified.assets.video)],
+  lost: [lost instanceof LumaAI.NotFoundError, lost.status], manner: [manner instanceof LumaAI.UnprocessableEntityError, manner.status],
   invalid: [invalid instanceof LumaAI.UnprocessableEntityError, invalid.status],
   absent: [absent instanceof LumaAI.NotFoundError, absent.status],
   unknown: [unknown instanceof LumaAI.AuthenticationError, unknown.status],

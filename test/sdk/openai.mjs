@@ -26,6 +26,13 @@ const absent = await rejection(client.videos.retrieve("video_absent"));
 const stranger = new OpenAI({ baseURL: `${BASE}/openai/v1`, apiKey: "wrong" });
 const unknown = await rejection(stranger.videos.create({ prompt: "p" }));
 
+// The SDK sends a remix as JSON, an edit and an extension as forms.
+const remixed = await finish(await client.videos.remix(video.id, { prompt: "In the rain" }));
+const edited = await finish(await client.videos.edit({ prompt: "At night", video: { id: video.id } }));
+const extended = await finish(await client.videos.extend({ prompt: "It sinks", seconds: "8", video: { id: video.id } }));
+const running = await client.videos.create({ prompt: "[fault:unknown_word]" });
+const unfinished = await rejection(client.videos.remix(running.id, { prompt: "p" }));
+
 const { headers, body } = await callbacks.next();
 const event = await client.webhooks.unwrap(body, headers);
 callbacks.close();
@@ -36,6 +43,10 @@ console.log(JSON.stringify({
   invalid: [invalid.constructor.name, invalid.status, invalid.code],
   absent: [absent.constructor.name, absent.status],
   unknown: [unknown.constructor.name, unknown.status, unknown.code],
+  remixed: [remixed.status, remixed.remixed_from_video_id === video.id, remixed.seconds, remixed.size],
+  edited: [edited.status, edited.remixed_from_video_id === video.id, edited.seconds],
+  extended: [extended.status, extended.remixed_from_video_id === video.id, extended.seconds],
+  unfinished: [unfinished.constructor.name, unfinished.status],
   webhook: event.type, ofTheVideo: event.data.id === video.id,
   tampered: await outcome(() => client.webhooks.unwrap(body + " ", headers)),
 }));

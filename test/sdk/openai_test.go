@@ -31,6 +31,20 @@ func TestOpenAI(t *testing.T) {
 	if err := errors.Join(err, resp.Body.Close()); err != nil || !isVideo(data) {
 		t.Errorf("%d bytes, %v", len(data), err)
 	}
+	remixed, err := c.Videos.Remix(ctx, v.ID, openai.VideoRemixParams{Prompt: "In the rain"})
+	if err != nil || remixed.RemixedFromVideoID != v.ID || remixed.Seconds != v.Seconds || remixed.Size != v.Size {
+		t.Errorf("%+v %v", remixed, err)
+	}
+	edited, err := c.Videos.Edit(ctx, openai.VideoEditParams{Prompt: "At night",
+		Video: openai.VideoEditParamsVideoUnion{OfVideoEditsVideoVideoReferenceInputParam: &openai.VideoEditParamsVideoVideoReferenceInputParam{ID: v.ID}}})
+	if err != nil || edited.RemixedFromVideoID != v.ID {
+		t.Errorf("%+v %v", edited, err)
+	}
+	extended, err := c.Videos.Extend(ctx, openai.VideoExtendParams{Prompt: "It sinks", Seconds: "8",
+		Video: openai.VideoExtendParamsVideoUnion{OfVideoExtendsVideoVideoReferenceInputParam: &openai.VideoExtendParamsVideoVideoReferenceInputParam{ID: v.ID}}})
+	if err != nil || extended.RemixedFromVideoID != v.ID || extended.Seconds != "12" {
+		t.Errorf("%+v %v", extended, err)
+	}
 	v, err = c.Videos.NewAndPoll(ctx, openai.VideoNewParams{Prompt: "[fault:policy]"}, 100)
 	if err != nil || v.Status != openai.VideoStatusFailed || v.Error.Code != "moderation_blocked" {
 		t.Errorf("%+v %v", v, err)

@@ -14,6 +14,9 @@ const ended = await client.wait(created, { interval: 100 }, async ({ status }) =
 // run is the whole of it: create, wait, and the output as a file.
 const file = await client.run(model, { input: { prompt: "A kite" }, wait: { mode: "poll", interval: 100 } });
 const bytes = await (await file.blob()).arrayBuffer();
+const aleph = (video) => client.run("runwayml/gen4-aleph", { input: { prompt: "At night", video }, wait: { mode: "poll", interval: 100 } });
+const edited = await (await (await aleph(ended.output)).blob()).arrayBuffer();
+const unfetched = await rejection(aleph(`${BASE}/media/absent.mp4`));
 const failed = await rejection(client.run(model, { input: { prompt: "[fault:policy]" }, wait: { mode: "poll", interval: 100 } }));
 const long = await client.predictions.create({ model, input: { prompt: "A train" } });
 const canceled = await client.predictions.cancel(long.id);
@@ -28,6 +31,7 @@ callbacks.close();
 console.log(JSON.stringify({
   created: created.status, ended: ended.status, waited: seen.every((word) => ["starting", "processing"].includes(word)),
   video: await download(ended.output), run: kind(bytes),
+  edited: kind(edited), unfetched: [unfetched.name, unfetched.response.status],
   failed: failed.message,
   canceled: canceled.status,
   invalid: [invalid.name, invalid.response.status, invalid.message.includes("prompt is required")],

@@ -30,14 +30,16 @@ const (
 // from https addresses alone.
 func simulate(t *testing.T) *httptest.Server {
 	t.Helper()
+	client := &http.Client{Timeout: 5 * time.Second}
 	sim, err := simulator.New(simulator.Config{TimeScale: 1, Render: 400 * time.Millisecond, AtlasKey: key, KlingAccess: key, KlingSecret: "a-secret-key-for-kling-of-32-bytes", WebhookSecret: secret, Key: key},
-		simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
+		simulator.Deps{Client: client, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv := httptest.NewUnstartedServer(sim.Handler())
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	srv.StartTLS()
+	client.Transport = srv.Client().Transport // it fetches its own results, as sources
 	t.Cleanup(func() { srv.CloseClientConnections(); sim.Close(); srv.Close() })
 	return srv
 }
@@ -51,18 +53,21 @@ func TestNode(t *testing.T) {
 	for name, want := range map[string]string{
 		"openai": `{"created":"queued","ended":"completed","progress":100,"seconds":"4","size":"1280x720","video":"ftyp",
 			"moderated":["failed","moderation_blocked","4","720x1280"],"invalid":["BadRequestError",400,"invalid_value"],"absent":["NotFoundError",404],
-			"unknown":["AuthenticationError",401,"invalid_api_key"],"webhook":"video.completed","ofTheVideo":true,"tampered":"InvalidWebhookSignatureError"}`,
-		"replicate": `{"created":"starting","ended":"succeeded","waited":true,"video":"ftyp","run":"ftyp",
+			"unknown":["AuthenticationError",401,"invalid_api_key"],
+			"remixed":["completed",true,"4","1280x720"],"edited":["completed",true,"4"],"extended":["completed",true,"12"],"unfinished":["BadRequestError",400],"webhook":"video.completed","ofTheVideo":true,"tampered":"InvalidWebhookSignatureError"}`,
+		"replicate": `{"created":"starting","ended":"succeeded","waited":true,"video":"ftyp","run":"ftyp","edited":"ftyp","unfetched":["ApiError",422],
 			"failed":"Prediction failed: The input or output was flagged as sensitive. Please try again with different inputs. (E005)","canceled":"canceled",
 			"invalid":["ApiError",422,true],"unknown":["ApiError",401],"webhook":"succeeded","ofThePrediction":true,"verified":true,"tampered":false}`,
-		"fal": `{"ended":"COMPLETED","known":true,"video":"ftyp","refused":[true,422,"content_policy_violation"],"broken":[true,500,"runner_server_error"],
+		"fal": `{"ended":"COMPLETED","known":true,"video":"ftyp","extended":"ftyp","edited":"ftyp","unfetched":[true,422],"refused":[true,422,"content_policy_violation"],"broken":[true,500,"runner_server_error"],
 			"invalid":[true,422,1],"unknown":[true,401],"canceled":"COMPLETED","shortened":true,
 			"webhook":"OK","ofTheRequest":true,"verified":true,"tampered":"refused"}`,
-		"genai": `{"begun":false,"video":"ftyp","filtered":[0,1,1],"error":13,"invalid":[true,400,"INVALID_ARGUMENT"],"unknown":[true,400,"INVALID_ARGUMENT"],
+		"genai": `{"begun":false,"video":"ftyp","extended":"ftyp","lost":[true,404,"NOT_FOUND"],"filtered":[0,1,1],"error":13,"invalid":[true,400,"INVALID_ARGUMENT"],"unknown":[true,400,"INVALID_ARGUMENT"],
 			"webhook":"video.generated","ofTheVideo":true,"metadata":"video_1","verified":true}`,
 		"runway": `{"ended":"SUCCEEDED","cost":60,"video":"ftyp","failed":[true,"SAFETY.INPUT.TEXT",0],"estimated":[60,"PENDING",60],"canceled":"CANCELLED",
+			"edited":["SUCCEEDED","ftyp"],"referred":["SUCCEEDED","ftyp"],"unfetched":[true,400],
 			"invalid":[true,400],"absent":[true,404],"unknown":[true,401]}`,
-		"luma": `{"created":"queued","ended":"completed","video":"ftyp","failed":["failed","Content moderation failed"],"invalid":[true,422],"absent":[true,404],
+		"luma": `{"created":"queued","ended":"completed","video":"ftyp","failed":["failed","Content moderation failed"],
+			"extended":["completed","ftyp"],"modified":["completed","ftyp"],"lost":[true,404],"manner":[true,422],"invalid":[true,422],"absent":[true,404],
 			"unknown":[true,401],"webhooks":["dreaming","completed"],"ofTheGeneration":true}`,
 		"kling": `{"code":0,"webhooks":["processing","succeeded"],"ofTheTask":true,"tampered":"WebhookVerificationError"}`,
 	} {

@@ -102,6 +102,9 @@ var (
 
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
+	if t.OfVideo() {
+		return "", provider.CannotUse(Name)
+	}
 	body := map[string]any{"model": t.Model, "prompt": t.Prompt, "duration": t.Duration, "resolution": t.Resolution, "aspect_ratio": t.AspectRatio}
 	set := func(k string, v any, ok bool) {
 		if ok {

@@ -6,6 +6,9 @@
 // and ModelArk knows no key that would tell the two apart. Callbacks are
 // unsigned and so only hints.
 //
+// A source video is a reference_video, by its address; what Seedance makes of it
+// has a length of its own.
+//
 // Unconfirmed: the spelling of error codes beyond their heads, which is all
 // that is compared; and that resolution, ratio and duration are fields for
 // every model: the first Seedance models read them from the prompt's text,
@@ -66,6 +69,9 @@ type task struct {
 
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
+	if t.SourceTask != "" || t.Extend {
+		return "", provider.CannotUse(Name)
+	}
 	text := t.Prompt
 	body := map[string]any{"model": t.Model, "watermark": t.Watermark}
 	if a.flags {
@@ -84,6 +90,9 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	}
 	image("first_frame", t.ImageURL)
 	image("last_frame", t.EndImageURL)
+	if t.VideoURL != "" {
+		content = append(content, map[string]any{"type": "video_url", "video_url": map[string]any{"url": t.VideoURL}, "role": "reference_video"})
+	}
 	body["content"] = content
 	if t.Seed != nil {
 		body["seed"] = *t.Seed

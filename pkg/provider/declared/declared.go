@@ -63,7 +63,7 @@ func path(p string, t provider.Task, taskID string) string {
 	for part := range strings.SplitSeq(t.Model, "/") {
 		model = append(model, url.PathEscape(part))
 	}
-	return strings.NewReplacer("{model}", strings.Join(model, "/"), "{task_id}", url.PathEscape(taskID)).Replace(p)
+	return strings.NewReplacer("{model}", strings.Join(model, "/"), "{task_id}", url.PathEscape(taskID), "{source_task}", url.PathEscape(t.SourceTask)).Replace(p)
 }
 
 // decode keeps numbers as they were written: ids may be numbers.
@@ -76,11 +76,47 @@ func decode(body []byte) (doc any, err error) {
 	return doc, err
 }
 
+// Takes reports whether a description has a place for a source video: for the
+// task that made it, else for its address.
+func Takes(s Spec, own, extend bool) bool {
+	t := provider.Task{Extend: extend}
+	if own {
+		t.SourceTask = "t"
+	}
+	return s.Submit.sourcePath(t) != ""
+}
+
+// sourcePath is the path for a task on a video; "" when the description has none,
+// or no place for such a source.
+func (s Submit) sourcePath(t provider.Task) string {
+	p, field := s.Video, "video_url"
+	if t.Extend {
+		p = s.Extend
+	}
+	if t.SourceTask != "" {
+		field = "source_task"
+	}
+	for name := range fields(s.Body) {
+		if name == field {
+			return p
+		}
+	}
+	if strings.Contains(p, "{"+field+"}") {
+		return p
+	}
+	return ""
+}
+
 // Submit implements provider.Adapter.
 func (c *core) Submit(ctx context.Context, t provider.Task) (string, error) {
 	p := c.spec.Submit.Path
 	if t.ImageURL != "" && c.spec.Submit.Image != "" {
 		p = c.spec.Submit.Image
+	}
+	if t.OfVideo() {
+		if p = c.spec.Submit.sourcePath(t); p == "" {
+			return "", provider.CannotUse(c.spec.Name)
+		}
 	}
 	body, _ := fill(c.spec.Submit.Body, values(t))
 	ans, err := c.account.JSON(ctx, c.spec.Submit.Method, path(p, t, ""), c.header, body)

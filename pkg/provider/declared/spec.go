@@ -51,6 +51,11 @@ type Submit struct {
 	Call `yaml:",inline"`
 	// Image is the path when there is a first frame; Path when left out.
 	Image string `yaml:"image_path"`
+	// Video and Extend are the paths of a source video that is made anew, or goes
+	// on: {video_url} in Body, or {source_task} there or in the path, is where it
+	// goes. A source that has no such place is refused.
+	Video  string `yaml:"video_path"`
+	Extend string `yaml:"extend_path"`
 	// Body is a tree whose strings may be fields in braces, such as {prompt}. A
 	// field alone keeps its type, and one that is empty takes its key along.
 	Body map[string]any `yaml:"body"`

@@ -18,7 +18,7 @@ func values(t provider.Task) map[string]any {
 	m := map[string]any{
 		"model": t.Model, "prompt": t.Prompt, "negative_prompt": t.NegativePrompt, "duration": t.Duration, "duration_text": strconv.Itoa(t.Duration),
 		"resolution": t.Resolution, "aspect_ratio": t.AspectRatio, "width": t.Width, "height": t.Height,
-		"image_url": t.ImageURL, "end_image_url": t.EndImageURL, "audio": t.Audio, "watermark": t.Watermark,
+		"image_url": t.ImageURL, "end_image_url": t.EndImageURL, "video_url": t.VideoURL, "source_task": t.SourceTask, "audio": t.Audio, "watermark": t.Watermark,
 		"callback_url": t.CallbackURL, "attempt_id": t.AttemptID, "job_id": t.JobID, "seed": nil,
 	}
 	if t.Seed != nil {

@@ -9,7 +9,8 @@
 //
 // Unconfirmed: the input of a model is its own; the names that families of
 // models use are in the table below, and fal is taken to ignore a field that a
-// model does not know. A 403 is taken for an empty balance by its words. A
+// model does not know. A source video is video_url, as in all of its references
+// that were read. A 403 is taken for an empty balance by its words. A
 // model below workflows/ has other URLs and is refused.
 package fal
 
@@ -80,6 +81,9 @@ func input(t provider.Task) map[string]any {
 		}
 		break
 	}
+	if t.VideoURL != "" {
+		in["video_url"] = t.VideoURL
+	}
 	if t.NegativePrompt != "" {
 		in["negative_prompt"] = t.NegativePrompt
 	}
@@ -94,6 +98,9 @@ func input(t provider.Task) map[string]any {
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	if _, err := requests(t.Model, "x"); err != nil {
 		return "", errorTable[http.StatusNotFound].Refuse(Name, "", err.Error(), 0)
+	}
+	if t.SourceTask != "" {
+		return "", provider.CannotUse(Name)
 	}
 	path := "/" + t.Model
 	if t.CallbackURL != "" {

@@ -10,10 +10,26 @@ import (
 // The two generations differ in paths and bodies only.
 
 func kind(t provider.Task) string {
+	if t.Extend {
+		return "video-extend"
+	}
 	if t.ImageURL != "" {
 		return "image2video"
 	}
 	return "text2video"
+}
+
+// extendSubmit is the call that has a video of the old generation go on. Model,
+// mode and shape are the source's, and there is no external id.
+func extendSubmit(t provider.Task, video string) (path string, body map[string]any) {
+	body = map[string]any{"video_id": video, "prompt": t.Prompt}
+	if t.NegativePrompt != "" {
+		body["negative_prompt"] = t.NegativePrompt
+	}
+	if t.CallbackURL != "" {
+		body["callback_url"] = t.CallbackURL
+	}
+	return "/v1/videos/" + kind(t), body
 }
 
 // oldSubmit is the call that submits to the old generation.
@@ -47,7 +63,11 @@ func oldSubmit(t provider.Task) (path string, body map[string]any) {
 // oldTask is the path of a task of the old generation, by its own id or by the
 // external one, which is taken in the same place.
 func oldTask(t provider.Task, id string) string {
-	return "/v1/videos/" + kind(t) + "/" + url.PathEscape(id)
+	return kindTask(kind(t), id)
+}
+
+func kindTask(kind, id string) string {
+	return "/v1/videos/" + kind + "/" + url.PathEscape(id)
 }
 
 // newSubmit is the call that submits to the new generation.

@@ -7,10 +7,15 @@
 // The old generation takes a JWT made of access and secret key, or a plain API
 // key; the new one the plain key only.
 //
+// Only videos of V1 to V1.6 of the old generation can be extended, within the 30
+// days for which Kling keeps them; such a task has no external id, so that one of
+// unknown outcome cannot be looked for.
+//
 // Unconfirmed: whether callbacks of the old generation are signed. Callbacks
 // are verified when a webhook secret is configured, and hints otherwise: if old
 // ones are not signed, those are refused then and polls tell the end. The new
-// generation's settings.audio is taken for a boolean.
+// generation's settings.audio is taken for a boolean. An id that is asked for at
+// the path of another kind of task is taken to answer 1203, as an unknown one does.
 package kling
 
 import (
@@ -77,7 +82,16 @@ func modelInPath(model string) bool { return !strings.HasPrefix(model, "kling-v"
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	path, body := oldSubmit(t)
-	if modelInPath(t.Model) {
+	switch {
+	case t.OfVideo() && (!t.Extend || t.SourceTask == "" || modelInPath(t.Model)):
+		return "", provider.CannotUse(Name)
+	case t.OfVideo():
+		video, err := a.sourceVideo(ctx, t)
+		if err != nil {
+			return "", provider.LostSource(Name, err)
+		}
+		path, body = extendSubmit(t, video)
+	case modelInPath(t.Model):
 		path, body = newSubmit(t)
 	}
 	raw, err := json.Marshal(body)
@@ -129,8 +143,11 @@ func (a *Adapter) Poll(ctx context.Context, taskID string, t provider.Task) (pro
 }
 
 // Find implements provider.Finder by the external task id, which is the
-// attempt's id and unique in the account.
+// attempt's id and unique in the account. An extension has none.
 func (a *Adapter) Find(ctx context.Context, t provider.Task) (provider.Report, bool, error) {
+	if t.Extend {
+		return provider.Report{}, false, fmt.Errorf("look for extension: %w", provider.ErrNotSearchable)
+	}
 	if modelInPath(t.Model) {
 		return a.read(ctx, newTask("external_task_ids", t.AttemptID), t.Model)
 	}
@@ -138,24 +155,49 @@ func (a *Adapter) Find(ctx context.Context, t provider.Task) (provider.Report, b
 }
 
 func (a *Adapter) read(ctx context.Context, path, model string) (provider.Report, bool, error) {
+	d, found, err := a.readTask(ctx, path, model)
+	if err != nil || !found {
+		return provider.Report{}, false, err
+	}
+	return report(d), true, nil
+}
+
+func (a *Adapter) readTask(ctx context.Context, path, model string) (d task, found bool, _ error) {
 	ans, env, err := a.call(ctx, http.MethodGet, path, model, nil)
 	if err != nil {
-		return provider.Report{}, false, fmt.Errorf("read task: %w", err)
+		return d, false, fmt.Errorf("read task: %w", err)
 	}
 	if *env.Code == 1203 {
-		return provider.Report{}, false, nil
+		return d, false, nil
 	}
 	if *env.Code != 0 || ans.Status != http.StatusOK {
-		return provider.Report{}, false, fmt.Errorf("code %d: %w", *env.Code, &provider.StatusError{Doing: "read task", Status: ans.Status})
+		return d, false, fmt.Errorf("code %d: %w", *env.Code, &provider.StatusError{Doing: "read task", Status: ans.Status})
 	}
 	if strings.TrimSpace(string(env.Data)) == "[]" {
-		return provider.Report{}, false, nil
+		return d, false, nil
 	}
 	d, ok := decode(env.Data)
 	if !ok {
-		return provider.Report{}, false, errors.New("answer has no task")
+		return d, false, errors.New("answer has no task")
 	}
-	return report(d), true, nil
+	return d, true, nil
+}
+
+// sourceVideo is the id of the video that a source's task made: an extension
+// names a video, not a task. Each kind of task is asked for at a path of its own.
+func (a *Adapter) sourceVideo(ctx context.Context, t provider.Task) (string, error) {
+	for _, kind := range []string{"text2video", "image2video", "video-extend"} {
+		d, found, err := a.readTask(ctx, kindTask(kind, t.SourceTask), t.Model)
+		if err != nil {
+			return "", err
+		}
+		for _, v := range d.Result.Videos {
+			if found && d.TaskID == t.SourceTask && v.ID != "" {
+				return v.ID, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("read source: %w", provider.ErrNoTask)
 }
 
 // token is what goes into the Authorization header for a model.

@@ -58,6 +58,7 @@ type task struct {
 }
 
 type video struct {
+	ID   string `json:"id"`
 	Type string `json:"type"`
 	URL  string `json:"url"`
 }

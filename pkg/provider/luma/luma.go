@@ -7,6 +7,9 @@
 // and Luma knows no key that would tell the two apart. Callbacks are unsigned
 // and so only hints. Luma deletes generations but cancels none.
 //
+// Tasks on videos are Dream Machine's: a generation goes on when its id is the
+// first keyframe, and any video is modified by its address.
+//
 // Unconfirmed: the Agents API's callback_url, which is sent only with
 // Config.AgentsCallbacks; its word for a running task; and the words by which
 // policy refusals are told in Dream Machine's failure_reason.
@@ -122,7 +125,12 @@ func (a *Adapter) account(model string) provider.Account {
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	api, path, body := a.agents, "/generations", a.agentsBody(t)
-	if legacy(t.Model) {
+	switch {
+	case t.OfVideo() && (!legacy(t.Model) || t.Extend != (t.SourceTask != "")):
+		return "", provider.CannotUse(Name)
+	case t.VideoURL != "":
+		api, path, body = a.dream, "/generations/video/modify", modifyBody(t)
+	case legacy(t.Model):
 		api, path, body = a.dream, "/generations/video", dreamBody(t)
 	}
 	ans, err := api.JSON(ctx, http.MethodPost, path, provider.Bearer(api.APIKey), body)
@@ -153,9 +161,22 @@ func dreamBody(t provider.Task) map[string]any {
 			frames[name] = map[string]any{"type": "image", "url": u}
 		}
 	}
+	if t.SourceTask != "" { // it goes on where that generation ends
+		frames["frame0"] = map[string]any{"type": "generation", "id": t.SourceTask}
+	}
 	if len(frames) > 0 {
 		body["keyframes"] = frames
 	}
+	if t.CallbackURL != "" {
+		body["callback_url"] = t.CallbackURL
+	}
+	return body
+}
+
+// modifyBody makes a video anew, in its own length and shape. The mode is the
+// middle one of Luma's nine, between adhering to the source and reimagining it.
+func modifyBody(t provider.Task) map[string]any {
+	body := map[string]any{"generation_type": "modify_video", "model": t.Model, "prompt": t.Prompt, "media": map[string]any{"url": t.VideoURL}, "mode": "flex_2"}
 	if t.CallbackURL != "" {
 		body["callback_url"] = t.CallbackURL
 	}

@@ -67,6 +67,9 @@ func resolution(r string) string {
 
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
+	if t.OfVideo() {
+		return "", provider.CannotUse(Name)
+	}
 	body := map[string]any{"model": t.Model, "duration": t.Duration, "resolution": resolution(t.Resolution), "aigc_watermark": t.Watermark}
 	if t.CallbackURL != "" && !a.noCallbacks {
 		body["callback_url"] = t.CallbackURL

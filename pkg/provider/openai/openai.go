@@ -10,6 +10,9 @@
 // whole project, at an address that names no job; servers that take an address
 // per request are told ours in the field Config.CallbackField.
 //
+// A video is remixed or extended by its id, with its model, size and, for a remix,
+// its length. An extension's result holds its source.
+//
 // Unconfirmed: a create with an image by address, which is sent as JSON; and
 // the codes of policy refusals beyond moderation_blocked.
 package openai
@@ -99,17 +102,25 @@ type video struct {
 
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
-	fields := [][2]string{{"model", t.Model}, {"prompt", t.Prompt}, {"seconds", strconv.Itoa(t.Duration)}, {"size", fmt.Sprintf("%dx%d", t.Width, t.Height)}}
+	path, fields := "/videos", [][2]string{{"model", t.Model}, {"prompt", t.Prompt}, {"seconds", strconv.Itoa(t.Duration)}, {"size", fmt.Sprintf("%dx%d", t.Width, t.Height)}}
+	switch {
+	case t.OfVideo() && t.SourceTask == "":
+		return "", provider.CannotUse(Name)
+	case t.Extend:
+		path, fields = "/videos/extensions", [][2]string{{"prompt", t.Prompt}, {"seconds", strconv.Itoa(t.Duration)}, {"video[id]", t.SourceTask}}
+	case t.OfVideo():
+		path, fields = "/videos/"+url.PathEscape(t.SourceTask)+"/remix", [][2]string{{"prompt", t.Prompt}}
+	}
 	if t.CallbackURL != "" && a.callback != "" {
 		fields = append(fields, [2]string{a.callback, t.CallbackURL})
 	}
-	contentType, raw, err := encode(fields, t.ImageURL)
+	contentType, raw, err := encode(fields, t)
 	if err != nil {
 		return "", provider.Refused(Name, &provider.NotSentError{Err: err})
 	}
 	h := provider.Bearer(a.account.APIKey)
 	h.Set("Content-Type", contentType)
-	ans, err := provider.Call(ctx, a.account.Client, http.MethodPost, a.account.BaseURL+"/videos", h, raw)
+	ans, err := provider.Call(ctx, a.account.Client, http.MethodPost, a.account.BaseURL+path, h, raw)
 	if err != nil {
 		return "", provider.Refused(Name, err)
 	}
@@ -123,11 +134,14 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	return v.ID, nil
 }
 
-// encode is a multipart form, as the SDKs send it, or JSON when there is an
-// image by address.
-func encode(fields [][2]string, image string) (contentType string, body []byte, err error) {
-	if image != "" {
-		m := map[string]any{"input_reference": map[string]any{"image_url": image}}
+// encode is a multipart form, as the SDKs send it, or JSON for a remix and when
+// there is an image by address.
+func encode(fields [][2]string, t provider.Task) (contentType string, body []byte, err error) {
+	if t.ImageURL != "" || t.OfVideo() && !t.Extend {
+		m := map[string]any{}
+		if t.ImageURL != "" {
+			m["input_reference"] = map[string]any{"image_url": t.ImageURL}
+		}
 		for _, f := range fields {
 			m[f[0]] = f[1]
 		}

@@ -43,6 +43,7 @@ type Simulator interface {
 // Accepted is a task that the simulator has accepted.
 type Accepted struct {
 	ID, State string
+	Source    string // what it works on: the id of a task, or an address
 }
 
 // Harness is one adapter and its simulated provider.
@@ -58,6 +59,8 @@ type Harness struct {
 	// callback.
 	Task     provider.Task
 	Webhooks Webhooks
+	// Sources are the ways in which it works on videos.
+	Sources []Source
 	// SilentFailure says that a failure has no webhook.
 	SilentFailure bool
 	// NoCancel says that an adapter that can cancel cannot cancel this task.
@@ -97,6 +100,8 @@ var suite = []check{
 	{"webhooks", webhooks, false},
 	{"webhook of a failure", failureWebhook, false},
 	{"forged and garbled webhooks", forgedWebhooks, false},
+	{"works on videos", sources, false},
+	{"refuses other sources", foreignSources, false},
 	{"result key stays at its origin", resultKey, true},
 }
 

@@ -7,7 +7,8 @@
 //
 // Unconfirmed: the error envelope beyond its detail field; policy refusals are
 // told by words in the free text of a failure. The input of a model is its
-// own: the names of its frames are in the table below by the model's owner.
+// own: the names of its frames are in the table below by the model's owner, and a
+// source video is called video, as by gen4-aleph, the one that was read.
 package replicate
 
 import (
@@ -99,6 +100,9 @@ type prediction struct {
 // Submit implements provider.Adapter. A model is "owner/name", or
 // "owner/name:version" for one that is not official.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
+	if t.SourceTask != "" || t.Extend {
+		return "", provider.CannotUse(Name)
+	}
 	name, version, _ := strings.Cut(t.Model, ":")
 	body := map[string]any{"input": input(t)}
 	path := "/models/" + name + "/predictions"
@@ -126,6 +130,13 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 
 func input(t provider.Task) map[string]any {
 	in := map[string]any{"prompt": t.Prompt, "duration": t.Duration, "resolution": t.Resolution, "aspect_ratio": t.AspectRatio}
+	if t.VideoURL != "" { // as gen4-aleph takes it, whose length is its own
+		in = map[string]any{"prompt": t.Prompt, "video": t.VideoURL, "aspect_ratio": t.AspectRatio}
+		if t.Seed != nil {
+			in["seed"] = *t.Seed
+		}
+		return in
+	}
 	for _, o := range owners {
 		if !strings.HasPrefix(t.Model, o.head) {
 			continue

@@ -5,6 +5,9 @@
 // It is a small client on provider.Call: the SDK repeats a create on 408, 409,
 // 429 and 5xx by itself, and Runway knows no key that would tell the two apart.
 //
+// Tasks on videos (video_to_video): what Aleph and the models that are not known
+// here make follows the source; Seedance has a length and a shape of its own.
+//
 // Unconfirmed: the scale of progress (0 to 1 in the SDK's comment); a value
 // above 1 is taken for percent; the status of a refusal for want of credits, which
 // is known by its words. Which failures are refunded is disputed; only
@@ -96,9 +99,15 @@ type task struct {
 
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
+	if t.SourceTask != "" {
+		return "", provider.CannotUse(Name)
+	}
 	body := map[string]any{"model": t.Model, "promptText": t.Prompt, "ratio": fmt.Sprintf("%d:%d", t.Width, t.Height), "duration": t.Duration}
 	path := "/text_to_video"
-	if t.ImageURL != "" {
+	switch {
+	case t.OfVideo():
+		path, body = "/video_to_video", ofVideo(t)
+	case t.ImageURL != "":
 		path = "/image_to_video"
 		images := []any{map[string]any{"uri": t.ImageURL, "position": "first"}}
 		if t.EndImageURL != "" {
@@ -129,6 +138,23 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 		return "", errors.New("answer to submit has no task id")
 	}
 	return reply.ID, nil
+}
+
+// ofVideo is the body of a task on a video. Seedance makes a video of its own
+// length and shape; the others follow their source.
+func ofVideo(t provider.Task) map[string]any {
+	body := map[string]any{"model": t.Model, "promptText": t.Prompt}
+	if strings.HasPrefix(t.Model, "seedance") {
+		body["promptVideo"], body["duration"], body["audio"] = t.VideoURL, t.Duration, t.Audio
+		body["ratio"] = fmt.Sprintf("%d:%d", t.Width, t.Height)
+	} else {
+		body["videoUri"] = t.VideoURL
+	}
+	if t.Extend { // which keeps the shape of its source
+		body["mode"], body["duration"] = "extend", t.Duration
+		delete(body, "ratio")
+	}
+	return body
 }
 
 // Poll implements provider.Adapter. Runway asks for 5 s between two polls.

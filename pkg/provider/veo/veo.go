@@ -9,6 +9,9 @@
 // A webhook is always a hint. The token of a per-request one binds no body, and
 // an event is a thin pointer; no event tells of a failure.
 //
+// A video goes on only when Veo made it within the last two days: its operation
+// is read for the address of the file. The result holds the source as well.
+//
 // Unconfirmed: the audience of those tokens, which is checked only when
 // Config.Audience is set; and the words by which an error by policy is told,
 // beside the documented filter counts. An image is sent in the SDK's shape,
@@ -130,6 +133,16 @@ func (e apiError) retryDelay() time.Duration {
 // Submit implements provider.Adapter.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	instance := map[string]any{"prompt": t.Prompt}
+	if t.OfVideo() {
+		if !t.Extend || t.SourceTask == "" {
+			return "", provider.CannotUse(Name)
+		}
+		uri, err := a.source(ctx, t.SourceTask)
+		if err != nil {
+			return "", provider.LostSource(Name, err)
+		}
+		instance["video"] = map[string]any{"uri": uri}
+	}
 	for field, u := range map[string]string{"image": t.ImageURL, "lastFrame": t.EndImageURL} {
 		if u == "" {
 			continue
@@ -141,6 +154,9 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 		instance[field] = img
 	}
 	parameters := map[string]any{"sampleCount": 1, "durationSeconds": t.Duration, "aspectRatio": t.AspectRatio, "resolution": t.Resolution}
+	if t.Extend { // length and ratio follow
+		parameters = map[string]any{"sampleCount": 1, "resolution": t.Resolution}
+	}
 	if t.NegativePrompt != "" {
 		parameters["negativePrompt"] = t.NegativePrompt
 	}
@@ -174,23 +190,43 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	return reply.Name, nil
 }
 
+// result is an operation.
+type result struct {
+	Name     string
+	Done     bool
+	Error    *apiError
+	Response struct {
+		GenerateVideoResponse struct {
+			GeneratedSamples []struct{ Video struct{ URI string } }
+			FilteredCount    int      `json:"raiMediaFilteredCount"`
+			FilteredReasons  []string `json:"raiMediaFilteredReasons"`
+		}
+	}
+}
+
+// source is the address of the file that an operation made, which Gemini keeps
+// for two days.
+func (a *Adapter) source(ctx context.Context, name string) (string, error) {
+	if !operation.MatchString(name) {
+		return "", provider.ErrNoTask
+	}
+	var op result
+	if err := a.account.Read(ctx, "/"+name, a.key(), &op); err != nil {
+		return "", err
+	}
+	samples := op.Response.GenerateVideoResponse.GeneratedSamples
+	if op.Name != name || !op.Done || len(samples) == 0 || samples[0].Video.URI == "" {
+		return "", fmt.Errorf("read source: %w", provider.ErrNoTask)
+	}
+	return samples[0].Video.URI, nil
+}
+
 // Poll implements provider.Adapter.
 func (a *Adapter) Poll(ctx context.Context, taskID string, _ provider.Task) (provider.Report, error) {
 	if !operation.MatchString(taskID) {
 		return provider.Report{}, errors.New("the task id is no operation")
 	}
-	var op struct {
-		Name     string
-		Done     bool
-		Error    *apiError
-		Response struct {
-			GenerateVideoResponse struct {
-				GeneratedSamples []struct{ Video struct{ URI string } }
-				FilteredCount    int      `json:"raiMediaFilteredCount"`
-				FilteredReasons  []string `json:"raiMediaFilteredReasons"`
-			}
-		}
-	}
+	var op result
 	if err := a.account.Read(ctx, "/"+taskID, a.key(), &op); err != nil {
 		return provider.Report{}, err
 	}

@@ -191,6 +191,17 @@ type VideoParams struct {
 	// The provider's own name of the model, settled at acceptance: a job outlives
 	// its model's entry in the catalogue.
 	ProviderModel string `protobuf:"bytes,14,opt,name=provider_model,json=providerModel,proto3" json:"provider_model,omitempty"`
+	// The video that this one is made of: an https URL, or a reference to the
+	// bucket, which is signed when the provider is asked. Empty where source_task
+	// stands for it.
+	VideoUrl string `protobuf:"bytes,15,opt,name=video_url,json=videoUrl,proto3" json:"video_url,omitempty"`
+	// The provider's id of the task that made the source, for models that take
+	// only their own videos.
+	SourceTask string `protobuf:"bytes,16,opt,name=source_task,json=sourceTask,proto3" json:"source_task,omitempty"`
+	// The source, where it is a video of the same account.
+	SourceVideo string `protobuf:"bytes,17,opt,name=source_video,json=sourceVideo,proto3" json:"source_video,omitempty"`
+	// The source goes on, rather than being made anew.
+	Extend        bool `protobuf:"varint,18,opt,name=extend,proto3" json:"extend,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -321,6 +332,34 @@ func (x *VideoParams) GetProviderModel() string {
 		return x.ProviderModel
 	}
 	return ""
+}
+
+func (x *VideoParams) GetVideoUrl() string {
+	if x != nil {
+		return x.VideoUrl
+	}
+	return ""
+}
+
+func (x *VideoParams) GetSourceTask() string {
+	if x != nil {
+		return x.SourceTask
+	}
+	return ""
+}
+
+func (x *VideoParams) GetSourceVideo() string {
+	if x != nil {
+		return x.SourceVideo
+	}
+	return ""
+}
+
+func (x *VideoParams) GetExtend() bool {
+	if x != nil {
+		return x.Extend
+	}
+	return false
 }
 
 // VideoError says why a job failed. The codes are those of pkg/fault.
@@ -1229,9 +1268,11 @@ type Model struct {
 	// How long the provider keeps a result, in seconds; 0 when not known.
 	ResultLifeSeconds int64 `protobuf:"varint,25,opt,name=result_life_seconds,json=resultLifeSeconds,proto3" json:"result_life_seconds,omitempty"`
 	// Where the entry comes from: in words, as an address, and its date.
-	Source        string `protobuf:"bytes,26,opt,name=source,proto3" json:"source,omitempty"`
-	SourceUrl     string `protobuf:"bytes,27,opt,name=source_url,json=sourceUrl,proto3" json:"source_url,omitempty"`
-	SourceDate    string `protobuf:"bytes,28,opt,name=source_date,json=sourceDate,proto3" json:"source_date,omitempty"`
+	Source     string `protobuf:"bytes,26,opt,name=source,proto3" json:"source,omitempty"`
+	SourceUrl  string `protobuf:"bytes,27,opt,name=source_url,json=sourceUrl,proto3" json:"source_url,omitempty"`
+	SourceDate string `protobuf:"bytes,28,opt,name=source_date,json=sourceDate,proto3" json:"source_date,omitempty"`
+	// What its tasks that work on a video take and make.
+	Sources       []*ModelSource `protobuf:"bytes,29,rep,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1462,6 +1503,103 @@ func (x *Model) GetSourceDate() string {
 	return ""
 }
 
+func (x *Model) GetSources() []*ModelSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// ModelSource is a task that works on a video: video-to-video, or extend.
+type ModelSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Task  string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	// Only videos that this very model has made for the account.
+	Own bool `protobuf:"varint,2,opt,name=own,proto3" json:"own,omitempty"`
+	// Longest source, in seconds; 0 when not known.
+	MaxSeconds int32 `protobuf:"varint,3,opt,name=max_seconds,json=maxSeconds,proto3" json:"max_seconds,omitempty"`
+	// The result is as long as its source. One whose length is not known, because
+	// it is given by a URL, is priced as max_seconds.
+	SameLength bool `protobuf:"varint,4,opt,name=same_length,json=sameLength,proto3" json:"same_length,omitempty"`
+	// What it makes, where that is not the model's; of extend, what it adds.
+	DurationsSeconds []int32       `protobuf:"varint,5,rep,packed,name=durations_seconds,json=durationsSeconds,proto3" json:"durations_seconds,omitempty"`
+	Prices           []*ModelPrice `protobuf:"bytes,6,rep,name=prices,proto3" json:"prices,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ModelSource) Reset() {
+	*x = ModelSource{}
+	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelSource) ProtoMessage() {}
+
+func (x *ModelSource) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelSource.ProtoReflect.Descriptor instead.
+func (*ModelSource) Descriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ModelSource) GetTask() string {
+	if x != nil {
+		return x.Task
+	}
+	return ""
+}
+
+func (x *ModelSource) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *ModelSource) GetMaxSeconds() int32 {
+	if x != nil {
+		return x.MaxSeconds
+	}
+	return 0
+}
+
+func (x *ModelSource) GetSameLength() bool {
+	if x != nil {
+		return x.SameLength
+	}
+	return false
+}
+
+func (x *ModelSource) GetDurationsSeconds() []int32 {
+	if x != nil {
+		return x.DurationsSeconds
+	}
+	return nil
+}
+
+func (x *ModelSource) GetPrices() []*ModelPrice {
+	if x != nil {
+		return x.Prices
+	}
+	return nil
+}
+
 // ModelPrice is what one shape of video costs.
 type ModelPrice struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1477,7 +1615,7 @@ type ModelPrice struct {
 
 func (x *ModelPrice) Reset() {
 	*x = ModelPrice{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1627,7 @@ func (x *ModelPrice) String() string {
 func (*ModelPrice) ProtoMessage() {}
 
 func (x *ModelPrice) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[9]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1640,7 @@ func (x *ModelPrice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelPrice.ProtoReflect.Descriptor instead.
 func (*ModelPrice) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{9}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ModelPrice) GetResolution() string {
@@ -1548,7 +1686,7 @@ type ModelLimit struct {
 
 func (x *ModelLimit) Reset() {
 	*x = ModelLimit{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1698,7 @@ func (x *ModelLimit) String() string {
 func (*ModelLimit) ProtoMessage() {}
 
 func (x *ModelLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[10]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1711,7 @@ func (x *ModelLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelLimit.ProtoReflect.Descriptor instead.
 func (*ModelLimit) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{10}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ModelLimit) GetResolution() string {
@@ -1620,10 +1758,17 @@ type VideoRequest struct {
 	Platform    string `protobuf:"bytes,8,opt,name=platform,proto3" json:"platform,omitempty"`
 	ImageUrl    string `protobuf:"bytes,9,opt,name=image_url,json=imageUrl,proto3" json:"image_url,omitempty"`
 	EndImageUrl string `protobuf:"bytes,10,opt,name=end_image_url,json=endImageUrl,proto3" json:"end_image_url,omitempty"`
-	Seed        *int64 `protobuf:"varint,11,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
-	Audio       *bool  `protobuf:"varint,12,opt,name=audio,proto3,oneof" json:"audio,omitempty"`
-	Watermark   *bool  `protobuf:"varint,13,opt,name=watermark,proto3,oneof" json:"watermark,omitempty"`
-	User        string `protobuf:"bytes,14,opt,name=user,proto3" json:"user,omitempty"`
+	// https URL of a video to make this one of: video-to-video, or extend.
+	VideoUrl string `protobuf:"bytes,17,opt,name=video_url,json=videoUrl,proto3" json:"video_url,omitempty"`
+	// The same, of a video of the account's own, by its id. Without a model, its
+	// model is meant.
+	SourceVideo string `protobuf:"bytes,18,opt,name=source_video,json=sourceVideo,proto3" json:"source_video,omitempty"`
+	// The source is to go on, for duration_seconds, rather than to be made anew.
+	Extend    bool   `protobuf:"varint,19,opt,name=extend,proto3" json:"extend,omitempty"`
+	Seed      *int64 `protobuf:"varint,11,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
+	Audio     *bool  `protobuf:"varint,12,opt,name=audio,proto3,oneof" json:"audio,omitempty"`
+	Watermark *bool  `protobuf:"varint,13,opt,name=watermark,proto3,oneof" json:"watermark,omitempty"`
+	User      string `protobuf:"bytes,14,opt,name=user,proto3" json:"user,omitempty"`
 	// An address that is written to when the video is done or has failed; kept
 	// until then, and shown to nobody.
 	NotifyEmail string            `protobuf:"bytes,101,opt,name=notify_email,json=notifyEmail,proto3" json:"notify_email,omitempty"`
@@ -1646,7 +1791,7 @@ type VideoRequest struct {
 
 func (x *VideoRequest) Reset() {
 	*x = VideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1803,7 @@ func (x *VideoRequest) String() string {
 func (*VideoRequest) ProtoMessage() {}
 
 func (x *VideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[11]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1816,7 @@ func (x *VideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoRequest.ProtoReflect.Descriptor instead.
 func (*VideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{11}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VideoRequest) GetModel() string {
@@ -1742,6 +1887,27 @@ func (x *VideoRequest) GetEndImageUrl() string {
 		return x.EndImageUrl
 	}
 	return ""
+}
+
+func (x *VideoRequest) GetVideoUrl() string {
+	if x != nil {
+		return x.VideoUrl
+	}
+	return ""
+}
+
+func (x *VideoRequest) GetSourceVideo() string {
+	if x != nil {
+		return x.SourceVideo
+	}
+	return ""
+}
+
+func (x *VideoRequest) GetExtend() bool {
+	if x != nil {
+		return x.Extend
+	}
+	return false
 }
 
 func (x *VideoRequest) GetSeed() int64 {
@@ -1834,7 +2000,7 @@ type CreateVideoRequest struct {
 
 func (x *CreateVideoRequest) Reset() {
 	*x = CreateVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +2012,7 @@ func (x *CreateVideoRequest) String() string {
 func (*CreateVideoRequest) ProtoMessage() {}
 
 func (x *CreateVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[12]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +2025,7 @@ func (x *CreateVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVideoRequest.ProtoReflect.Descriptor instead.
 func (*CreateVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{12}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateVideoRequest) GetVideo() *VideoRequest {
@@ -1885,7 +2051,7 @@ type CreateVideoResponse struct {
 
 func (x *CreateVideoResponse) Reset() {
 	*x = CreateVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2063,7 @@ func (x *CreateVideoResponse) String() string {
 func (*CreateVideoResponse) ProtoMessage() {}
 
 func (x *CreateVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[13]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2076,7 @@ func (x *CreateVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVideoResponse.ProtoReflect.Descriptor instead.
 func (*CreateVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{13}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateVideoResponse) GetVideo() *Video {
@@ -1929,7 +2095,7 @@ type GetVideoRequest struct {
 
 func (x *GetVideoRequest) Reset() {
 	*x = GetVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2107,7 @@ func (x *GetVideoRequest) String() string {
 func (*GetVideoRequest) ProtoMessage() {}
 
 func (x *GetVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[14]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2120,7 @@ func (x *GetVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVideoRequest.ProtoReflect.Descriptor instead.
 func (*GetVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{14}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetVideoRequest) GetId() string {
@@ -1973,7 +2139,7 @@ type GetVideoResponse struct {
 
 func (x *GetVideoResponse) Reset() {
 	*x = GetVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2151,7 @@ func (x *GetVideoResponse) String() string {
 func (*GetVideoResponse) ProtoMessage() {}
 
 func (x *GetVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[15]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2164,7 @@ func (x *GetVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVideoResponse.ProtoReflect.Descriptor instead.
 func (*GetVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{15}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetVideoResponse) GetVideo() *Video {
@@ -2026,7 +2192,7 @@ type ListVideosRequest struct {
 
 func (x *ListVideosRequest) Reset() {
 	*x = ListVideosRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2204,7 @@ func (x *ListVideosRequest) String() string {
 func (*ListVideosRequest) ProtoMessage() {}
 
 func (x *ListVideosRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[16]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2217,7 @@ func (x *ListVideosRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVideosRequest.ProtoReflect.Descriptor instead.
 func (*ListVideosRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{16}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListVideosRequest) GetAfter() string {
@@ -2099,7 +2265,7 @@ type ListVideosResponse struct {
 
 func (x *ListVideosResponse) Reset() {
 	*x = ListVideosResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2277,7 @@ func (x *ListVideosResponse) String() string {
 func (*ListVideosResponse) ProtoMessage() {}
 
 func (x *ListVideosResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[17]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2290,7 @@ func (x *ListVideosResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVideosResponse.ProtoReflect.Descriptor instead.
 func (*ListVideosResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{17}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListVideosResponse) GetVideos() []*Video {
@@ -2150,7 +2316,7 @@ type CancelVideoRequest struct {
 
 func (x *CancelVideoRequest) Reset() {
 	*x = CancelVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2328,7 @@ func (x *CancelVideoRequest) String() string {
 func (*CancelVideoRequest) ProtoMessage() {}
 
 func (x *CancelVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[18]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2341,7 @@ func (x *CancelVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelVideoRequest.ProtoReflect.Descriptor instead.
 func (*CancelVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{18}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelVideoRequest) GetId() string {
@@ -2194,7 +2360,7 @@ type CancelVideoResponse struct {
 
 func (x *CancelVideoResponse) Reset() {
 	*x = CancelVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2372,7 @@ func (x *CancelVideoResponse) String() string {
 func (*CancelVideoResponse) ProtoMessage() {}
 
 func (x *CancelVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[19]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2385,7 @@ func (x *CancelVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelVideoResponse.ProtoReflect.Descriptor instead.
 func (*CancelVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{19}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelVideoResponse) GetVideo() *Video {
@@ -2238,7 +2404,7 @@ type DeleteVideoRequest struct {
 
 func (x *DeleteVideoRequest) Reset() {
 	*x = DeleteVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2416,7 @@ func (x *DeleteVideoRequest) String() string {
 func (*DeleteVideoRequest) ProtoMessage() {}
 
 func (x *DeleteVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[20]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2429,7 @@ func (x *DeleteVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVideoRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{20}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteVideoRequest) GetId() string {
@@ -2282,7 +2448,7 @@ type DeleteVideoResponse struct {
 
 func (x *DeleteVideoResponse) Reset() {
 	*x = DeleteVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2460,7 @@ func (x *DeleteVideoResponse) String() string {
 func (*DeleteVideoResponse) ProtoMessage() {}
 
 func (x *DeleteVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[21]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2473,7 @@ func (x *DeleteVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVideoResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{21}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteVideoResponse) GetId() string {
@@ -2326,7 +2492,7 @@ type QuoteVideoRequest struct {
 
 func (x *QuoteVideoRequest) Reset() {
 	*x = QuoteVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2338,7 +2504,7 @@ func (x *QuoteVideoRequest) String() string {
 func (*QuoteVideoRequest) ProtoMessage() {}
 
 func (x *QuoteVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[22]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,7 +2517,7 @@ func (x *QuoteVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuoteVideoRequest.ProtoReflect.Descriptor instead.
 func (*QuoteVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{22}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *QuoteVideoRequest) GetVideo() *VideoRequest {
@@ -2378,7 +2544,7 @@ type QuotedRoute struct {
 
 func (x *QuotedRoute) Reset() {
 	*x = QuotedRoute{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2556,7 @@ func (x *QuotedRoute) String() string {
 func (*QuotedRoute) ProtoMessage() {}
 
 func (x *QuotedRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[23]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2569,7 @@ func (x *QuotedRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotedRoute.ProtoReflect.Descriptor instead.
 func (*QuotedRoute) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{23}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *QuotedRoute) GetModel() string {
@@ -2466,7 +2632,7 @@ type QuoteVideoResponse struct {
 
 func (x *QuoteVideoResponse) Reset() {
 	*x = QuoteVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2644,7 @@ func (x *QuoteVideoResponse) String() string {
 func (*QuoteVideoResponse) ProtoMessage() {}
 
 func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[24]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2657,7 @@ func (x *QuoteVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuoteVideoResponse.ProtoReflect.Descriptor instead.
 func (*QuoteVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{24}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *QuoteVideoResponse) GetParams() *VideoParams {
@@ -2537,7 +2703,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2715,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[25]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2728,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{25}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{26}
 }
 
 // Alias is a name for several models, tried one after the other.
@@ -2579,7 +2745,7 @@ type Alias struct {
 
 func (x *Alias) Reset() {
 	*x = Alias{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +2757,7 @@ func (x *Alias) String() string {
 func (*Alias) ProtoMessage() {}
 
 func (x *Alias) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[26]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +2770,7 @@ func (x *Alias) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alias.ProtoReflect.Descriptor instead.
 func (*Alias) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{26}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Alias) GetId() string {
@@ -2645,7 +2811,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2823,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[27]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2836,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{27}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
@@ -2698,7 +2864,7 @@ type WatchVideoRequest struct {
 
 func (x *WatchVideoRequest) Reset() {
 	*x = WatchVideoRequest{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[28]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +2876,7 @@ func (x *WatchVideoRequest) String() string {
 func (*WatchVideoRequest) ProtoMessage() {}
 
 func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[28]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +2889,7 @@ func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoRequest.ProtoReflect.Descriptor instead.
 func (*WatchVideoRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{28}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchVideoRequest) GetId() string {
@@ -2751,7 +2917,7 @@ type WatchVideoResponse struct {
 
 func (x *WatchVideoResponse) Reset() {
 	*x = WatchVideoResponse{}
-	mi := &file_reelway_video_v1_video_proto_msgTypes[29]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2929,7 @@ func (x *WatchVideoResponse) String() string {
 func (*WatchVideoResponse) ProtoMessage() {}
 
 func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_video_v1_video_proto_msgTypes[29]
+	mi := &file_reelway_video_v1_video_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2942,7 @@ func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVideoResponse.ProtoReflect.Descriptor instead.
 func (*WatchVideoResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{29}
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchVideoResponse) GetCursor() string {
@@ -2797,7 +2963,7 @@ var File_reelway_video_v1_video_proto protoreflect.FileDescriptor
 
 const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\n" +
-	"\x1creelway/video/v1/video.proto\x12\x10reelway.video.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x03\n" +
+	"\x1creelway/video/v1/video.proto\x12\x10reelway.video.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x04\n" +
 	"\vVideoParams\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
 	"\x06prompt\x18\x02 \x01(\tR\x06prompt\x12'\n" +
@@ -2815,7 +2981,12 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x04seed\x18\v \x01(\x03H\x00R\x04seed\x88\x01\x01\x12\x14\n" +
 	"\x05audio\x18\f \x01(\bR\x05audio\x12\x1c\n" +
 	"\twatermark\x18\r \x01(\bR\twatermark\x12%\n" +
-	"\x0eprovider_model\x18\x0e \x01(\tR\rproviderModelB\a\n" +
+	"\x0eprovider_model\x18\x0e \x01(\tR\rproviderModel\x12\x1b\n" +
+	"\tvideo_url\x18\x0f \x01(\tR\bvideoUrl\x12\x1f\n" +
+	"\vsource_task\x18\x10 \x01(\tR\n" +
+	"sourceTask\x12!\n" +
+	"\fsource_video\x18\x11 \x01(\tR\vsourceVideo\x12\x16\n" +
+	"\x06extend\x18\x12 \x01(\bR\x06extendB\a\n" +
 	"\x05_seed\"\x99\x01\n" +
 	"\n" +
 	"VideoError\x12\x12\n" +
@@ -2916,7 +3087,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\vunit_micros\x18\x02 \x01(\x03R\n" +
 	"unitMicros\x12\x1a\n" +
 	"\bquantity\x18\x03 \x01(\x03R\bquantity\x12#\n" +
-	"\ramount_micros\x18\x04 \x01(\x03R\famountMicros\"\xf7\b\n" +
+	"\ramount_micros\x18\x04 \x01(\x03R\famountMicros\"\xb0\t\n" +
 	"\x05Model\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x12!\n" +
@@ -2951,10 +3122,20 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\n" +
 	"source_url\x18\x1b \x01(\tR\tsourceUrl\x12\x1f\n" +
 	"\vsource_date\x18\x1c \x01(\tR\n" +
-	"sourceDate\x1a=\n" +
+	"sourceDate\x127\n" +
+	"\asources\x18\x1d \x03(\v2\x1d.reelway.video.v1.ModelSourceR\asources\x1a=\n" +
 	"\x0fProvenanceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8a\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd8\x01\n" +
+	"\vModelSource\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\tR\x04task\x12\x10\n" +
+	"\x03own\x18\x02 \x01(\bR\x03own\x12\x1f\n" +
+	"\vmax_seconds\x18\x03 \x01(\x05R\n" +
+	"maxSeconds\x12\x1f\n" +
+	"\vsame_length\x18\x04 \x01(\bR\n" +
+	"sameLength\x12+\n" +
+	"\x11durations_seconds\x18\x05 \x03(\x05R\x10durationsSeconds\x124\n" +
+	"\x06prices\x18\x06 \x03(\v2\x1c.reelway.video.v1.ModelPriceR\x06prices\"\x8a\x01\n" +
 	"\n" +
 	"ModelPrice\x12\x1e\n" +
 	"\n" +
@@ -2970,7 +3151,7 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"resolution\x12+\n" +
 	"\x11durations_seconds\x18\x02 \x03(\x05R\x10durationsSeconds\x12\x12\n" +
 	"\x04task\x18\x03 \x01(\tR\x04task\x12 \n" +
-	"\vresolutions\x18\x04 \x03(\tR\vresolutions\"\xf9\a\n" +
+	"\vresolutions\x18\x04 \x03(\tR\vresolutions\"\x81\t\n" +
 	"\fVideoRequest\x12\x1e\n" +
 	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x12 \n" +
 	"\x06prompt\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06prompt\x121\n" +
@@ -2985,7 +3166,10 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\bplatform\x18\b \x01(\tB\a\xbaH\x04r\x02\x18 R\bplatform\x12%\n" +
 	"\timage_url\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\bimageUrl\x12,\n" +
 	"\rend_image_url\x18\n" +
-	" \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\vendImageUrl\x12\x17\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\vendImageUrl\x12%\n" +
+	"\tvideo_url\x18\x11 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\bvideoUrl\x12G\n" +
+	"\fsource_video\x18\x12 \x01(\tB$\xbaH!r\x1f2\x1d^(video_[A-Za-z0-9-]{1,64})?$R\vsourceVideo\x12\x16\n" +
+	"\x06extend\x18\x13 \x01(\bR\x06extend\x12\x17\n" +
 	"\x04seed\x18\v \x01(\x03H\x00R\x04seed\x88\x01\x01\x12\x19\n" +
 	"\x05audio\x18\f \x01(\bH\x01R\x05audio\x88\x01\x01\x12!\n" +
 	"\twatermark\x18\r \x01(\bH\x02R\twatermark\x88\x01\x01\x12\x1c\n" +
@@ -3106,7 +3290,7 @@ func file_reelway_video_v1_video_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_video_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_reelway_video_v1_video_proto_goTypes = []any{
 	(VideoState)(0),               // 0: reelway.video.v1.VideoState
 	(Priority)(0),                 // 1: reelway.video.v1.Priority
@@ -3119,35 +3303,36 @@ var file_reelway_video_v1_video_proto_goTypes = []any{
 	(*Video)(nil),                 // 8: reelway.video.v1.Video
 	(*PriceLine)(nil),             // 9: reelway.video.v1.PriceLine
 	(*Model)(nil),                 // 10: reelway.video.v1.Model
-	(*ModelPrice)(nil),            // 11: reelway.video.v1.ModelPrice
-	(*ModelLimit)(nil),            // 12: reelway.video.v1.ModelLimit
-	(*VideoRequest)(nil),          // 13: reelway.video.v1.VideoRequest
-	(*CreateVideoRequest)(nil),    // 14: reelway.video.v1.CreateVideoRequest
-	(*CreateVideoResponse)(nil),   // 15: reelway.video.v1.CreateVideoResponse
-	(*GetVideoRequest)(nil),       // 16: reelway.video.v1.GetVideoRequest
-	(*GetVideoResponse)(nil),      // 17: reelway.video.v1.GetVideoResponse
-	(*ListVideosRequest)(nil),     // 18: reelway.video.v1.ListVideosRequest
-	(*ListVideosResponse)(nil),    // 19: reelway.video.v1.ListVideosResponse
-	(*CancelVideoRequest)(nil),    // 20: reelway.video.v1.CancelVideoRequest
-	(*CancelVideoResponse)(nil),   // 21: reelway.video.v1.CancelVideoResponse
-	(*DeleteVideoRequest)(nil),    // 22: reelway.video.v1.DeleteVideoRequest
-	(*DeleteVideoResponse)(nil),   // 23: reelway.video.v1.DeleteVideoResponse
-	(*QuoteVideoRequest)(nil),     // 24: reelway.video.v1.QuoteVideoRequest
-	(*QuotedRoute)(nil),           // 25: reelway.video.v1.QuotedRoute
-	(*QuoteVideoResponse)(nil),    // 26: reelway.video.v1.QuoteVideoResponse
-	(*ListModelsRequest)(nil),     // 27: reelway.video.v1.ListModelsRequest
-	(*Alias)(nil),                 // 28: reelway.video.v1.Alias
-	(*ListModelsResponse)(nil),    // 29: reelway.video.v1.ListModelsResponse
-	(*WatchVideoRequest)(nil),     // 30: reelway.video.v1.WatchVideoRequest
-	(*WatchVideoResponse)(nil),    // 31: reelway.video.v1.WatchVideoResponse
-	nil,                           // 32: reelway.video.v1.Video.MetadataEntry
-	nil,                           // 33: reelway.video.v1.Model.ProvenanceEntry
-	nil,                           // 34: reelway.video.v1.VideoRequest.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*ModelSource)(nil),           // 11: reelway.video.v1.ModelSource
+	(*ModelPrice)(nil),            // 12: reelway.video.v1.ModelPrice
+	(*ModelLimit)(nil),            // 13: reelway.video.v1.ModelLimit
+	(*VideoRequest)(nil),          // 14: reelway.video.v1.VideoRequest
+	(*CreateVideoRequest)(nil),    // 15: reelway.video.v1.CreateVideoRequest
+	(*CreateVideoResponse)(nil),   // 16: reelway.video.v1.CreateVideoResponse
+	(*GetVideoRequest)(nil),       // 17: reelway.video.v1.GetVideoRequest
+	(*GetVideoResponse)(nil),      // 18: reelway.video.v1.GetVideoResponse
+	(*ListVideosRequest)(nil),     // 19: reelway.video.v1.ListVideosRequest
+	(*ListVideosResponse)(nil),    // 20: reelway.video.v1.ListVideosResponse
+	(*CancelVideoRequest)(nil),    // 21: reelway.video.v1.CancelVideoRequest
+	(*CancelVideoResponse)(nil),   // 22: reelway.video.v1.CancelVideoResponse
+	(*DeleteVideoRequest)(nil),    // 23: reelway.video.v1.DeleteVideoRequest
+	(*DeleteVideoResponse)(nil),   // 24: reelway.video.v1.DeleteVideoResponse
+	(*QuoteVideoRequest)(nil),     // 25: reelway.video.v1.QuoteVideoRequest
+	(*QuotedRoute)(nil),           // 26: reelway.video.v1.QuotedRoute
+	(*QuoteVideoResponse)(nil),    // 27: reelway.video.v1.QuoteVideoResponse
+	(*ListModelsRequest)(nil),     // 28: reelway.video.v1.ListModelsRequest
+	(*Alias)(nil),                 // 29: reelway.video.v1.Alias
+	(*ListModelsResponse)(nil),    // 30: reelway.video.v1.ListModelsResponse
+	(*WatchVideoRequest)(nil),     // 31: reelway.video.v1.WatchVideoRequest
+	(*WatchVideoResponse)(nil),    // 32: reelway.video.v1.WatchVideoResponse
+	nil,                           // 33: reelway.video.v1.Video.MetadataEntry
+	nil,                           // 34: reelway.video.v1.Model.ProvenanceEntry
+	nil,                           // 35: reelway.video.v1.VideoRequest.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
 }
 var file_reelway_video_v1_video_proto_depIdxs = []int32{
-	35, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
-	35, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	36, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
+	36, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
 	6,  // 2: reelway.video.v1.Artifact.thumbnail:type_name -> reelway.video.v1.Variant
 	6,  // 3: reelway.video.v1.Artifact.spritesheet:type_name -> reelway.video.v1.Variant
 	7,  // 4: reelway.video.v1.Artifact.media:type_name -> reelway.video.v1.MediaProbe
@@ -3155,53 +3340,55 @@ var file_reelway_video_v1_video_proto_depIdxs = []int32{
 	2,  // 6: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
 	3,  // 7: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
 	5,  // 8: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
-	32, // 9: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
-	35, // 10: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
-	35, // 11: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
+	33, // 9: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
+	36, // 10: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
+	36, // 11: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
 	4,  // 12: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
-	35, // 13: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
-	35, // 14: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
-	11, // 15: reelway.video.v1.Model.prices:type_name -> reelway.video.v1.ModelPrice
-	12, // 16: reelway.video.v1.Model.limits:type_name -> reelway.video.v1.ModelLimit
-	33, // 17: reelway.video.v1.Model.provenance:type_name -> reelway.video.v1.Model.ProvenanceEntry
-	34, // 18: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
-	1,  // 19: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
-	13, // 20: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	8,  // 21: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
-	8,  // 22: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
-	0,  // 23: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
-	8,  // 24: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
-	8,  // 25: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
-	13, // 26: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	2,  // 27: reelway.video.v1.QuotedRoute.params:type_name -> reelway.video.v1.VideoParams
-	9,  // 28: reelway.video.v1.QuotedRoute.lines:type_name -> reelway.video.v1.PriceLine
-	2,  // 29: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
-	9,  // 30: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
-	25, // 31: reelway.video.v1.QuoteVideoResponse.routes:type_name -> reelway.video.v1.QuotedRoute
-	10, // 32: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
-	28, // 33: reelway.video.v1.ListModelsResponse.aliases:type_name -> reelway.video.v1.Alias
-	8,  // 34: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
-	14, // 35: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
-	16, // 36: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
-	18, // 37: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
-	20, // 38: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
-	22, // 39: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
-	24, // 40: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
-	27, // 41: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
-	30, // 42: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
-	15, // 43: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
-	17, // 44: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
-	19, // 45: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
-	21, // 46: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
-	23, // 47: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
-	26, // 48: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
-	29, // 49: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
-	31, // 50: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
-	43, // [43:51] is the sub-list for method output_type
-	35, // [35:43] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	36, // 13: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
+	36, // 14: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
+	12, // 15: reelway.video.v1.Model.prices:type_name -> reelway.video.v1.ModelPrice
+	13, // 16: reelway.video.v1.Model.limits:type_name -> reelway.video.v1.ModelLimit
+	34, // 17: reelway.video.v1.Model.provenance:type_name -> reelway.video.v1.Model.ProvenanceEntry
+	11, // 18: reelway.video.v1.Model.sources:type_name -> reelway.video.v1.ModelSource
+	12, // 19: reelway.video.v1.ModelSource.prices:type_name -> reelway.video.v1.ModelPrice
+	35, // 20: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
+	1,  // 21: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
+	14, // 22: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	8,  // 23: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
+	8,  // 24: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
+	0,  // 25: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
+	8,  // 26: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
+	8,  // 27: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
+	14, // 28: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	2,  // 29: reelway.video.v1.QuotedRoute.params:type_name -> reelway.video.v1.VideoParams
+	9,  // 30: reelway.video.v1.QuotedRoute.lines:type_name -> reelway.video.v1.PriceLine
+	2,  // 31: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
+	9,  // 32: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
+	26, // 33: reelway.video.v1.QuoteVideoResponse.routes:type_name -> reelway.video.v1.QuotedRoute
+	10, // 34: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
+	29, // 35: reelway.video.v1.ListModelsResponse.aliases:type_name -> reelway.video.v1.Alias
+	8,  // 36: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
+	15, // 37: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
+	17, // 38: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
+	19, // 39: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
+	21, // 40: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
+	23, // 41: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
+	25, // 42: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
+	28, // 43: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
+	31, // 44: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
+	16, // 45: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
+	18, // 46: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
+	20, // 47: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
+	22, // 48: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
+	24, // 49: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
+	27, // 50: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
+	30, // 51: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
+	32, // 52: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
+	45, // [45:53] is the sub-list for method output_type
+	37, // [37:45] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_reelway_video_v1_video_proto_init() }
@@ -3211,14 +3398,14 @@ func file_reelway_video_v1_video_proto_init() {
 	}
 	file_reelway_video_v1_video_proto_msgTypes[0].OneofWrappers = []any{}
 	file_reelway_video_v1_video_proto_msgTypes[6].OneofWrappers = []any{}
-	file_reelway_video_v1_video_proto_msgTypes[11].OneofWrappers = []any{}
+	file_reelway_video_v1_video_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_video_v1_video_proto_rawDesc), len(file_reelway_video_v1_video_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
