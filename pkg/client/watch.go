@@ -17,8 +17,12 @@ import (
 
 func stateOf(v *videov1.Video) job.State { return job.FromProto(v.GetState()) }
 
-// Final reports whether a video has ended, with a result or without.
-func Final(v *videov1.Video) bool { return stateOf(v).Terminal() }
+// Final reports whether a video has ended, with a result or without. A state that
+// this version does not know is not final, nor is no video at all.
+func Final(v *videov1.Video) bool {
+	s := stateOf(v)
+	return s != "" && s.Terminal()
+}
 
 // CreateAndWait submits a video as Create does and waits for its end. onProgress,
 // if set, is told how it stands, and then each change, the last one too. A job that

@@ -3,8 +3,10 @@ package notifier_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/client"
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/livetoken"
 	"reelway.dev/pkg/rpc"
@@ -22,30 +25,36 @@ import (
 	"reelway.dev/services/notifier"
 )
 
-// grpc opens the gRPC door of x's present notifier. A client buffers no more than
-// HTTP/2 lets it at first.
-func (x *bundle) grpc() videov1.WatchServiceClient {
+// door opens the gRPC door of x's present notifier; shut closes it, and breaks what
+// is under way.
+func (x *bundle) door(addr string) (at string, shut func()) {
 	x.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		x.t.Fatal(err)
 	}
 	srv := rpc.NewServer()
 	x.s.Register(srv)
-	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- rpc.Component("grpc", srv, l).Run(ctx) }()
-	conn, err := rpc.Dial(l.Addr().String(), grpc.WithInitialWindowSize(1<<16-1))
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	x.t.Cleanup(func() {
-		_ = conn.Close()
-		stop()
+	go func() { done <- srv.Serve(l) }()
+	return l.Addr().String(), func() {
+		srv.Stop()
 		if err := <-done; err != nil {
 			x.t.Error(err)
 		}
-	})
+	}
+}
+
+// grpc is a client of the gRPC door of x's present notifier. It buffers no more
+// than HTTP/2 lets it at first.
+func (x *bundle) grpc() videov1.WatchServiceClient {
+	x.t.Helper()
+	addr, shut := x.door("127.0.0.1:0")
+	conn, err := rpc.Dial(addr, grpc.WithInitialWindowSize(1<<16-1))
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	x.t.Cleanup(func() { _ = conn.Close(); shut() })
 	return videov1.NewWatchServiceClient(conn)
 }
 
@@ -352,4 +361,85 @@ func TestGRPCStuckReader(t *testing.T) {
 	if seen > 50 {
 		t.Error("it was told all")
 	}
+}
+
+// The Go client's watches outlive the notifier, again and again, while intake is
+// not there to be asked: each version is told once, in order.
+func TestClientOutlivesTheNotifier(t *testing.T) {
+	t.Parallel()
+	x := setup(t)
+	ctx := limit(t, 3*time.Minute)
+	x.moveOf("alice", "video_1", 1)
+	// Not of the range that the system hands out: it has to be free again.
+	free, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 10000+rand.IntN(20000)))
+	for err != nil && ctx.Err() == nil {
+		free, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", 10000+rand.IntN(20000)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = free.Close()
+	addr, shut := x.door(free.Addr().String())
+	t.Cleanup(func() { shut() })
+	c, err := client.Open(client.Config{Addr: "127.0.0.1:1", NotifierAddr: addr, Key: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	one, ofUser := make(chan int64, 100), make(chan int64, 100)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for m, err := range c.Watch(ctx, &videov1.WatchVideoRequest{Id: "video_1"}) {
+			if err != nil {
+				t.Error(err)
+				break
+			}
+			one <- m.GetVideo().GetVersion()
+		}
+		close(one)
+	})
+	wg.Go(func() {
+		for m, err := range c.WatchMany(ctx, &videov1.WatchVideosRequest{User: "alice"}) {
+			if err != nil {
+				t.Error(err)
+				break
+			}
+			if m.GetVideo() != nil {
+				ofUser <- m.GetVideo().GetVersion()
+			}
+			if client.Final(m.GetVideo()) {
+				break
+			}
+		}
+		close(ofUser)
+	})
+	heard := func(from <-chan int64, want int64) {
+		t.Helper()
+		if got := <-from; got != want { // 0 when it has ended
+			t.Fatalf("told version %d, not %d", got, want)
+		}
+	}
+	version := int64(1)
+	heard(one, version)
+	heard(ofUser, version)
+	for version < last-2 {
+		version++
+		x.moveOf("alice", "video_1", version)
+		heard(one, version)
+		heard(ofUser, version)
+		shut()
+		x.halt()
+		version++
+		x.moveOf("alice", "video_1", version)
+		x.serve()
+		_, shut = x.door(addr)
+		heard(one, version)
+		heard(ofUser, version)
+	}
+	x.moveOf("alice", "video_1", last)
+	heard(one, last)
+	heard(ofUser, last)
+	wg.Wait()
+	heard(one, 0)
+	heard(ofUser, 0)
 }
