@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -231,6 +232,19 @@ func TestClient(t *testing.T) {
 	if last.GetVideo().GetState() != videov1.VideoState_VIDEO_STATE_SUCCEEDED || last.GetVideo().GetQuoteMicros() != 0 || last.GetUrl() == "" {
 		t.Errorf("a token is told %v", last)
 	}
+	// A watch that comes again after the end has nothing to tell, and is counted.
+	for m, err := range page.Watch(ctx, &videov1.WatchVideoRequest{Id: first.GetId(), After: last.GetCursor()}) {
+		t.Errorf("told again: %v %v", m, err)
+	}
+	ops, err := http.Get(s.ops + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics, err := io.ReadAll(ops.Body)
+	_ = ops.Body.Close()
+	if counted := regexp.MustCompile(`(?m)^reelway_realtime_resumptions_total\{.*outcome="resumed"\} [1-9]`); err != nil || !counted.Match(metrics) {
+		t.Errorf("not counted: %v", err)
+	}
 	if _, err := page.Get(ctx, first.GetId()); !client.Is(err, fault.Unauthenticated) {
 		t.Errorf("a token reads: %v", err)
 	}
@@ -284,7 +298,7 @@ func TestGRPCDoorTellsOfItself(t *testing.T) {
 func TestClientExamples(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	cmd := exec.Command("go", "test", "-count=1", "-v", "-run", "^Example", "./client")
+	cmd := exec.Command("go", "test", "-count=1", "-v", "-timeout", "4m", "-run", "^Example", "./client")
 	cmd.Dir = "../pkg"
 	cmd.Env = append(os.Environ(), "REELWAY_SERVER="+s.grpc, "REELWAY_API_KEY="+key)
 	out, err := cmd.CombinedOutput()
