@@ -36,8 +36,11 @@ func (c Code) grpc() codes.Code {
 	return codes.Internal
 }
 
+// retryUnknown is what a retry waits at first when nothing says how long.
+const retryUnknown = time.Second
+
 // ToStatus turns any error into a gRPC status error with ErrorInfo, BadRequest
-// and RetryInfo details. A cause stays behind: it is for our logs. nil is nil,
+// and, where a retry may help, RetryInfo details. A cause stays behind: it is for our logs. nil is nil,
 // and an error that is a gRPC status already passes unchanged.
 func ToStatus(err error) error {
 	if err == nil {
@@ -70,8 +73,11 @@ func ToStatus(err error) error {
 			s = d
 		}
 	}
-	if e.RetryAfter > 0 {
-		if d, derr := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(e.RetryAfter)}); derr == nil {
+	if after := e.RetryAfter; after > 0 || e.Retryable {
+		if after == 0 {
+			after = retryUnknown
+		}
+		if d, derr := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}); derr == nil {
 			s = d
 		}
 	}

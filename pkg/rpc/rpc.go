@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/protobuf/proto"
 
@@ -30,7 +31,8 @@ const MaxMessage = 4 << 20
 
 // NewServer returns a server whose handlers return any error: faults travel as
 // statuses with details, anything else as an internal fault whose cause is
-// logged here, once, and not shown.
+// logged here, once, and not shown. Each call has an id, which its answer's header
+// tells, and a deadline: streams alone have none but their caller's.
 func NewServer(opts ...grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append([]grpc.ServerOption{
 		grpc.StatsHandler(otelgrpc.NewServerHandler()),
@@ -57,10 +59,14 @@ func Dial(target string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-// Component serves srv on l, with health and reflection, until its stage ends:
+// Component serves srv on l, with health, of the whole and of each service, and
+// reflection, until its stage ends:
 // then health says NOT_SERVING and calls have up to 5 s to finish.
 func Component(name string, srv *grpc.Server, l net.Listener) run.Component {
 	hs := health.NewServer()
+	for name := range srv.GetServiceInfo() {
+		hs.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
+	}
 	healthpb.RegisterHealthServer(srv, hs)
 	reflection.Register(srv)
 	return run.Component{Name: name, Run: func(ctx context.Context) error {
@@ -85,6 +91,8 @@ type LedgerConfig struct {
 }
 
 func unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+	ctx, cancel := bound(identify(ctx, func(md metadata.MD) error { return grpc.SetHeader(ctx, md) }))
+	defer cancel()
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
@@ -98,13 +106,14 @@ func unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.U
 }
 
 func stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+	ctx := identify(ss.Context(), ss.SetHeader)
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
-		err = finish(ss.Context(), info.FullMethod, err)
+		err = finish(ctx, info.FullMethod, err)
 	}()
-	return next(srv, &validated{ss})
+	return next(srv, &validated{&identified{ss, ctx}})
 }
 
 type validated struct{ grpc.ServerStream }
@@ -140,10 +149,13 @@ func finish(ctx context.Context, method string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, context.DeadlineExceeded) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fault.Wrap(err, fault.Timeout, "the call took longer than its deadline, or than %s without one; retry with the same idempotency key", Bound)
+	}
 	s := fault.ToStatus(err)
 	// A caller that went away is no failure of ours.
 	if f := fault.FromStatus(s); (f.Code == fault.Internal || f.Code == fault.Unavailable) && !errors.Is(ctx.Err(), context.Canceled) {
-		slog.ErrorContext(ctx, "call failed", "method", method, "error", err.Error())
+		slog.ErrorContext(ctx, "call failed", "method", method, "request_id", RequestID(ctx), "error", err.Error())
 	}
 	return s
 }

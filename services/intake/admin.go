@@ -6,11 +6,10 @@ import (
 	"path"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/fault"
-	"reelway.dev/pkg/id"
+	"reelway.dev/pkg/rpc"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
@@ -83,7 +82,7 @@ func pass[Q, A any](s *Service, method string, call func(context.Context, *Q, ..
 		if err != nil {
 			return nil, err
 		}
-		a, err := call(auth.Actor{KeyID: p.KeyID, RequestID: requestID(ctx)}.Outgoing(ctx), q)
+		a, err := call(auth.Actor{KeyID: p.KeyID, RequestID: rpc.RequestID(ctx)}.Outgoing(ctx), q)
 		if err != nil {
 			return nil, fault.FromStatus(err)
 		}
@@ -109,18 +108,4 @@ func served[Q, A any](method string, serve func(context.Context, *Q) (*A, error)
 			return serve(ctx, q)
 		})
 	}}
-}
-
-// requestID is the caller's own x-request-id, or one made here; the caller
-// reads it in the answer's header and an operator in the audit log.
-func requestID(ctx context.Context) string {
-	rid := ""
-	if v := metadata.ValueFromIncomingContext(ctx, "x-request-id"); len(v) > 0 {
-		rid = v[0]
-	}
-	if !id.Safe(rid) {
-		rid = id.New(id.Request)
-	}
-	_ = grpc.SetHeader(ctx, metadata.Pairs("x-request-id", rid)) // fails only after the header has been sent
-	return rid
 }

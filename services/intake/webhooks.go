@@ -20,6 +20,7 @@ import (
 
 	"reelway.dev/pkg/auth"
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/rpc"
 	"reelway.dev/pkg/videojson"
 	webhookv1 "reelway.dev/proto/gen/reelway/webhook/v1"
 )
@@ -50,7 +51,7 @@ func ofOwn[Q, A any](s *Service, method, scope string, call func(context.Context
 		if err != nil {
 			return nil, err
 		}
-		return own(ctx, s, p, requestID(ctx), scope, call, q)
+		return own(ctx, s, p, rpc.RequestID(ctx), scope, call, q)
 	})
 }
 

@@ -8,14 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
-
-	"reelway.dev/pkg/auth"
-	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/videojson"
-	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 	"reelway.dev/services/notifier/web"
 )
 
@@ -133,43 +127,4 @@ func signaller(signal chan<- struct{}) func() {
 		default:
 		}
 	}
-}
-
-type watchServer struct {
-	videov1.UnimplementedWatchServiceServer
-	s *Service
-}
-
-// Register puts WatchService on a server.
-func (s *Service) Register(r grpc.ServiceRegistrar) {
-	videov1.RegisterWatchServiceServer(r, &watchServer{s: s})
-}
-
-// WatchVideo implements WatchService.
-func (g *watchServer) WatchVideo(r *videov1.WatchVideoRequest, stream grpc.ServerStreamingServer[videov1.WatchVideoResponse]) error {
-	have := credentials{}
-	if v := metadata.ValueFromIncomingContext(stream.Context(), "authorization"); len(v) > 0 {
-		have.key = auth.Bearer(v[0])
-	}
-	c, err := g.s.admit(stream.Context(), have)
-	if err != nil {
-		return err
-	}
-	defer c.free()
-	signal := make(chan struct{}, 1)
-	watch, err := g.s.open(c.ctx, c.caller, scope{account: c.account, job: r.GetId()}, r.GetAfter(), signaller(signal))
-	if err != nil {
-		return err
-	}
-	defer watch.close()
-	err = watch.run(c.ctx, signal, func(it item) error {
-		return stream.Send(&videov1.WatchVideoResponse{Cursor: it.cursor, Video: it.video})
-	})
-	if f := (*fault.Error)(nil); errors.As(context.Cause(c.ctx), &f) {
-		return f
-	}
-	if errors.Is(err, errSlow) || errors.Is(err, errMoved) {
-		return fault.Wrap(err, fault.Unavailable, "the watch was cut off; resume with the last cursor")
-	}
-	return err
 }

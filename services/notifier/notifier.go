@@ -81,12 +81,23 @@ func (s *Service) object(ctx context.Context, v *videov1.Video) videojson.Video 
 
 func object(ctx context.Context, files Signer, log *slog.Logger, v *videov1.Video) videojson.Video {
 	o := videojson.Of(v)
-	if k := v.GetArtifact().GetKey(); k != "" && job.FromProto(v.GetState()) == job.Succeeded {
-		if u, expires, err := files.SignedURL(ctx, k); err == nil {
-			o.URL, o.URLExpiresAt = u, expires.Unix()
-		} else {
-			log.ErrorContext(ctx, "result not signed", "job_id", v.GetId(), "error", err.Error())
-		}
+	if u, expires := signed(ctx, files, log, v); u != "" {
+		o.URL, o.URLExpiresAt = u, expires.Unix()
 	}
 	return o
+}
+
+// signed is the URL of a stored video; empty while there is none, and when it
+// cannot be signed: how the video stands is worth telling without it.
+func signed(ctx context.Context, files Signer, log *slog.Logger, v *videov1.Video) (u string, expires time.Time) {
+	k := v.GetArtifact().GetKey()
+	if k == "" || job.FromProto(v.GetState()) != job.Succeeded {
+		return "", time.Time{}
+	}
+	u, expires, err := files.SignedURL(ctx, k)
+	if err != nil {
+		log.ErrorContext(ctx, "result not signed", "job_id", v.GetId(), "error", err.Error())
+		return "", time.Time{}
+	}
+	return u, expires
 }

@@ -2,7 +2,9 @@ package notifier_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -47,8 +49,15 @@ type books struct {
 	revoked map[string]bool // tokens
 }
 
-func (b *books) Authenticate(context.Context, *ledgerv1.AuthenticateRequest, ...grpc.CallOption) (*ledgerv1.AuthenticateResponse, error) {
-	return &ledgerv1.AuthenticateResponse{AccountId: account, Scopes: []string{auth.VideosRead}}, nil
+// richKey has the scope billing:read besides.
+const richKey = "rich"
+
+func (b *books) Authenticate(_ context.Context, r *ledgerv1.AuthenticateRequest, _ ...grpc.CallOption) (*ledgerv1.AuthenticateResponse, error) {
+	a := &ledgerv1.AuthenticateResponse{AccountId: account, Scopes: []string{auth.VideosRead}}
+	if rich := sha256.Sum256([]byte(richKey)); bytes.Equal(r.GetKeyHash(), rich[:]) {
+		a.Scopes = append(a.Scopes, auth.BillingRead)
+	}
+	return a, nil
 }
 
 func (b *books) GetJob(_ context.Context, r *ledgerv1.GetJobRequest, _ ...grpc.CallOption) (*ledgerv1.GetJobResponse, error) {

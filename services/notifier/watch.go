@@ -140,7 +140,9 @@ func (w *watch) begin(ctx context.Context, after string) (err error) {
 			return err
 		}
 	}
-	w.lost = after != "" && !w.resumed
+	if w.lost = after != "" && !w.resumed; after != "" {
+		resumption(ctx, w.lost)
+	}
 	return nil
 }
 
@@ -357,6 +359,7 @@ func (w *watch) replay(ctx context.Context, emit func(item) error) (done bool, e
 	defer w.s.hub.forget(ctx, cons)
 	deleted := map[string]bool{}
 	n, pending := uint64(0), cons.CachedInfo().NumPending
+	defer func() { replayed.Record(ctx, int64(n)) }()
 	for n < pending {
 		batch, err := cons.Fetch(int(min(pending-n, 256)), jetstream.FetchMaxWait(5*time.Second))
 		if err != nil {

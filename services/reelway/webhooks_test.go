@@ -151,6 +151,17 @@ func TestWebhookCommands(t *testing.T) {
 		_, out, _ := sh.run(with("webhooks", "deliveries", log.Deliveries[0].ID)...)
 		return strings.Contains(out, "attempt 2") && strings.Contains(out, "delivered")
 	})
+	// Who looks at the video sees them too.
+	p := newPerson(t, "REELWAY_URL="+st.HTTPURL, "REELWAY_API_KEY="+st.APIKey)
+	if out, want := p.must("show", video), "video.completed to "+id+": delivered, 2 attempts"; !strings.Contains(out, want) {
+		t.Errorf("%q is not in\n%s", want, out)
+	}
+	var shown struct {
+		Webhooks []struct{ ID, State string } `json:"webhook_deliveries"`
+	}
+	if err := json.Unmarshal([]byte(p.must("show", video, "--json")), &shown); err != nil || len(shown.Webhooks) != 1 || shown.Webhooks[0].ID != log.Deliveries[0].ID || shown.Webhooks[0].State != "delivered" {
+		t.Errorf("%+v %v", shown, err)
+	}
 	old := made.Secret
 	sh.json(&made, with("webhooks", "rotate", id, "--overlap", "1h")...)
 	if made.Secret == old {

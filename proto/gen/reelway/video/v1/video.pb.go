@@ -165,6 +165,57 @@ func (Priority) EnumDescriptor() ([]byte, []int) {
 	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{1}
 }
 
+// ContentVariant is one file of a video.
+type ContentVariant int32
+
+const (
+	// The video itself.
+	ContentVariant_CONTENT_VARIANT_UNSPECIFIED ContentVariant = 0
+	ContentVariant_CONTENT_VARIANT_THUMBNAIL   ContentVariant = 1
+	ContentVariant_CONTENT_VARIANT_SPRITESHEET ContentVariant = 2
+)
+
+// Enum value maps for ContentVariant.
+var (
+	ContentVariant_name = map[int32]string{
+		0: "CONTENT_VARIANT_UNSPECIFIED",
+		1: "CONTENT_VARIANT_THUMBNAIL",
+		2: "CONTENT_VARIANT_SPRITESHEET",
+	}
+	ContentVariant_value = map[string]int32{
+		"CONTENT_VARIANT_UNSPECIFIED": 0,
+		"CONTENT_VARIANT_THUMBNAIL":   1,
+		"CONTENT_VARIANT_SPRITESHEET": 2,
+	}
+)
+
+func (x ContentVariant) Enum() *ContentVariant {
+	p := new(ContentVariant)
+	*p = x
+	return p
+}
+
+func (x ContentVariant) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ContentVariant) Descriptor() protoreflect.EnumDescriptor {
+	return file_reelway_video_v1_video_proto_enumTypes[2].Descriptor()
+}
+
+func (ContentVariant) Type() protoreflect.EnumType {
+	return &file_reelway_video_v1_video_proto_enumTypes[2]
+}
+
+func (x ContentVariant) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ContentVariant.Descriptor instead.
+func (ContentVariant) EnumDescriptor() ([]byte, []int) {
+	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{2}
+}
+
 // VideoParams is the resolved request: what is priced is what is sent.
 type VideoParams struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2853,29 +2904,30 @@ func (x *ListModelsResponse) GetAliases() []*Alias {
 	return nil
 }
 
-type WatchVideoRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The cursor of the last event seen; empty begins with a snapshot.
-	After         string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+type GetVideoContentRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Variant ContentVariant         `protobuf:"varint,2,opt,name=variant,proto3,enum=reelway.video.v1.ContentVariant" json:"variant,omitempty"`
+	// A browser saves the file instead of showing it.
+	Download      bool `protobuf:"varint,3,opt,name=download,proto3" json:"download,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *WatchVideoRequest) Reset() {
-	*x = WatchVideoRequest{}
+func (x *GetVideoContentRequest) Reset() {
+	*x = GetVideoContentRequest{}
 	mi := &file_reelway_video_v1_video_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *WatchVideoRequest) String() string {
+func (x *GetVideoContentRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*WatchVideoRequest) ProtoMessage() {}
+func (*GetVideoContentRequest) ProtoMessage() {}
 
-func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
+func (x *GetVideoContentRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_reelway_video_v1_video_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2887,48 +2939,55 @@ func (x *WatchVideoRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use WatchVideoRequest.ProtoReflect.Descriptor instead.
-func (*WatchVideoRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetVideoContentRequest.ProtoReflect.Descriptor instead.
+func (*GetVideoContentRequest) Descriptor() ([]byte, []int) {
 	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{29}
 }
 
-func (x *WatchVideoRequest) GetId() string {
+func (x *GetVideoContentRequest) GetId() string {
 	if x != nil {
 		return x.Id
 	}
 	return ""
 }
 
-func (x *WatchVideoRequest) GetAfter() string {
+func (x *GetVideoContentRequest) GetVariant() ContentVariant {
 	if x != nil {
-		return x.After
+		return x.Variant
 	}
-	return ""
+	return ContentVariant_CONTENT_VARIANT_UNSPECIFIED
 }
 
-type WatchVideoResponse struct {
+func (x *GetVideoContentRequest) GetDownload() bool {
+	if x != nil {
+		return x.Download
+	}
+	return false
+}
+
+type GetVideoContentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Resume with it; opaque.
-	Cursor        string `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"`
-	Video         *Video `protobuf:"bytes,2,opt,name=video,proto3" json:"video,omitempty"`
+	// Works for everybody who has it until it expires.
+	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *WatchVideoResponse) Reset() {
-	*x = WatchVideoResponse{}
+func (x *GetVideoContentResponse) Reset() {
+	*x = GetVideoContentResponse{}
 	mi := &file_reelway_video_v1_video_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *WatchVideoResponse) String() string {
+func (x *GetVideoContentResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*WatchVideoResponse) ProtoMessage() {}
+func (*GetVideoContentResponse) ProtoMessage() {}
 
-func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
+func (x *GetVideoContentResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_reelway_video_v1_video_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2940,21 +2999,21 @@ func (x *WatchVideoResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use WatchVideoResponse.ProtoReflect.Descriptor instead.
-func (*WatchVideoResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetVideoContentResponse.ProtoReflect.Descriptor instead.
+func (*GetVideoContentResponse) Descriptor() ([]byte, []int) {
 	return file_reelway_video_v1_video_proto_rawDescGZIP(), []int{30}
 }
 
-func (x *WatchVideoResponse) GetCursor() string {
+func (x *GetVideoContentResponse) GetUrl() string {
 	if x != nil {
-		return x.Cursor
+		return x.Url
 	}
 	return ""
 }
 
-func (x *WatchVideoResponse) GetVideo() *Video {
+func (x *GetVideoContentResponse) GetExpiresAt() *timestamppb.Timestamp {
 	if x != nil {
-		return x.Video
+		return x.ExpiresAt
 	}
 	return nil
 }
@@ -3238,13 +3297,15 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x06models\x18\x04 \x03(\tR\x06models\"x\n" +
 	"\x12ListModelsResponse\x12/\n" +
 	"\x06models\x18\x01 \x03(\v2\x17.reelway.video.v1.ModelR\x06models\x121\n" +
-	"\aaliases\x18\f \x03(\v2\x17.reelway.video.v1.AliasR\aaliases\"e\n" +
-	"\x11WatchVideoRequest\x121\n" +
-	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c2\x1a^video_[A-Za-z0-9-]{1,64}$R\x02id\x12\x1d\n" +
-	"\x05after\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x05after\"[\n" +
-	"\x12WatchVideoResponse\x12\x16\n" +
-	"\x06cursor\x18\x01 \x01(\tR\x06cursor\x12-\n" +
-	"\x05video\x18\x02 \x01(\v2\x17.reelway.video.v1.VideoR\x05video*\x93\x02\n" +
+	"\aaliases\x18\f \x03(\v2\x17.reelway.video.v1.AliasR\aaliases\"\xad\x01\n" +
+	"\x16GetVideoContentRequest\x121\n" +
+	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c2\x1a^video_[A-Za-z0-9-]{1,64}$R\x02id\x12D\n" +
+	"\avariant\x18\x02 \x01(\x0e2 .reelway.video.v1.ContentVariantB\b\xbaH\x05\x82\x01\x02\x10\x01R\avariant\x12\x1a\n" +
+	"\bdownload\x18\x03 \x01(\bR\bdownload\"f\n" +
+	"\x17GetVideoContentResponse\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x129\n" +
+	"\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt*\x93\x02\n" +
 	"\n" +
 	"VideoState\x12\x1b\n" +
 	"\x17VIDEO_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -3261,7 +3322,11 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPRIORITY_LOW\x10\x01\x12\x13\n" +
 	"\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n" +
-	"\rPRIORITY_HIGH\x10\x032\x80\x05\n" +
+	"\rPRIORITY_HIGH\x10\x03*q\n" +
+	"\x0eContentVariant\x12\x1f\n" +
+	"\x1bCONTENT_VARIANT_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19CONTENT_VARIANT_THUMBNAIL\x10\x01\x12\x1f\n" +
+	"\x1bCONTENT_VARIANT_SPRITESHEET\x10\x022\xe8\x05\n" +
 	"\fVideoService\x12Z\n" +
 	"\vCreateVideo\x12$.reelway.video.v1.CreateVideoRequest\x1a%.reelway.video.v1.CreateVideoResponse\x12Q\n" +
 	"\bGetVideo\x12!.reelway.video.v1.GetVideoRequest\x1a\".reelway.video.v1.GetVideoResponse\x12W\n" +
@@ -3272,10 +3337,8 @@ const file_reelway_video_v1_video_proto_rawDesc = "" +
 	"\n" +
 	"QuoteVideo\x12#.reelway.video.v1.QuoteVideoRequest\x1a$.reelway.video.v1.QuoteVideoResponse\x12W\n" +
 	"\n" +
-	"ListModels\x12#.reelway.video.v1.ListModelsRequest\x1a$.reelway.video.v1.ListModelsResponse2i\n" +
-	"\fWatchService\x12Y\n" +
-	"\n" +
-	"WatchVideo\x12#.reelway.video.v1.WatchVideoRequest\x1a$.reelway.video.v1.WatchVideoResponse0\x01B0Z.reelway.dev/proto/gen/reelway/video/v1;videov1b\x06proto3"
+	"ListModels\x12#.reelway.video.v1.ListModelsRequest\x1a$.reelway.video.v1.ListModelsResponse\x12f\n" +
+	"\x0fGetVideoContent\x12(.reelway.video.v1.GetVideoContentRequest\x1a).reelway.video.v1.GetVideoContentResponseB0Z.reelway.dev/proto/gen/reelway/video/v1;videov1b\x06proto3"
 
 var (
 	file_reelway_video_v1_video_proto_rawDescOnce sync.Once
@@ -3289,106 +3352,108 @@ func file_reelway_video_v1_video_proto_rawDescGZIP() []byte {
 	return file_reelway_video_v1_video_proto_rawDescData
 }
 
-var file_reelway_video_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_reelway_video_v1_video_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_reelway_video_v1_video_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_reelway_video_v1_video_proto_goTypes = []any{
-	(VideoState)(0),               // 0: reelway.video.v1.VideoState
-	(Priority)(0),                 // 1: reelway.video.v1.Priority
-	(*VideoParams)(nil),           // 2: reelway.video.v1.VideoParams
-	(*VideoError)(nil),            // 3: reelway.video.v1.VideoError
-	(*Attempt)(nil),               // 4: reelway.video.v1.Attempt
-	(*Artifact)(nil),              // 5: reelway.video.v1.Artifact
-	(*Variant)(nil),               // 6: reelway.video.v1.Variant
-	(*MediaProbe)(nil),            // 7: reelway.video.v1.MediaProbe
-	(*Video)(nil),                 // 8: reelway.video.v1.Video
-	(*PriceLine)(nil),             // 9: reelway.video.v1.PriceLine
-	(*Model)(nil),                 // 10: reelway.video.v1.Model
-	(*ModelSource)(nil),           // 11: reelway.video.v1.ModelSource
-	(*ModelPrice)(nil),            // 12: reelway.video.v1.ModelPrice
-	(*ModelLimit)(nil),            // 13: reelway.video.v1.ModelLimit
-	(*VideoRequest)(nil),          // 14: reelway.video.v1.VideoRequest
-	(*CreateVideoRequest)(nil),    // 15: reelway.video.v1.CreateVideoRequest
-	(*CreateVideoResponse)(nil),   // 16: reelway.video.v1.CreateVideoResponse
-	(*GetVideoRequest)(nil),       // 17: reelway.video.v1.GetVideoRequest
-	(*GetVideoResponse)(nil),      // 18: reelway.video.v1.GetVideoResponse
-	(*ListVideosRequest)(nil),     // 19: reelway.video.v1.ListVideosRequest
-	(*ListVideosResponse)(nil),    // 20: reelway.video.v1.ListVideosResponse
-	(*CancelVideoRequest)(nil),    // 21: reelway.video.v1.CancelVideoRequest
-	(*CancelVideoResponse)(nil),   // 22: reelway.video.v1.CancelVideoResponse
-	(*DeleteVideoRequest)(nil),    // 23: reelway.video.v1.DeleteVideoRequest
-	(*DeleteVideoResponse)(nil),   // 24: reelway.video.v1.DeleteVideoResponse
-	(*QuoteVideoRequest)(nil),     // 25: reelway.video.v1.QuoteVideoRequest
-	(*QuotedRoute)(nil),           // 26: reelway.video.v1.QuotedRoute
-	(*QuoteVideoResponse)(nil),    // 27: reelway.video.v1.QuoteVideoResponse
-	(*ListModelsRequest)(nil),     // 28: reelway.video.v1.ListModelsRequest
-	(*Alias)(nil),                 // 29: reelway.video.v1.Alias
-	(*ListModelsResponse)(nil),    // 30: reelway.video.v1.ListModelsResponse
-	(*WatchVideoRequest)(nil),     // 31: reelway.video.v1.WatchVideoRequest
-	(*WatchVideoResponse)(nil),    // 32: reelway.video.v1.WatchVideoResponse
-	nil,                           // 33: reelway.video.v1.Video.MetadataEntry
-	nil,                           // 34: reelway.video.v1.Model.ProvenanceEntry
-	nil,                           // 35: reelway.video.v1.VideoRequest.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(VideoState)(0),                 // 0: reelway.video.v1.VideoState
+	(Priority)(0),                   // 1: reelway.video.v1.Priority
+	(ContentVariant)(0),             // 2: reelway.video.v1.ContentVariant
+	(*VideoParams)(nil),             // 3: reelway.video.v1.VideoParams
+	(*VideoError)(nil),              // 4: reelway.video.v1.VideoError
+	(*Attempt)(nil),                 // 5: reelway.video.v1.Attempt
+	(*Artifact)(nil),                // 6: reelway.video.v1.Artifact
+	(*Variant)(nil),                 // 7: reelway.video.v1.Variant
+	(*MediaProbe)(nil),              // 8: reelway.video.v1.MediaProbe
+	(*Video)(nil),                   // 9: reelway.video.v1.Video
+	(*PriceLine)(nil),               // 10: reelway.video.v1.PriceLine
+	(*Model)(nil),                   // 11: reelway.video.v1.Model
+	(*ModelSource)(nil),             // 12: reelway.video.v1.ModelSource
+	(*ModelPrice)(nil),              // 13: reelway.video.v1.ModelPrice
+	(*ModelLimit)(nil),              // 14: reelway.video.v1.ModelLimit
+	(*VideoRequest)(nil),            // 15: reelway.video.v1.VideoRequest
+	(*CreateVideoRequest)(nil),      // 16: reelway.video.v1.CreateVideoRequest
+	(*CreateVideoResponse)(nil),     // 17: reelway.video.v1.CreateVideoResponse
+	(*GetVideoRequest)(nil),         // 18: reelway.video.v1.GetVideoRequest
+	(*GetVideoResponse)(nil),        // 19: reelway.video.v1.GetVideoResponse
+	(*ListVideosRequest)(nil),       // 20: reelway.video.v1.ListVideosRequest
+	(*ListVideosResponse)(nil),      // 21: reelway.video.v1.ListVideosResponse
+	(*CancelVideoRequest)(nil),      // 22: reelway.video.v1.CancelVideoRequest
+	(*CancelVideoResponse)(nil),     // 23: reelway.video.v1.CancelVideoResponse
+	(*DeleteVideoRequest)(nil),      // 24: reelway.video.v1.DeleteVideoRequest
+	(*DeleteVideoResponse)(nil),     // 25: reelway.video.v1.DeleteVideoResponse
+	(*QuoteVideoRequest)(nil),       // 26: reelway.video.v1.QuoteVideoRequest
+	(*QuotedRoute)(nil),             // 27: reelway.video.v1.QuotedRoute
+	(*QuoteVideoResponse)(nil),      // 28: reelway.video.v1.QuoteVideoResponse
+	(*ListModelsRequest)(nil),       // 29: reelway.video.v1.ListModelsRequest
+	(*Alias)(nil),                   // 30: reelway.video.v1.Alias
+	(*ListModelsResponse)(nil),      // 31: reelway.video.v1.ListModelsResponse
+	(*GetVideoContentRequest)(nil),  // 32: reelway.video.v1.GetVideoContentRequest
+	(*GetVideoContentResponse)(nil), // 33: reelway.video.v1.GetVideoContentResponse
+	nil,                             // 34: reelway.video.v1.Video.MetadataEntry
+	nil,                             // 35: reelway.video.v1.Model.ProvenanceEntry
+	nil,                             // 36: reelway.video.v1.VideoRequest.MetadataEntry
+	(*timestamppb.Timestamp)(nil),   // 37: google.protobuf.Timestamp
 }
 var file_reelway_video_v1_video_proto_depIdxs = []int32{
-	36, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
-	36, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
-	6,  // 2: reelway.video.v1.Artifact.thumbnail:type_name -> reelway.video.v1.Variant
-	6,  // 3: reelway.video.v1.Artifact.spritesheet:type_name -> reelway.video.v1.Variant
-	7,  // 4: reelway.video.v1.Artifact.media:type_name -> reelway.video.v1.MediaProbe
+	37, // 0: reelway.video.v1.Attempt.created_at:type_name -> google.protobuf.Timestamp
+	37, // 1: reelway.video.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	7,  // 2: reelway.video.v1.Artifact.thumbnail:type_name -> reelway.video.v1.Variant
+	7,  // 3: reelway.video.v1.Artifact.spritesheet:type_name -> reelway.video.v1.Variant
+	8,  // 4: reelway.video.v1.Artifact.media:type_name -> reelway.video.v1.MediaProbe
 	0,  // 5: reelway.video.v1.Video.state:type_name -> reelway.video.v1.VideoState
-	2,  // 6: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
-	3,  // 7: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
-	5,  // 8: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
-	33, // 9: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
-	36, // 10: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
-	36, // 11: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
-	4,  // 12: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
-	36, // 13: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
-	36, // 14: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
-	12, // 15: reelway.video.v1.Model.prices:type_name -> reelway.video.v1.ModelPrice
-	13, // 16: reelway.video.v1.Model.limits:type_name -> reelway.video.v1.ModelLimit
-	34, // 17: reelway.video.v1.Model.provenance:type_name -> reelway.video.v1.Model.ProvenanceEntry
-	11, // 18: reelway.video.v1.Model.sources:type_name -> reelway.video.v1.ModelSource
-	12, // 19: reelway.video.v1.ModelSource.prices:type_name -> reelway.video.v1.ModelPrice
-	35, // 20: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
+	3,  // 6: reelway.video.v1.Video.params:type_name -> reelway.video.v1.VideoParams
+	4,  // 7: reelway.video.v1.Video.error:type_name -> reelway.video.v1.VideoError
+	6,  // 8: reelway.video.v1.Video.artifact:type_name -> reelway.video.v1.Artifact
+	34, // 9: reelway.video.v1.Video.metadata:type_name -> reelway.video.v1.Video.MetadataEntry
+	37, // 10: reelway.video.v1.Video.created_at:type_name -> google.protobuf.Timestamp
+	37, // 11: reelway.video.v1.Video.completed_at:type_name -> google.protobuf.Timestamp
+	5,  // 12: reelway.video.v1.Video.attempts:type_name -> reelway.video.v1.Attempt
+	37, // 13: reelway.video.v1.Video.expires_at:type_name -> google.protobuf.Timestamp
+	37, // 14: reelway.video.v1.Video.estimated_completion_at:type_name -> google.protobuf.Timestamp
+	13, // 15: reelway.video.v1.Model.prices:type_name -> reelway.video.v1.ModelPrice
+	14, // 16: reelway.video.v1.Model.limits:type_name -> reelway.video.v1.ModelLimit
+	35, // 17: reelway.video.v1.Model.provenance:type_name -> reelway.video.v1.Model.ProvenanceEntry
+	12, // 18: reelway.video.v1.Model.sources:type_name -> reelway.video.v1.ModelSource
+	13, // 19: reelway.video.v1.ModelSource.prices:type_name -> reelway.video.v1.ModelPrice
+	36, // 20: reelway.video.v1.VideoRequest.metadata:type_name -> reelway.video.v1.VideoRequest.MetadataEntry
 	1,  // 21: reelway.video.v1.VideoRequest.priority:type_name -> reelway.video.v1.Priority
-	14, // 22: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	8,  // 23: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
-	8,  // 24: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
+	15, // 22: reelway.video.v1.CreateVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	9,  // 23: reelway.video.v1.CreateVideoResponse.video:type_name -> reelway.video.v1.Video
+	9,  // 24: reelway.video.v1.GetVideoResponse.video:type_name -> reelway.video.v1.Video
 	0,  // 25: reelway.video.v1.ListVideosRequest.state:type_name -> reelway.video.v1.VideoState
-	8,  // 26: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
-	8,  // 27: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
-	14, // 28: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
-	2,  // 29: reelway.video.v1.QuotedRoute.params:type_name -> reelway.video.v1.VideoParams
-	9,  // 30: reelway.video.v1.QuotedRoute.lines:type_name -> reelway.video.v1.PriceLine
-	2,  // 31: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
-	9,  // 32: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
-	26, // 33: reelway.video.v1.QuoteVideoResponse.routes:type_name -> reelway.video.v1.QuotedRoute
-	10, // 34: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
-	29, // 35: reelway.video.v1.ListModelsResponse.aliases:type_name -> reelway.video.v1.Alias
-	8,  // 36: reelway.video.v1.WatchVideoResponse.video:type_name -> reelway.video.v1.Video
-	15, // 37: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
-	17, // 38: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
-	19, // 39: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
-	21, // 40: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
-	23, // 41: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
-	25, // 42: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
-	28, // 43: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
-	31, // 44: reelway.video.v1.WatchService.WatchVideo:input_type -> reelway.video.v1.WatchVideoRequest
-	16, // 45: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
-	18, // 46: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
-	20, // 47: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
-	22, // 48: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
-	24, // 49: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
-	27, // 50: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
-	30, // 51: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
-	32, // 52: reelway.video.v1.WatchService.WatchVideo:output_type -> reelway.video.v1.WatchVideoResponse
-	45, // [45:53] is the sub-list for method output_type
-	37, // [37:45] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	9,  // 26: reelway.video.v1.ListVideosResponse.videos:type_name -> reelway.video.v1.Video
+	9,  // 27: reelway.video.v1.CancelVideoResponse.video:type_name -> reelway.video.v1.Video
+	15, // 28: reelway.video.v1.QuoteVideoRequest.video:type_name -> reelway.video.v1.VideoRequest
+	3,  // 29: reelway.video.v1.QuotedRoute.params:type_name -> reelway.video.v1.VideoParams
+	10, // 30: reelway.video.v1.QuotedRoute.lines:type_name -> reelway.video.v1.PriceLine
+	3,  // 31: reelway.video.v1.QuoteVideoResponse.params:type_name -> reelway.video.v1.VideoParams
+	10, // 32: reelway.video.v1.QuoteVideoResponse.lines:type_name -> reelway.video.v1.PriceLine
+	27, // 33: reelway.video.v1.QuoteVideoResponse.routes:type_name -> reelway.video.v1.QuotedRoute
+	11, // 34: reelway.video.v1.ListModelsResponse.models:type_name -> reelway.video.v1.Model
+	30, // 35: reelway.video.v1.ListModelsResponse.aliases:type_name -> reelway.video.v1.Alias
+	2,  // 36: reelway.video.v1.GetVideoContentRequest.variant:type_name -> reelway.video.v1.ContentVariant
+	37, // 37: reelway.video.v1.GetVideoContentResponse.expires_at:type_name -> google.protobuf.Timestamp
+	16, // 38: reelway.video.v1.VideoService.CreateVideo:input_type -> reelway.video.v1.CreateVideoRequest
+	18, // 39: reelway.video.v1.VideoService.GetVideo:input_type -> reelway.video.v1.GetVideoRequest
+	20, // 40: reelway.video.v1.VideoService.ListVideos:input_type -> reelway.video.v1.ListVideosRequest
+	22, // 41: reelway.video.v1.VideoService.CancelVideo:input_type -> reelway.video.v1.CancelVideoRequest
+	24, // 42: reelway.video.v1.VideoService.DeleteVideo:input_type -> reelway.video.v1.DeleteVideoRequest
+	26, // 43: reelway.video.v1.VideoService.QuoteVideo:input_type -> reelway.video.v1.QuoteVideoRequest
+	29, // 44: reelway.video.v1.VideoService.ListModels:input_type -> reelway.video.v1.ListModelsRequest
+	32, // 45: reelway.video.v1.VideoService.GetVideoContent:input_type -> reelway.video.v1.GetVideoContentRequest
+	17, // 46: reelway.video.v1.VideoService.CreateVideo:output_type -> reelway.video.v1.CreateVideoResponse
+	19, // 47: reelway.video.v1.VideoService.GetVideo:output_type -> reelway.video.v1.GetVideoResponse
+	21, // 48: reelway.video.v1.VideoService.ListVideos:output_type -> reelway.video.v1.ListVideosResponse
+	23, // 49: reelway.video.v1.VideoService.CancelVideo:output_type -> reelway.video.v1.CancelVideoResponse
+	25, // 50: reelway.video.v1.VideoService.DeleteVideo:output_type -> reelway.video.v1.DeleteVideoResponse
+	28, // 51: reelway.video.v1.VideoService.QuoteVideo:output_type -> reelway.video.v1.QuoteVideoResponse
+	31, // 52: reelway.video.v1.VideoService.ListModels:output_type -> reelway.video.v1.ListModelsResponse
+	33, // 53: reelway.video.v1.VideoService.GetVideoContent:output_type -> reelway.video.v1.GetVideoContentResponse
+	46, // [46:54] is the sub-list for method output_type
+	38, // [38:46] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_reelway_video_v1_video_proto_init() }
@@ -3404,10 +3469,10 @@ func file_reelway_video_v1_video_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_video_v1_video_proto_rawDesc), len(file_reelway_video_v1_video_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   34,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   1,
 		},
 		GoTypes:           file_reelway_video_v1_video_proto_goTypes,
 		DependencyIndexes: file_reelway_video_v1_video_proto_depIdxs,

@@ -22,13 +22,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	VideoService_CreateVideo_FullMethodName = "/reelway.video.v1.VideoService/CreateVideo"
-	VideoService_GetVideo_FullMethodName    = "/reelway.video.v1.VideoService/GetVideo"
-	VideoService_ListVideos_FullMethodName  = "/reelway.video.v1.VideoService/ListVideos"
-	VideoService_CancelVideo_FullMethodName = "/reelway.video.v1.VideoService/CancelVideo"
-	VideoService_DeleteVideo_FullMethodName = "/reelway.video.v1.VideoService/DeleteVideo"
-	VideoService_QuoteVideo_FullMethodName  = "/reelway.video.v1.VideoService/QuoteVideo"
-	VideoService_ListModels_FullMethodName  = "/reelway.video.v1.VideoService/ListModels"
+	VideoService_CreateVideo_FullMethodName     = "/reelway.video.v1.VideoService/CreateVideo"
+	VideoService_GetVideo_FullMethodName        = "/reelway.video.v1.VideoService/GetVideo"
+	VideoService_ListVideos_FullMethodName      = "/reelway.video.v1.VideoService/ListVideos"
+	VideoService_CancelVideo_FullMethodName     = "/reelway.video.v1.VideoService/CancelVideo"
+	VideoService_DeleteVideo_FullMethodName     = "/reelway.video.v1.VideoService/DeleteVideo"
+	VideoService_QuoteVideo_FullMethodName      = "/reelway.video.v1.VideoService/QuoteVideo"
+	VideoService_ListModels_FullMethodName      = "/reelway.video.v1.VideoService/ListModels"
+	VideoService_GetVideoContent_FullMethodName = "/reelway.video.v1.VideoService/GetVideoContent"
 )
 
 // VideoServiceClient is the client API for VideoService service.
@@ -48,6 +49,8 @@ type VideoServiceClient interface {
 	// Prices a request without any side effect.
 	QuoteVideo(ctx context.Context, in *QuoteVideoRequest, opts ...grpc.CallOption) (*QuoteVideoResponse, error)
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
+	// Signs a fresh URL of a finished video's file, or of an image of it.
+	GetVideoContent(ctx context.Context, in *GetVideoContentRequest, opts ...grpc.CallOption) (*GetVideoContentResponse, error)
 }
 
 type videoServiceClient struct {
@@ -128,6 +131,16 @@ func (c *videoServiceClient) ListModels(ctx context.Context, in *ListModelsReque
 	return out, nil
 }
 
+func (c *videoServiceClient) GetVideoContent(ctx context.Context, in *GetVideoContentRequest, opts ...grpc.CallOption) (*GetVideoContentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetVideoContentResponse)
+	err := c.cc.Invoke(ctx, VideoService_GetVideoContent_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // VideoServiceServer is the server API for VideoService service.
 // All implementations must embed UnimplementedVideoServiceServer
 // for forward compatibility.
@@ -145,6 +158,8 @@ type VideoServiceServer interface {
 	// Prices a request without any side effect.
 	QuoteVideo(context.Context, *QuoteVideoRequest) (*QuoteVideoResponse, error)
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
+	// Signs a fresh URL of a finished video's file, or of an image of it.
+	GetVideoContent(context.Context, *GetVideoContentRequest) (*GetVideoContentResponse, error)
 	mustEmbedUnimplementedVideoServiceServer()
 }
 
@@ -175,6 +190,9 @@ func (UnimplementedVideoServiceServer) QuoteVideo(context.Context, *QuoteVideoRe
 }
 func (UnimplementedVideoServiceServer) ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListModels not implemented")
+}
+func (UnimplementedVideoServiceServer) GetVideoContent(context.Context, *GetVideoContentRequest) (*GetVideoContentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetVideoContent not implemented")
 }
 func (UnimplementedVideoServiceServer) mustEmbedUnimplementedVideoServiceServer() {}
 func (UnimplementedVideoServiceServer) testEmbeddedByValue()                      {}
@@ -323,6 +341,24 @@ func _VideoService_ListModels_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VideoService_GetVideoContent_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetVideoContentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VideoServiceServer).GetVideoContent(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VideoService_GetVideoContent_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VideoServiceServer).GetVideoContent(ctx, req.(*GetVideoContentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // VideoService_ServiceDesc is the grpc.ServiceDesc for VideoService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -358,118 +394,11 @@ var VideoService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ListModels",
 			Handler:    _VideoService_ListModels_Handler,
 		},
-	},
-	Streams:  []grpc.StreamDesc{},
-	Metadata: "reelway/video/v1/video.proto",
-}
-
-const (
-	WatchService_WatchVideo_FullMethodName = "/reelway.video.v1.WatchService/WatchVideo"
-)
-
-// WatchServiceClient is the client API for WatchService service.
-//
-// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
-//
-// WatchService is the gRPC door of notifier: a snapshot, then each change,
-// until the job is final.
-type WatchServiceClient interface {
-	WatchVideo(ctx context.Context, in *WatchVideoRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchVideoResponse], error)
-}
-
-type watchServiceClient struct {
-	cc grpc.ClientConnInterface
-}
-
-func NewWatchServiceClient(cc grpc.ClientConnInterface) WatchServiceClient {
-	return &watchServiceClient{cc}
-}
-
-func (c *watchServiceClient) WatchVideo(ctx context.Context, in *WatchVideoRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchVideoResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &WatchService_ServiceDesc.Streams[0], WatchService_WatchVideo_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[WatchVideoRequest, WatchVideoResponse]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type WatchService_WatchVideoClient = grpc.ServerStreamingClient[WatchVideoResponse]
-
-// WatchServiceServer is the server API for WatchService service.
-// All implementations must embed UnimplementedWatchServiceServer
-// for forward compatibility.
-//
-// WatchService is the gRPC door of notifier: a snapshot, then each change,
-// until the job is final.
-type WatchServiceServer interface {
-	WatchVideo(*WatchVideoRequest, grpc.ServerStreamingServer[WatchVideoResponse]) error
-	mustEmbedUnimplementedWatchServiceServer()
-}
-
-// UnimplementedWatchServiceServer must be embedded to have
-// forward compatible implementations.
-//
-// NOTE: this should be embedded by value instead of pointer to avoid a nil
-// pointer dereference when methods are called.
-type UnimplementedWatchServiceServer struct{}
-
-func (UnimplementedWatchServiceServer) WatchVideo(*WatchVideoRequest, grpc.ServerStreamingServer[WatchVideoResponse]) error {
-	return status.Error(codes.Unimplemented, "method WatchVideo not implemented")
-}
-func (UnimplementedWatchServiceServer) mustEmbedUnimplementedWatchServiceServer() {}
-func (UnimplementedWatchServiceServer) testEmbeddedByValue()                      {}
-
-// UnsafeWatchServiceServer may be embedded to opt out of forward compatibility for this service.
-// Use of this interface is not recommended, as added methods to WatchServiceServer will
-// result in compilation errors.
-type UnsafeWatchServiceServer interface {
-	mustEmbedUnimplementedWatchServiceServer()
-}
-
-func RegisterWatchServiceServer(s grpc.ServiceRegistrar, srv WatchServiceServer) {
-	// If the following call panics, it indicates UnimplementedWatchServiceServer was
-	// embedded by pointer and is nil.  This will cause panics if an
-	// unimplemented method is ever invoked, so we test this at initialization
-	// time to prevent it from happening at runtime later due to I/O.
-	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
-		t.testEmbeddedByValue()
-	}
-	s.RegisterService(&WatchService_ServiceDesc, srv)
-}
-
-func _WatchService_WatchVideo_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(WatchVideoRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(WatchServiceServer).WatchVideo(m, &grpc.GenericServerStream[WatchVideoRequest, WatchVideoResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type WatchService_WatchVideoServer = grpc.ServerStreamingServer[WatchVideoResponse]
-
-// WatchService_ServiceDesc is the grpc.ServiceDesc for WatchService service.
-// It's only intended for direct use with grpc.RegisterService,
-// and not to be introspected or modified (even as a copy)
-var WatchService_ServiceDesc = grpc.ServiceDesc{
-	ServiceName: "reelway.video.v1.WatchService",
-	HandlerType: (*WatchServiceServer)(nil),
-	Methods:     []grpc.MethodDesc{},
-	Streams: []grpc.StreamDesc{
 		{
-			StreamName:    "WatchVideo",
-			Handler:       _WatchService_WatchVideo_Handler,
-			ServerStreams: true,
+			MethodName: "GetVideoContent",
+			Handler:    _VideoService_GetVideoContent_Handler,
 		},
 	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "reelway/video/v1/video.proto",
 }
