@@ -2,8 +2,12 @@ package bus
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
+	"reelway.dev/pkg/mtls"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -53,8 +58,33 @@ type Config struct {
 	URL      string `env:"REELWAY_NATS_URL" envDefault:"nats://127.0.0.1:4222" desc:"NATS with JetStream"`
 	Creds    string `env:"REELWAY_NATS_CREDS" desc:"path of a NATS credentials file"`
 	CA       string `env:"REELWAY_NATS_CA" desc:"path of the certificates by which NATS's own is judged; the system's when empty"`
+	TLSDir   string `env:"REELWAY_NATS_TLS_DIR" desc:"directory of tls.crt, tls.key and ca.crt: NATS is spoken to by TLS 1.3 alone, with this certificate, and judged by that CA; files are read anew when they change"`
 	Replicas int    `env:"REELWAY_NATS_REPLICAS" min:"1" max:"5" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
 	Streams  string `env:"REELWAY_NATS_STREAMS" oneof:"make find" envDefault:"make" desc:"make the streams at the start and when they vanish, or find them there: for a NATS user that may not make any, beside a ledger that does"`
+}
+
+// Access is how a connection says who it is and judges the server. Certificates are
+// read anew for each connection.
+func (cfg Config) Access() ([]nats.Option, error) {
+	var opts []nats.Option
+	if cfg.Creds != "" {
+		opts = append(opts, nats.UserCredentials(cfg.Creds))
+	}
+	switch {
+	case cfg.TLSDir != "" && cfg.CA != "":
+		return nil, fmt.Errorf("REELWAY_NATS_CA and REELWAY_NATS_TLS_DIR are both set: the directory's %s judges NATS", mtls.CAFile)
+	case cfg.TLSDir != "":
+		files, err := mtls.Open(cfg.TLSDir)
+		if err != nil {
+			return nil, fmt.Errorf("REELWAY_NATS_TLS_DIR: %w", err)
+		}
+		opts = append(opts, nats.Secure(&tls.Config{MinVersion: tls.VersionTLS13}), nats.ClientTLSConfig(
+			func() (tls.Certificate, error) { return files.Certificate(), nil },
+			func() (*x509.CertPool, error) { return files.Pool(), nil }))
+	case cfg.CA != "":
+		opts = append(opts, nats.RootCAs(cfg.CA))
+	}
+	return opts, nil
 }
 
 // Connect reaches NATS, makes the topology unless it is to be found, and returns
@@ -62,16 +92,24 @@ type Config struct {
 // again for ever. Answers come below _INBOX.<name>, so that each service's user
 // may read its own alone.
 func Connect(ctx context.Context, cfg Config, name string) (*Bus, func(), error) {
-	opts := []nats.Option{nats.Name(name), nats.CustomInboxPrefix("_INBOX." + name), nats.MaxReconnects(-1), nats.ReconnectJitter(100*time.Millisecond, time.Second)}
-	if cfg.Creds != "" {
-		opts = append(opts, nats.UserCredentials(cfg.Creds))
+	access, err := cfg.Access()
+	if err != nil {
+		return nil, nil, err
 	}
-	if cfg.CA != "" {
-		opts = append(opts, nats.RootCAs(cfg.CA))
+	ours := "none: REELWAY_NATS_TLS_DIR is not set"
+	if cfg.TLSDir != "" {
+		ours = filepath.Join(cfg.TLSDir, mtls.CertFile)
 	}
+	var last string // why NATS is not reached is told when it changes, not at each attempt
+	opts := append(access, nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+		if err = mtls.Explain(err, ours); err != nil && err.Error() != last {
+			last = err.Error()
+			slog.Warn("NATS is not reached", "error", last)
+		}
+	}), nats.Name(name), nats.CustomInboxPrefix("_INBOX."+name), nats.MaxReconnects(-1), nats.ReconnectJitter(100*time.Millisecond, time.Second))
 	nc, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect to NATS: %w", err)
+		return nil, nil, fmt.Errorf("connect to NATS: %w", mtls.Explain(err, ours))
 	}
 	b, err := New(nc)
 	if err == nil && cfg.Streams == "find" {

@@ -7,7 +7,11 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"reelway.dev/pkg/postgres"
+	"reelway.dev/pkg/tlstest"
 )
 
 var (
@@ -65,4 +70,75 @@ func New(t testing.TB, dir fs.FS) *pgxpool.Pool {
 		t.Fatal(err)
 	}
 	return pool
+}
+
+// StartTLS starts a server for the test alone that takes TCP with certificates of ca
+// and nothing else: the common name is the user's. The URL returned names its
+// address, 127.0.0.1, and its user; sslmode and certificates are the caller's to add.
+func StartTLS(t testing.TB, ca *tlstest.CA) string {
+	t.Helper()
+	return startTCP(t, ca.Dir("127.0.0.1"), "hostssl all all 127.0.0.1/32 cert")
+}
+
+// startTCP starts a server whose certificate lies in dir, and which lets in over TCP
+// by one line of pg_hba.conf.
+func startTCP(t testing.TB, dir, access string) string {
+	t.Helper()
+	data, err := os.MkdirTemp("", "reelway-pgtest-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(data) })
+	if err := os.Chmod(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	settings := []string{"listen_addresses=127.0.0.1", "port=" + port(t), "ssl=on", "hba_file=" + data + "/pg_hba.conf"}
+	if err := os.WriteFile(data+"/pg_hba.conf", []byte("local all all trust\n"+access+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for setting, name := range map[string]string{"ssl_cert_file": "tls.crt", "ssl_key_file": "tls.key", "ssl_ca_file": "ca.crt"} {
+		raw, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(data, name), raw, 0o600)
+		}
+		if err == nil && os.Geteuid() == 0 { // PostgreSQL runs as another user, and its key is its own
+			err = give(filepath.Join(data, name), "postgres")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings = append(settings, setting+"="+filepath.Join(data, name))
+	}
+	pg, err := postgres.StartPrivate(context.Background(), data+"/postgres", true, settings...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pg.Stop(context.Background()) })
+	return "postgres://reelway@127.0.0.1:" + strings.TrimPrefix(settings[1], "port=") + "/reelway"
+}
+
+func port(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	_, p, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func give(path, name string) error {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return err
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return err
+	}
+	return os.Chown(path, uid, -1)
 }

@@ -17,6 +17,7 @@ import (
 
 	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/mtls"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/services/ledger"
 )
@@ -69,13 +70,13 @@ func (c *checkup) broker(ctx context.Context) []Check {
 	if c.NATSURL == "" {
 		return []Check{skip(reach, "REELWAY_NATS_URL is empty: NATS is inside the all-in-one, whose /readyz tells of it")}
 	}
-	opts := []nats.Option{nats.Name("reelway doctor"), nats.Timeout(5 * time.Second), nats.NoReconnect()}
-	if c.bus.Creds != "" {
-		opts = append(opts, nats.UserCredentials(c.bus.Creds))
-	}
-	nc, err := nats.Connect(c.NATSURL, opts...)
+	access, err := c.bus.Access()
 	if err != nil {
-		return []Check{fail(reach, "check REELWAY_NATS_URL and REELWAY_NATS_CREDS, and that the server runs", "%v", err)}
+		return []Check{fail(reach, "correct the certificates by which NATS is reached", "%v", err)}
+	}
+	nc, err := nats.Connect(c.NATSURL, append(access, nats.Name("reelway doctor"), nats.Timeout(5*time.Second), nats.NoReconnect())...)
+	if err != nil {
+		return []Check{fail(reach, "check REELWAY_NATS_URL and REELWAY_NATS_CREDS, and that the server runs", "%v", mtls.Explain(err, c.bus.TLSDir))}
 	}
 	defer nc.Close()
 	b, err := bus.New(nc)
