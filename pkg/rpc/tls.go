@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -92,12 +91,11 @@ func DialDoor(target string, opts ...grpc.DialOption) (*grpc.ClientConn, error) 
 type mutual struct {
 	files   *mtls.Files
 	callers []string // names that may call; empty: all
-	name    string   // overrides the server's
 }
 
 // ClientHandshake implements credentials.TransportCredentials.
 func (c *mutual) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	name := cmp.Or(c.name, authority)
+	name := authority
 	if host, _, err := net.SplitHostPort(name); err == nil {
 		name = host
 	}
@@ -138,14 +136,16 @@ func (c *mutual) mayCall(state tls.ConnectionState) error {
 
 // Info implements credentials.TransportCredentials.
 func (c *mutual) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: c.name}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 // Clone implements credentials.TransportCredentials.
 func (c *mutual) Clone() credentials.TransportCredentials { other := *c; return &other }
 
 // OverrideServerName implements credentials.TransportCredentials.
-func (c *mutual) OverrideServerName(name string) error { c.name = name; return nil }
+func (c *mutual) OverrideServerName(string) error {
+	return errors.New("a server's name is its target's, or by grpc.WithAuthority")
+}
 
 // shown is a connection whose certificate the server may still refuse: in TLS 1.3 a
 // client learns that when it reads, or it finds the connection gone when it writes.
@@ -171,9 +171,9 @@ func (s *shown) Write(b []byte) (int, error) {
 }
 
 func (s *shown) explain(err error) error {
-	said := mtls.Explain(err, s.ours)
-	if err == nil || said != err || s.heard.Load() {
-		return said
+	err = mtls.Explain(err, s.ours)
+	if err == nil || s.heard.Load() {
+		return err
 	}
-	return fmt.Errorf("%w; the other end hung up without a word: if it refused our certificate, %s, its log says why", err, s.ours)
+	return fmt.Errorf("%w; nothing was heard of the other end: if it refused our certificate, %s, its log says why", err, s.ours)
 }
