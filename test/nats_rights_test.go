@@ -36,7 +36,7 @@ import (
 type natsCluster struct {
 	t     *testing.T
 	ca    string
-	tls   string // the ledger's certificate where clients show one, with the CA
+	tls   string            // the ledger's certificate where clients show one, with the CA
 	users map[string]string // passwords
 	ports []string
 	log   *natsLog

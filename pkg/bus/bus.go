@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -63,13 +64,13 @@ type Config struct {
 	Streams  string `env:"REELWAY_NATS_STREAMS" oneof:"make find" envDefault:"make" desc:"make the streams at the start and when they vanish, or find them there: for a NATS user that may not make any, beside a ledger that does"`
 }
 
-// Access is how a connection says who it is and judges the server. Certificates are
-// read anew for each connection.
-func (cfg Config) Access() ([]nats.Option, error) {
-	var opts []nats.Option
+// Dial connects to NATS with the credentials and certificates of cfg, which are read
+// anew for each connection. Errors say what an operator can do, and hold no password.
+func (cfg Config) Dial(opts ...nats.Option) (*nats.Conn, error) {
 	if cfg.Creds != "" {
 		opts = append(opts, nats.UserCredentials(cfg.Creds))
 	}
+	ours := "none: REELWAY_NATS_TLS_DIR is not set"
 	switch {
 	case cfg.TLSDir != "" && cfg.CA != "":
 		return nil, fmt.Errorf("REELWAY_NATS_CA and REELWAY_NATS_TLS_DIR are both set: the directory's %s judges NATS", mtls.CAFile)
@@ -78,13 +79,29 @@ func (cfg Config) Access() ([]nats.Option, error) {
 		if err != nil {
 			return nil, fmt.Errorf("REELWAY_NATS_TLS_DIR: %w", err)
 		}
+		ours = filepath.Join(cfg.TLSDir, mtls.CertFile)
 		opts = append(opts, nats.Secure(&tls.Config{MinVersion: tls.VersionTLS13}), nats.ClientTLSConfig(
 			func() (tls.Certificate, error) { return files.Certificate(), nil },
 			func() (*x509.CertPool, error) { return files.Pool(), nil }))
 	case cfg.CA != "":
 		opts = append(opts, nats.RootCAs(cfg.CA))
 	}
-	return opts, nil
+	var last string // why NATS is not reached is told when it changes, not at each attempt
+	opts = append(opts, nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+		if err = mtls.Explain(err, ours); err != nil && err.Error() != last {
+			last = err.Error()
+			slog.Warn("NATS is not reached", "error", last)
+		}
+	}))
+	nc, err := nats.Connect(cfg.URL, opts...)
+	var u *url.Error
+	if errors.As(err, &u) { // it repeats the URL, with its password
+		return nil, fmt.Errorf("REELWAY_NATS_URL is no URL: %w", u.Err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", mtls.Explain(err, ours))
+	}
+	return nc, nil
 }
 
 // Connect reaches NATS, makes the topology unless it is to be found, and returns
@@ -92,24 +109,9 @@ func (cfg Config) Access() ([]nats.Option, error) {
 // again for ever. Answers come below _INBOX.<name>, so that each service's user
 // may read its own alone.
 func Connect(ctx context.Context, cfg Config, name string) (*Bus, func(), error) {
-	access, err := cfg.Access()
+	nc, err := cfg.Dial(nats.Name(name), nats.CustomInboxPrefix("_INBOX."+name), nats.MaxReconnects(-1), nats.ReconnectJitter(100*time.Millisecond, time.Second))
 	if err != nil {
 		return nil, nil, err
-	}
-	ours := "none: REELWAY_NATS_TLS_DIR is not set"
-	if cfg.TLSDir != "" {
-		ours = filepath.Join(cfg.TLSDir, mtls.CertFile)
-	}
-	var last string // why NATS is not reached is told when it changes, not at each attempt
-	opts := append(access, nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
-		if err = mtls.Explain(err, ours); err != nil && err.Error() != last {
-			last = err.Error()
-			slog.Warn("NATS is not reached", "error", last)
-		}
-	}), nats.Name(name), nats.CustomInboxPrefix("_INBOX."+name), nats.MaxReconnects(-1), nats.ReconnectJitter(100*time.Millisecond, time.Second))
-	nc, err := nats.Connect(cfg.URL, opts...)
-	if err != nil {
-		return nil, nil, fmt.Errorf("connect to NATS: %w", mtls.Explain(err, ours))
 	}
 	b, err := New(nc)
 	if err == nil && cfg.Streams == "find" {

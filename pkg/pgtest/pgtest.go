@@ -72,18 +72,14 @@ func New(t testing.TB, dir fs.FS) *pgxpool.Pool {
 	return pool
 }
 
-// StartTLS starts a server for the test alone that takes TCP with certificates of ca
-// and nothing else: the common name is the user's. The URL returned names its
-// address, 127.0.0.1, and its user; sslmode and certificates are the caller's to add.
-func StartTLS(t testing.TB, ca *tlstest.CA) string {
+// StartTLS starts a server for the test alone that takes TCP over TLS and nothing
+// else. method, of pg_hba.conf, says how users prove who they are: by a certificate
+// of ca whose common name is theirs (cert), or by a password (scram-sha-256). tcp
+// names the address, 127.0.0.1, and the owner of the database reelway; sslmode and
+// certificates are the caller's to add. socket lets the owner in without proof.
+func StartTLS(t testing.TB, ca *tlstest.CA, method string) (tcp, socket string) {
 	t.Helper()
-	return startTCP(t, ca.Dir("127.0.0.1"), "hostssl all all 127.0.0.1/32 cert")
-}
-
-// startTCP starts a server whose certificate lies in dir, and which lets in over TCP
-// by one line of pg_hba.conf.
-func startTCP(t testing.TB, dir, access string) string {
-	t.Helper()
+	dir := ca.Dir("127.0.0.1")
 	data, err := os.MkdirTemp("", "reelway-pgtest-")
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +89,7 @@ func startTCP(t testing.TB, dir, access string) string {
 		t.Fatal(err)
 	}
 	settings := []string{"listen_addresses=127.0.0.1", "port=" + port(t), "ssl=on", "hba_file=" + data + "/pg_hba.conf"}
-	if err := os.WriteFile(data+"/pg_hba.conf", []byte("local all all trust\n"+access+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(data+"/pg_hba.conf", []byte("local all all trust\nhostssl all all 127.0.0.1/32 "+method+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for setting, name := range map[string]string{"ssl_cert_file": "tls.crt", "ssl_key_file": "tls.key", "ssl_ca_file": "ca.crt"} {
@@ -114,7 +110,7 @@ func startTCP(t testing.TB, dir, access string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = pg.Stop(context.Background()) })
-	return "postgres://reelway@127.0.0.1:" + strings.TrimPrefix(settings[1], "port=") + "/reelway"
+	return "postgres://reelway@127.0.0.1:" + strings.TrimPrefix(settings[1], "port=") + "/reelway", pg.URL
 }
 
 func port(t testing.TB) string {

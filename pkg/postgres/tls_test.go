@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"reelway.dev/pkg/pgtest"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/pkg/tlstest"
@@ -19,7 +22,7 @@ import (
 func TestMutualTLS(t *testing.T) {
 	t.Parallel()
 	ca, other := tlstest.New(t), tlstest.New(t)
-	base := pgtest.StartTLS(t, ca)
+	base, _ := pgtest.StartTLS(t, ca, "cert")
 	at := func(host, dir, mode string) string {
 		u, err := url.Parse(base)
 		if err != nil {
@@ -89,5 +92,78 @@ func TestMutualTLS(t *testing.T) {
 	ca.Issue(dir, time.Hour, "reelway")
 	if after := serial(); after == before || after == "" {
 		t.Errorf("certificate %s, and after its renewal %s", before, after)
+	}
+}
+
+// A database's password is changed without a pause: two users take turns, and what
+// each makes belongs to the owner, whom both become when they log in.
+func TestUsersTakeTurns(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	ca := tlstest.New(t)
+	tcp, socket := pgtest.StartTLS(t, ca, "scram-sha-256")
+	owner, err := pgx.Connect(ctx, socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = owner.Close(context.Background()) }()
+	do := func(sql string) {
+		t.Helper()
+		if _, err := owner.Exec(ctx, sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	do("create role reelway_app nologin")
+	do("alter database reelway owner to reelway_app")
+	root := filepath.Join(ca.Dir("x"), "ca.crt")
+	login := func(user, password string) (*pgxpool.Pool, error) {
+		return postgres.Open(ctx, strings.Replace(tcp, "reelway@", user+":"+password+"@", 1)+"?sslmode=verify-full&sslrootcert="+url.QueryEscape(root), 2)
+	}
+	must := func(p *pgxpool.Pool, err error) *pgxpool.Pool {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Close)
+		return p
+	}
+	// As docs/rotation.md has it.
+	user := func(name, password string) {
+		t.Helper()
+		do("create role " + name + " login in role reelway_app password '" + password + "'")
+		do("alter role " + name + " set role reelway_app")
+	}
+	schema := files("0001_a.sql", "create table a (n int)")
+	user("reelway_a", "first")
+	a := must(login("reelway_a", "first"))
+	if err := postgres.Migrate(ctx, a, schema); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := login("reelway_a", "wrong"); err == nil || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("a wrong password: %v", err)
+	}
+	user("reelway_b", "second")
+	b := must(login("reelway_b", "second"))
+	if err := postgres.Migrate(ctx, b, files("0001_a.sql", "create table a (n int)", "0002_b.sql", "alter table a add m int")); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*pgxpool.Pool{a, b} { // both, for as long as both run
+		if _, err := p.Exec(ctx, "insert into a (n, m) values (1, 2)"); err != nil {
+			t.Error(err)
+		}
+	}
+	// Nobody is left who uses the old one.
+	a.Close()
+	if n := count(t, b, "select count(*) from pg_stat_activity where usename = 'reelway_a'"); n != 0 {
+		t.Errorf("%d connections of the old user", n)
+	}
+	do("alter role reelway_a nologin")
+	if _, err := login("reelway_a", "first"); err == nil {
+		t.Error("the old password still works")
+	}
+	do("drop role reelway_a") // it owns nothing
+	if n := count(t, b, "select count(*) from a"); n != 2 {
+		t.Errorf("%d rows", n)
 	}
 }

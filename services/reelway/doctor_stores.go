@@ -17,7 +17,6 @@ import (
 
 	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
-	"reelway.dev/pkg/mtls"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/services/ledger"
 )
@@ -70,13 +69,11 @@ func (c *checkup) broker(ctx context.Context) []Check {
 	if c.NATSURL == "" {
 		return []Check{skip(reach, "REELWAY_NATS_URL is empty: NATS is inside the all-in-one, whose /readyz tells of it")}
 	}
-	access, err := c.bus.Access()
+	cfg := c.bus
+	cfg.URL = c.NATSURL
+	nc, err := cfg.Dial(nats.Name("reelway doctor"), nats.Timeout(5*time.Second), nats.NoReconnect())
 	if err != nil {
-		return []Check{fail(reach, "correct the certificates by which NATS is reached", "%v", err)}
-	}
-	nc, err := nats.Connect(c.NATSURL, append(access, nats.Name("reelway doctor"), nats.Timeout(5*time.Second), nats.NoReconnect())...)
-	if err != nil {
-		return []Check{fail(reach, "check REELWAY_NATS_URL and REELWAY_NATS_CREDS, and that the server runs", "%v", mtls.Explain(err, c.bus.TLSDir))}
+		return []Check{fail(reach, "check REELWAY_NATS_URL, REELWAY_NATS_CREDS and the certificates, and that the server runs", "%v", err)}
 	}
 	defer nc.Close()
 	b, err := bus.New(nc)
