@@ -175,6 +175,9 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if err != nil {
 		return err
 	}
+	if err := led.Reseal(ctx); err != nil {
+		return err
+	}
 	inner, mem := rpc.NewServer(), bufconn.Listen(1<<20)
 	led.Register(inner)
 	conn, err := rpc.Dial("passthrough:ledger", grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return mem.DialContext(ctx) }))

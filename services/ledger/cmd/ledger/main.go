@@ -56,6 +56,9 @@ func main() {
 				return err
 			}
 		}
+		if err := s.Reseal(ctx); err != nil {
+			return err
+		}
 		srv, err := rpc.NewLedgerServer(*door, *callers)
 		if err != nil {
 			return err
