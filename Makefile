@@ -6,7 +6,7 @@ MODULES := $(shell sed -n 's|^\t\./||p' go.work)
 # Builds of modules alone, with their own go.mod, as a release does it.
 ALONE := GOWORK=off
 
-.PHONY: help setup setup-test tools stores build demo up test live lint generate check-generated tidy bench fuzz clean
+.PHONY: help setup setup-test tools stores build demo up test live lint generate check-generated licences check-licences vuln tidy bench fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -98,13 +98,38 @@ test-k8s: k8s-tools ## Apply deploy/k8s to a real API server, and test the image
 	cd tools/images && $(ALONE) go test -count=1 -timeout 20m ./...
 	@for m in tools/k8s tools/images; do (cd $$m && $(ALONE) go mod tidy -diff) || exit 1; done
 
+# The tools that are programs of ours have modules of their own, outside of go.work.
+# tools/k8s, which is all of Kubernetes, is seen by make test-k8s alone.
+OWN_TOOLS := tools/images tools/licences
+
 lint: tools ## golangci-lint, buf lint, and each module alone
+	@for m in $(OWN_TOOLS); do (cd $$m && $(ALONE) $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./... && $(ALONE) go mod tidy -diff) || exit 1; done
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 	$(BIN)/buf lint
 	@for m in $(MODULES); do (cd $$m && $(ALONE) go build ./... && $(ALONE) go mod tidy -diff) || exit 1; done
 
 generate: tools ## Generate the protobuf code
 	$(BIN)/buf generate
+
+licences: ## Write docs/licences.md, of every module that is delivered
+	@cd tools/licences && $(ALONE) go run .
+
+check-licences: ## Fail when that list is not current, or a licence is not allowed
+	@cd tools/licences && $(ALONE) go test ./... && $(ALONE) go run . -check
+
+$(BIN)/govulncheck: tools/vuln/go.mod tools/vuln/go.sum
+	@mkdir -p $(BIN)
+	cd tools/vuln && GOBIN=$(CURDIR)/$(BIN) $(ALONE) go install tool
+	@touch $@
+
+vuln: $(BIN)/govulncheck ## Look for known vulnerabilities in what is delivered; skipped where their database is out of reach
+	@for m in $(filter services/%,$(MODULES)); do \
+		said=$$(cd $$m && $(ALONE) $(CURDIR)/$(BIN)/govulncheck ./... 2>&1) && continue; \
+		case "$$said" in \
+		*"fetching vulnerabilities"*) echo "skipped: make vuln (the database is out of reach; GOVULNDB names another)"; exit 0 ;; \
+		*) echo "$$m: $$said" >&2; exit 1 ;; \
+		esac; \
+	done
 
 check-generated: generate ## Fail when the committed generated code is not current
 	@git diff --exit-code --stat -- proto/gen && test -z "$$(git status --porcelain -- proto/gen)"

@@ -25,6 +25,7 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/postgres"
 	"reelway.dev/pkg/rpc"
+	"reelway.dev/pkg/tlstest"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	"reelway.dev/services/simulator"
@@ -35,6 +36,7 @@ import (
 type natsCluster struct {
 	t     *testing.T
 	ca    string
+	tls   string            // the ledger's certificate where clients show one, with the CA
 	users map[string]string // passwords
 	ports []string
 	log   *natsLog
@@ -70,8 +72,8 @@ func (l *natsLog) take() []string {
 }
 
 // startNATS starts a cluster of three, or one server alone, as the component
-// nats-single makes it.
-func startNATS(t *testing.T, servers int) *natsCluster {
+// nats-single makes it; with a CA as the component mtls makes it.
+func startNATS(t *testing.T, servers int, ca *tlstest.CA) *natsCluster {
 	t.Helper()
 	c := &natsCluster{t: t, users: map[string]string{}, log: &natsLog{}}
 	dir := t.TempDir()
@@ -103,6 +105,10 @@ func startNATS(t *testing.T, servers int) *natsCluster {
 			}
 		}
 	}
+	if ca != nil {
+		ca.Issue(dir, time.Hour, "localhost")
+		c.tls = ca.Dir("ledger")
+	}
 	c.ca = filepath.Join(dir, "ca.crt")
 	routes := make([]string, servers)
 	for i := range routes {
@@ -122,8 +128,11 @@ func startNATS(t *testing.T, servers int) *natsCluster {
 		for user, password := range c.users {
 			change = append(change, "$NATS_"+strings.ToUpper(user)+"_PASSWORD", password)
 		}
-		for _, name := range []string{"nats.conf", "cluster.conf", "accounts.conf"} {
+		for _, name := range []string{"nats.conf", "tls.conf", "cluster.conf", "accounts.conf"} {
 			component := "nats"
+			if ca != nil && name == "tls.conf" {
+				component = "mtls"
+			}
 			if servers == 1 && name == "cluster.conf" {
 				component = "nats-single"
 			}
@@ -184,6 +193,9 @@ func (c *natsCluster) url(user string) string {
 }
 
 func (c *natsCluster) config(user, streams string) bus.Config {
+	if c.tls != "" {
+		return bus.Config{URL: c.url(user), TLSDir: c.tls, Replicas: len(c.ports), Streams: streams}
+	}
 	return bus.Config{URL: c.url(user), CA: c.ca, Replicas: len(c.ports), Streams: streams}
 }
 
@@ -191,7 +203,7 @@ func (c *natsCluster) config(user, streams string) bus.Config {
 // deploy/k8s gives it at NATS: nothing that they do is refused.
 func TestServicesWithTheirRightsAlone(t *testing.T) {
 	t.Parallel()
-	cluster := startNATS(t, 3)
+	cluster := startNATS(t, 3, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "reelway-rights-")
@@ -318,7 +330,7 @@ func TestServicesWithTheirRightsAlone(t *testing.T) {
 // Development's single server waits for no others.
 func TestOneNATSServer(t *testing.T) {
 	t.Parallel()
-	cluster := startNATS(t, 1)
+	cluster := startNATS(t, 1, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b, shut, err := bus.Connect(ctx, cluster.config("callback", "find"), "callback")
@@ -338,7 +350,7 @@ func TestOneNATSServer(t *testing.T) {
 // is another's is refused.
 func TestRightsAtNATS(t *testing.T) {
 	t.Parallel()
-	cluster := startNATS(t, 3)
+	cluster := startNATS(t, 3, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	connect := func(user, streams string) *bus.Bus {

@@ -43,6 +43,9 @@ type Bucket struct {
 // sent: whether the bucket can be used is Check's to say.
 func Open(ctx context.Context, cfg Config) (*Bucket, error) {
 	u, err := url.Parse(cfg.URL)
+	if bad := (*url.Error)(nil); errors.As(err, &bad) {
+		err = bad.Err // without the URL, which may hold a key
+	}
 	if err != nil {
 		return nil, fmt.Errorf("parse bucket URL: %w", err)
 	}

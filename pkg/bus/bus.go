@@ -2,8 +2,13 @@ package bus
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/url"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
+	"reelway.dev/pkg/mtls"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
@@ -53,8 +59,49 @@ type Config struct {
 	URL      string `env:"REELWAY_NATS_URL" envDefault:"nats://127.0.0.1:4222" desc:"NATS with JetStream"`
 	Creds    string `env:"REELWAY_NATS_CREDS" desc:"path of a NATS credentials file"`
 	CA       string `env:"REELWAY_NATS_CA" desc:"path of the certificates by which NATS's own is judged; the system's when empty"`
+	TLSDir   string `env:"REELWAY_NATS_TLS_DIR" desc:"directory of tls.crt, tls.key and ca.crt: NATS is spoken to by TLS 1.3 alone, with this certificate, and judged by that CA; files are read anew when they change"`
 	Replicas int    `env:"REELWAY_NATS_REPLICAS" min:"1" max:"5" envDefault:"1" desc:"replicas of each stream: 1 alone, 3 in a cluster"`
 	Streams  string `env:"REELWAY_NATS_STREAMS" oneof:"make find" envDefault:"make" desc:"make the streams at the start and when they vanish, or find them there: for a NATS user that may not make any, beside a ledger that does"`
+}
+
+// Dial connects to NATS with the credentials and certificates of cfg, which are read
+// anew for each connection. Errors say what an operator can do, and hold no password.
+func (cfg Config) Dial(opts ...nats.Option) (*nats.Conn, error) {
+	if cfg.Creds != "" {
+		opts = append(opts, nats.UserCredentials(cfg.Creds))
+	}
+	ours := "none: REELWAY_NATS_TLS_DIR is not set"
+	switch {
+	case cfg.TLSDir != "" && cfg.CA != "":
+		return nil, fmt.Errorf("REELWAY_NATS_CA and REELWAY_NATS_TLS_DIR are both set: the directory's %s judges NATS", mtls.CAFile)
+	case cfg.TLSDir != "":
+		files, err := mtls.Open(cfg.TLSDir)
+		if err != nil {
+			return nil, fmt.Errorf("REELWAY_NATS_TLS_DIR: %w", err)
+		}
+		ours = filepath.Join(cfg.TLSDir, mtls.CertFile)
+		opts = append(opts, nats.Secure(&tls.Config{MinVersion: tls.VersionTLS13}), nats.ClientTLSConfig(
+			func() (tls.Certificate, error) { return files.Certificate(), nil },
+			func() (*x509.CertPool, error) { return files.Pool(), nil }))
+	case cfg.CA != "":
+		opts = append(opts, nats.RootCAs(cfg.CA))
+	}
+	var last string // why NATS is not reached is told when it changes, not at each attempt
+	opts = append(opts, nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+		if err = mtls.Explain(err, ours); err != nil && err.Error() != last {
+			last = err.Error()
+			slog.Warn("NATS is not reached", "error", last)
+		}
+	}))
+	nc, err := nats.Connect(cfg.URL, opts...)
+	var u *url.Error
+	if errors.As(err, &u) { // it repeats the URL, with its password
+		return nil, fmt.Errorf("REELWAY_NATS_URL is no URL: %w", u.Err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", mtls.Explain(err, ours))
+	}
+	return nc, nil
 }
 
 // Connect reaches NATS, makes the topology unless it is to be found, and returns
@@ -62,16 +109,9 @@ type Config struct {
 // again for ever. Answers come below _INBOX.<name>, so that each service's user
 // may read its own alone.
 func Connect(ctx context.Context, cfg Config, name string) (*Bus, func(), error) {
-	opts := []nats.Option{nats.Name(name), nats.CustomInboxPrefix("_INBOX." + name), nats.MaxReconnects(-1), nats.ReconnectJitter(100*time.Millisecond, time.Second)}
-	if cfg.Creds != "" {
-		opts = append(opts, nats.UserCredentials(cfg.Creds))
-	}
-	if cfg.CA != "" {
-		opts = append(opts, nats.RootCAs(cfg.CA))
-	}
-	nc, err := nats.Connect(cfg.URL, opts...)
+	nc, err := cfg.Dial(nats.Name(name), nats.CustomInboxPrefix("_INBOX."+name), nats.MaxReconnects(-1), nats.ReconnectJitter(100*time.Millisecond, time.Second))
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect to NATS: %w", err)
+		return nil, nil, err
 	}
 	b, err := New(nc)
 	if err == nil && cfg.Streams == "find" {

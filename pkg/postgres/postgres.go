@@ -12,17 +12,21 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"reelway.dev/pkg/mtls"
 )
 
 // Config is how a service reaches its database.
 type Config struct {
-	URL      string `env:"REELWAY_DATABASE_URL" desc:"PostgreSQL, postgres://user@host/database"`
+	URL      string `env:"REELWAY_DATABASE_URL" desc:"PostgreSQL, postgres://user@host/database; with sslmode=verify-full and sslrootcert, sslcert, sslkey (paths) it is TLS, judged and with a certificate"`
 	MaxConns int32  `env:"REELWAY_DATABASE_CONNECTIONS" min:"2" max:"1000" envDefault:"16" desc:"connections of one replica"`
 }
 
 // Open returns a pool on url, traced with OpenTelemetry (statements without
 // their arguments). A connection to a server that has become read-only, a
 // demoted primary, is destroyed rather than reused. maxConns of 0 means 16.
+// Certificates that url names (sslrootcert, sslcert, sslkey) are read anew for each
+// connection, so that they can be renewed under way.
 func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -39,6 +43,16 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	// while the table fills. Every query here has its index.
 	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
 	cfg.ConnConfig.Tracer = otelpgx.NewTracer()
+	if cfg.ConnConfig.TLSConfig != nil {
+		cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+			now, err := pgx.ParseConfig(url)
+			if err != nil {
+				return fmt.Errorf("read certificates: %w", err)
+			}
+			c.TLSConfig, c.Fallbacks = now.TLSConfig, now.Fallbacks
+			return nil
+		}
+	}
 	cfg.AfterRelease = func(c *pgx.Conn) bool {
 		return c.PgConn().ParameterStatus("default_transaction_read_only") != "on"
 	}
@@ -48,7 +62,7 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	}
 	if err := pool.Ping(ctx); err != nil {
 		pool.Close()
-		return nil, fmt.Errorf("reach database: %w", err)
+		return nil, fmt.Errorf("reach database: %w", mtls.Explain(err, "by sslcert"))
 	}
 	return pool, nil
 }

@@ -33,8 +33,8 @@ type Private struct {
 // newest installed binaries. PostgreSQL refuses to run as root, so a root
 // process runs it as the system's "postgres" user, who then owns dir. A server
 // left behind by a killed process is stopped first. fast turns fsync off: for
-// tests alone.
-func StartPrivate(ctx context.Context, dir string, fast bool) (*Private, error) {
+// tests alone. settings, as name=value, are the server's own and go before ours.
+func StartPrivate(ctx context.Context, dir string, fast bool, settings ...string) (*Private, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
@@ -92,6 +92,13 @@ func StartPrivate(ctx context.Context, dir string, fast bool) (*Private, error) 
 	if fast {
 		opts += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 	}
+	for _, s := range settings {
+		name, value, _ := strings.Cut(s, "=")
+		opts += " -c " + name + "='" + value + "'"
+		if name == "port" {
+			sock += "&port=" + value
+		}
+	}
 	if err := p.run(ctx, "pg_ctl", "-D", data, "-l", filepath.Join(dir, "postgres.log"), "-o", opts, "-w", "-t", "60", "start"); err != nil {
 		return nil, err
 	}
@@ -117,7 +124,8 @@ func StartPrivate(ctx context.Context, dir string, fast bool) (*Private, error) 
 func (p *Private) Stop(ctx context.Context) error {
 	err := p.run(ctx, "pg_ctl", "-D", filepath.Join(p.dir, "data"), "-m", "fast", "-w", "stop")
 	if _, host, ok := strings.Cut(p.URL, "host="); ok {
-		_ = os.RemoveAll(host)
+		sock, _, _ := strings.Cut(host, "&")
+		_ = os.RemoveAll(sock)
 	}
 	return err
 }

@@ -44,8 +44,8 @@ func NewServer(opts ...grpc.ServerOption) *grpc.Server {
 	}, opts...)...)
 }
 
-// Dial returns a client connection to a plain-text target. It retries nothing:
-// an unavailable server is the caller's to judge.
+// Dial returns a client connection to a target, in plain text unless the options
+// say otherwise. It retries nothing: an unavailable server is the caller's to judge.
 func Dial(target string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient(target, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -83,11 +83,6 @@ func Component(name string, srv *grpc.Server, l net.Listener) run.Component {
 		srv.GracefulStop()
 		return <-errs // nil after a graceful stop
 	}}
-}
-
-// LedgerConfig is how services reach the ledger.
-type LedgerConfig struct {
-	Addr string `env:"REELWAY_LEDGER_ADDR" envDefault:"127.0.0.1:9091" desc:"gRPC address of the ledger"`
 }
 
 func unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {

@@ -99,7 +99,7 @@ func judge(v reflect.Value) (out []error) {
 		}
 		if f.Tag.Get("url") != "" && x.String() != "" {
 			if u, err := url.Parse(x.String()); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-				refuse("%q is not an absolute http or https URL", x.String())
+				refuse("it is not an absolute http or https URL") // and not repeated: it may hold a password
 			}
 		}
 	}

@@ -69,6 +69,12 @@ func (k *Keys) Seal(secret []byte, owner string) []byte {
 	return k.aeads[0].Seal(nil, nil, secret, []byte(owner)) //nolint:gosec // the AEAD makes a random nonce by itself
 }
 
+// Current reports whether the first key sealed a secret of owner.
+func (k *Keys) Current(sealed []byte, owner string) bool {
+	_, err := k.aeads[0].Open(nil, nil, sealed, []byte(owner))
+	return err == nil
+}
+
 // ErrSealed says that no key opens a secret, or that it belongs to another.
 var ErrSealed = errors.New("no key opens the secret; was REELWAY_WEBHOOK_SECRET_KEY changed without keeping the old one?")
 

@@ -36,7 +36,7 @@ const adminTimeout = 30 * time.Second
 // admin is what every verb for operators has: which Reelway, by which key, and
 // how to answer.
 type admin struct {
-	Server string `env:"REELWAY_SERVER" default:"127.0.0.1:9090" help:"The gRPC address of the Reelway." placeholder:"HOST:PORT"`
+	Server string `env:"REELWAY_SERVER" default:"127.0.0.1:9090" help:"The gRPC address of the Reelway; https://HOST:PORT where it speaks TLS." placeholder:"HOST:PORT"`
 	Key    string `env:"REELWAY_ADMIN_API_KEY" help:"A key of scope admin. Better set in the environment, where other users of this machine do not see it; REELWAY_ADMIN_API_KEY_FILE names a file." placeholder:"KEY"`
 	JSON   bool   `name:"json" help:"Print JSON and nothing else."`
 }
@@ -81,7 +81,7 @@ func (a *admin) do(ctx context.Context, fn func(ctx context.Context, d doors) er
 
 // within is do for what takes its time.
 func (a *admin) within(ctx context.Context, limit time.Duration, fn func(ctx context.Context, d doors) error) error {
-	conn, err := rpc.Dial(a.Server, grpc.WithUserAgent("reelway"))
+	conn, err := rpc.DialDoor(a.Server, grpc.WithUserAgent("reelway"))
 	if err != nil {
 		return fmt.Errorf("--server: %w", err)
 	}

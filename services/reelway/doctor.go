@@ -83,7 +83,7 @@ func (s *clocks) tell(who string, ahead time.Duration) {
 // elsewhere are settings of single services' mains, which a doctor has no use
 // for and finds in their environment all the same.
 var elsewhere = []string{"REELWAY_LEDGER_ADDR", "REELWAY_CALLBACK_ADDR", "REELWAY_NOTIFIER_ADDR", "REELWAY_PROVIDERS", "REELWAY_ALLOW_HTTP_URLS",
-	"REELWAY_CALLBACK_SECRET", "REELWAY_CALLBACK_SECRET_PREVIOUS", "REELWAY_DATABASE_CONNECTIONS", "REELWAY_POSTGRES_BIN", serverVariable}
+	"REELWAY_CALLBACK_SECRET", "REELWAY_CALLBACK_SECRET_PREVIOUS", "REELWAY_DATABASE_CONNECTIONS", "REELWAY_TLS_DIR", "REELWAY_LEDGER_CALLERS", "REELWAY_POSTGRES_BIN", serverVariable}
 
 // Diagnose checks everything that Reelway needs, with the settings of an
 // environment, and changes nothing but an object in the bucket that it writes and

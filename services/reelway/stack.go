@@ -83,10 +83,11 @@ type Settings struct {
 	Routes     route.Config
 	Webhooks   notifier.WebhookConfig
 	Seal       seal.Config
+	Door       rpc.DoorConfig
 }
 
 func (s *Settings) parts() []any {
-	return []any{&s.Config, &s.Process, &s.Mail, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Notifier, &s.Live, &s.Bucket, &s.Models, &s.Routes, &s.Webhooks, &s.Seal}
+	return []any{&s.Config, &s.Process, &s.Mail, &s.Providers, &s.Ledger, &s.Dispatcher, &s.Archiver, &s.Intake, &s.Simulator, &s.Notifier, &s.Live, &s.Bucket, &s.Models, &s.Routes, &s.Webhooks, &s.Seal, &s.Door}
 }
 
 // Load reads the settings from the environment.
@@ -172,6 +173,9 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	}
 	led, err := ledger.New(set.Ledger, ledger.Deps{Pool: pool, Bus: b, Logger: h.Log, Seal: secrets})
 	if err != nil {
+		return err
+	}
+	if err := led.Reseal(ctx); err != nil {
 		return err
 	}
 	inner, mem := rpc.NewServer(), bufconn.Listen(1<<20)
@@ -264,7 +268,10 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	if f := files.Handler(); f != nil {
 		mux.Handle(bucket.FilesPath, f)
 	}
-	outer := rpc.NewServer()
+	outer, err := rpc.NewDoor(set.Door)
+	if err != nil {
+		return err
+	}
 	in.Register(outer)
 	note.Register(outer)
 	h.Add(run.Doors, run.HTTP("http", httpL, mux), rpc.Component("grpc", outer, grpcL))

@@ -22,8 +22,11 @@ import (
 
 const root = "../.."
 
-// overlays are all that are delivered; each is proven by itself.
-var overlays = []string{"development", "staging", "production"}
+// overlays are all that are delivered, and the one that adds certificates between
+// services; each is proven by itself.
+var overlays = []string{"development", "staging", "production", mutual}
+
+const mutual = "../../../tools/k8s/testdata/mtls"
 
 // manifests are what an overlay says.
 type manifests struct {

@@ -139,7 +139,7 @@ func TestSecrets(t *testing.T) {
 			_, text := s.StringData[key]
 			_, data := s.Data[key]
 			// The first is the operator's of PostgreSQL.
-			return name == "postgres-app" && key == "uri" || ok && (text || data) || (name == "ledger" && key == "database-url" || name == "mail") && strings.Contains(string(doc), "`"+key+"`")
+			return name == "postgres-app" && key == "uri" || name == "postgres-ca" && strings.Contains(string(doc), "`postgres-ca`") || ok && (text || data) || (name == "ledger" && key == "database-url" || name == "mail") && strings.Contains(string(doc), "`"+key+"`")
 		}
 		for _, w := range m.pods {
 			c := w.container(t)
@@ -166,6 +166,50 @@ func TestSecrets(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// With certificates between services each pod has its own, read-only, whose secret
+// docs/deploy.md tells of, and judges by one CA.
+func TestCertificates(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile(root + "/docs/deploy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := render(t, mutual)
+	for _, w := range m.pods {
+		c, name, dir := w.container(t), "reelway-tls-"+service(w.container(t)), "/etc/reelway/tls"
+		if service(c) == "nats" {
+			dir = "/etc/nats-tls"
+		}
+		i := slices.IndexFunc(w.spec.Volumes, func(v corev1.Volume) bool { return v.Secret != nil && v.Secret.SecretName == name })
+		if i < 0 || !slices.ContainsFunc(c.VolumeMounts, func(v corev1.VolumeMount) bool {
+			return v.Name == w.spec.Volumes[i].Name && v.MountPath == dir && v.ReadOnly
+		}) {
+			t.Errorf("%s %s has no certificate of its own", w.kind, w.name)
+		}
+		if !strings.Contains(string(doc), "`"+name+"`") {
+			t.Errorf("docs/deploy.md does not tell of %s", name)
+		}
+		if service(c) == "nats" {
+			continue
+		}
+		env := m.environment(t, c)
+		if env["REELWAY_NATS_TLS_DIR"] != dir || env["REELWAY_NATS_CA"] != "" {
+			t.Errorf("%s: %v", w.name, env)
+		}
+		if calls := strings.Contains(settings(t, service(c)), "\n  REELWAY_TLS_DIR ") && w.kind == "Deployment"; (env["REELWAY_TLS_DIR"] == dir) != calls {
+			t.Errorf("%s speaks to the ledger with %q", w.name, env["REELWAY_TLS_DIR"])
+		}
+		if (env["PGSSLMODE"] == "verify-full") != (service(c) == "ledger") {
+			t.Errorf("%s: PGSSLMODE is %q", w.name, env["PGSSLMODE"])
+		}
+	}
+	for _, cm := range all[corev1.ConfigMap](t, m, "ConfigMap") {
+		if strings.HasPrefix(cm.Name, "nats-") && !strings.Contains(cm.Data["tls.conf"], "verify: true") {
+			t.Errorf("NATS asks for no certificate: %s", cm.Data["tls.conf"])
 		}
 	}
 }

@@ -40,7 +40,7 @@ func main() {
 		}
 		h.OnClose(shut)
 		h.Ready(b.Ready)
-		conn, err := rpc.Dial(led.Addr) // lazily: only webhooks without a job in their address need it
+		conn, err := rpc.DialLedger(*led) // lazily: only webhooks without a job in their address need it
 		if err != nil {
 			return err
 		}

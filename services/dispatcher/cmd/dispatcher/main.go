@@ -44,7 +44,7 @@ func main() {
 		}
 		h.OnClose(shut)
 		h.Ready(b.Ready)
-		conn, err := rpc.Dial(led.Addr)
+		conn, err := rpc.DialLedger(*led)
 		if err != nil {
 			return err
 		}

@@ -37,7 +37,7 @@ func (c *config) offers(provider string) bool {
 
 func main() {
 	door, cfg, nats, led, bkt, guard := &config{}, &intake.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &safehttp.Config{}
-	models, ways, live := &catalog.Config{}, &route.Config{}, &livetoken.Config{}
+	models, ways, live, tls := &catalog.Config{}, &route.Config{}, &livetoken.Config{}, &rpc.DoorConfig{}
 	os.Exit(run.Main("intake", "takes requests: authenticates, validates, prices, submits", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_HTTP_ADDR", door.Addr)
 		if err != nil {
@@ -62,7 +62,7 @@ func main() {
 		}
 		h.OnClose(shut)
 		h.Ready(b.Ready)
-		conn, err := rpc.Dial(led.Addr)
+		conn, err := rpc.DialLedger(*led)
 		if err != nil {
 			return err
 		}
@@ -94,7 +94,10 @@ func main() {
 		if f := files.Handler(); f != nil {
 			mux.Handle(bucket.FilesPath, f)
 		}
-		srv := rpc.NewServer()
+		srv, err := rpc.NewDoor(*tls)
+		if err != nil {
+			return err
+		}
 		s.Register(srv)
 		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, authn.Components(b)...)
@@ -102,5 +105,5 @@ func main() {
 		h.Add(run.Consumers, routes.Components()...)
 		h.Add(run.Consumers, s.Components()...)
 		return nil
-	}, door, cfg, nats, led, bkt, guard, models, ways, live))
+	}, door, cfg, nats, led, bkt, guard, models, ways, live, tls))
 }

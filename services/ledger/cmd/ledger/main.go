@@ -19,7 +19,7 @@ func main() {
 		os.Exit(migrate())
 	}
 	ledger.CollectLess()
-	cfg, nats, db, door, keys := &ledger.Config{}, &bus.Config{}, &postgres.Config{}, &rpc.LedgerConfig{}, &seal.Config{}
+	cfg, nats, db, door, keys, callers := &ledger.Config{}, &bus.Config{}, &postgres.Config{}, &rpc.LedgerConfig{}, &seal.Config{}, &rpc.CallersConfig{}
 	os.Exit(run.Main("ledger", "owns Postgres: jobs, attempts, holds, postings and the outbox", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_LEDGER_ADDR", door.Addr)
 		if err != nil {
@@ -56,10 +56,16 @@ func main() {
 				return err
 			}
 		}
-		srv := rpc.NewServer()
+		if err := s.Reseal(ctx); err != nil {
+			return err
+		}
+		srv, err := rpc.NewLedgerServer(*door, *callers)
+		if err != nil {
+			return err
+		}
 		s.Register(srv)
 		h.Add(run.Doors, rpc.Component("grpc", srv, l))
 		h.Add(run.Relays, s.Components()...)
 		return nil
-	}, cfg, nats, db, door, keys))
+	}, cfg, nats, db, door, keys, callers))
 }

@@ -30,7 +30,7 @@ type config struct {
 
 func main() {
 	door, cfg, nats, led, bkt, letter := &config{}, &notifier.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &bucket.Config{}, &mail.Config{}
-	hooks, keys, guard, live := &notifier.WebhookConfig{}, &seal.Config{}, &safehttp.Config{}, &livetoken.Config{}
+	hooks, keys, guard, live, tls := &notifier.WebhookConfig{}, &seal.Config{}, &safehttp.Config{}, &livetoken.Config{}, &rpc.DoorConfig{}
 	os.Exit(run.Main("notifier", "pushes progress and results to watchers and webhooks", os.Args[1:], func(ctx context.Context, h *run.Host) error {
 		l, err := h.Listen("REELWAY_NOTIFIER_ADDR", door.Addr)
 		if err != nil {
@@ -51,7 +51,7 @@ func main() {
 		}
 		h.OnClose(shut)
 		h.Ready(b.Ready)
-		conn, err := rpc.Dial(led.Addr)
+		conn, err := rpc.DialLedger(*led)
 		if err != nil {
 			return err
 		}
@@ -80,7 +80,10 @@ func main() {
 		mux := http.NewServeMux()
 		mux.Handle("/", s.Handler())
 		mux.Handle(mail.Path, letters.Handler())
-		srv := rpc.NewServer()
+		srv, err := rpc.NewDoor(*tls)
+		if err != nil {
+			return err
+		}
 		s.Register(srv)
 		h.Add(run.Doors, run.HTTP("http", l, mux), rpc.Component("grpc", srv, gl))
 		h.Add(run.Consumers, s.Components()...)
@@ -88,5 +91,5 @@ func main() {
 		h.Add(run.Consumers, letters.Components()...)
 		h.Add(run.Consumers, authn.Components(b)...)
 		return nil
-	}, door, cfg, nats, led, bkt, letter, hooks, keys, guard, live))
+	}, door, cfg, nats, led, bkt, letter, hooks, keys, guard, live, tls))
 }
