@@ -63,7 +63,7 @@ func (s *Service) measureHooks(meter metric.Meter) error {
 		return fmt.Errorf("measure webhooks: %w", err)
 	}
 	_, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, measureFor)
 		defer cancel()
 		var n, disabled int64
 		var oldest float64

@@ -106,7 +106,7 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request, videoID, user stri
 		}
 	})
 	if err = write("retry: 1000\n\n"); err == nil {
-		err = watch.run(ctx, signal, func(it item) error {
+		err = watch.run(ctx, signal, s.telling("sse", func(it item) error {
 			data, err := s.encode(ctx, c.caller, watch.scope, it)
 			if err != nil {
 				return err
@@ -116,7 +116,7 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request, videoID, user stri
 				id = "id: " + it.cursor + "\n"
 			}
 			return write(id + "event: " + string(it.kind) + "\ndata: " + string(data) + "\n\n")
-		})
+		}))
 	}
 	cancel()
 	wg.Wait() // nobody writes to w after the handler
@@ -162,9 +162,9 @@ func (g *watchServer) WatchVideo(r *videov1.WatchVideoRequest, stream grpc.Serve
 		return err
 	}
 	defer watch.close()
-	err = watch.run(c.ctx, signal, func(it item) error {
+	err = watch.run(c.ctx, signal, g.s.telling("grpc", func(it item) error {
 		return stream.Send(&videov1.WatchVideoResponse{Cursor: it.cursor, Video: it.video})
-	})
+	}))
 	if f := (*fault.Error)(nil); errors.As(context.Cause(c.ctx), &f) {
 		return f
 	}
