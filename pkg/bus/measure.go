@@ -31,7 +31,7 @@ func (b *Bus) Measure() error {
 	unacked, err5 := m.Int64ObservableGauge("reelway.bus.consumer.unacknowledged", metric.WithUnit("{message}"),
 		metric.WithDescription("messages that a consumer holds and has not acknowledged"))
 	again, err6 := m.Int64ObservableGauge("reelway.bus.consumer.redelivered", metric.WithUnit("{message}"),
-		metric.WithDescription("of those, the ones that were given out more than once"))
+		metric.WithDescription("unacknowledged messages that were given out more than once"))
 	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return fmt.Errorf("measure bus: %w", err)
 	}

@@ -46,7 +46,7 @@ func (m metrics) watch(s *Service) error {
 	benched, err2 := meter.Int64ObservableGauge("reelway.dispatcher.key.benched", metric.WithDescription("1 while a key of a provider rests because its account is refused"))
 	allowed, err3 := meter.Float64ObservableGauge("reelway.dispatcher.rate", metric.WithUnit("{submit}/s"), metric.WithDescription("rate that is left to a provider's key and model after it was told to slow down"))
 	health, err4 := meter.Float64ObservableGauge("reelway.dispatcher.health", metric.WithUnit("1"), metric.WithDescription("share of a provider's and model's submits of the last ten minutes that got a proper answer"))
-	answer, err5 := meter.Float64ObservableGauge("reelway.dispatcher.answer", metric.WithUnit("s"), metric.WithDescription("mean time of those answers"))
+	answer, err5 := meter.Float64ObservableGauge("reelway.dispatcher.answer", metric.WithUnit("s"), metric.WithDescription("mean time of a provider's and model's proper answers to the submits of the last ten minutes"))
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return err
 	}
