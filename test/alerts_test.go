@@ -89,7 +89,9 @@ func TestAlertsOfProviders(t *testing.T) {
 		s.order("kling-v2-6", "x [fault:webhook_never]")
 	}
 	s.order("seedance-2.0", "x [fault:fail_halfway]")
-	s.moves("ReelwayProviderFailing", func() bool { return s.metric("reelway_job_ended_total", "provider", "atlascloud", "state", "failed") == 1 })
+	s.moves("ReelwayProviderFailing", func() bool {
+		return s.metric("reelway_job_ended_total", "provider", "atlascloud", "state", "failed") == 1
+	})
 	stuck := s.order("kling-v2-6", "x [fault:unknown_word] [fault:webhook_never]")
 	s.moves("ReelwayProviderApiChanged", func() bool { return s.metric("reelway_dispatcher_unknown_words_total", "provider", "kling") > 0 })
 
@@ -170,12 +172,16 @@ func TestAlertsOfServices(t *testing.T) {
 	// providers say.
 	id := s.order("kling-v2-6", "x")
 	s.exec("alter table balance rename to balance_away")
-	failed := func() float64 { return s.metric("http_server_request_duration_seconds", "http_route", "/v1/videos", "http_request_method", "POST", "http_response_status_code", "500") }
+	failed := func() float64 {
+		return s.metric("http_server_request_duration_seconds", "http_route", "/v1/videos", "http_request_method", "POST", "http_response_status_code", "500")
+	}
 	s.moves("ReelwayAcceptBudgetBurn", func() bool {
 		_, _ = s.try(http.MethodPost, "/v1/videos", request("kling-v2-6", "x"))
 		return failed() > 0
 	})
-	s.moves("ReelwayRedeliveries", func() bool { return s.metric("reelway_bus_messages_total", "consumer", "ledger", "result", "redelivered") > 0 })
+	s.moves("ReelwayRedeliveries", func() bool {
+		return s.metric("reelway_bus_messages_total", "consumer", "ledger", "result", "redelivered") > 0
+	})
 	s.exec("alter table balance_away rename to balance")
 	s.await(60*time.Second, id)
 

@@ -82,3 +82,33 @@ func TestSamplerIsTheOperators(t *testing.T) {
 		t.Errorf("the resource is not what the environment says:\n%s", text)
 	}
 }
+
+//nolint:paralleltest // the telemetry is the process's
+func TestTracesAreSent(t *testing.T) {
+	got := make(chan string, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case got <- r.Method + " " + r.URL.Path + " " + r.Header.Get("Authorization"):
+		default:
+		}
+	}))
+	defer srv.Close()
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", srv.URL)
+	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer x")
+	_, flush, err := run.Telemetry(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run.Traced(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	if err := flush(context.WithoutCancel(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case what := <-got:
+		if what != "POST /v1/traces Bearer x" {
+			t.Error(what)
+		}
+	default:
+		t.Error("no trace was sent before the end")
+	}
+}
