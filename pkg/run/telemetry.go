@@ -57,6 +57,9 @@ func Telemetry(ctx context.Context, service string, processors ...sdktrace.SpanP
 	}
 	tp := sdktrace.NewTracerProvider(opts...)
 	otel.SetTracerProvider(tp)
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		slog.WarnContext(context.WithoutCancel(ctx), "telemetry is incomplete", "error", err.Error())
+	}))
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

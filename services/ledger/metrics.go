@@ -161,12 +161,18 @@ func (s *Service) measureJobs(m metric.Meter) error {
 	age, err3 := m.Float64ObservableGauge("reelway.ledger.holds.age", metric.WithUnit("s"), metric.WithDescription("age of the oldest open hold"))
 	overdue, err4 := m.Int64ObservableGauge("reelway.ledger.jobs.overdue", metric.WithUnit("{job}"),
 		metric.WithDescription("live jobs past every time-out, which the sweep should have ended: lost ones; anything but 0 wants an operator"))
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	conns, err5 := m.Int64ObservableGauge("reelway.ledger.pool.connections", metric.WithUnit("{connection}"),
+		metric.WithDescription("connections of one replica to the database, by state: used, idle, and max, the most there may be"))
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return fmt.Errorf("measure jobs: %w", err)
 	}
 	// As long as the sweep may take to come by.
 	grace := s.cfg.WatchAfter + 2*s.cfg.SweepAfter + 2*s.cfg.SweepInterval
 	_, err := m.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		pool := s.pool.Stat()
+		for state, n := range map[string]int32{"used": pool.AcquiredConns(), "idle": pool.IdleConns(), "max": pool.MaxConns()} {
+			o.ObserveInt64(conns, int64(n), metric.WithAttributes(attribute.String("state", state)))
+		}
 		ctx, cancel := context.WithTimeout(ctx, measureFor)
 		defer cancel()
 		rows, err := s.pool.Query(ctx, liveSQL, grace, s.cfg.QueueLife, s.cfg.MaxRuntime/10)
@@ -191,7 +197,7 @@ func (s *Service) measureJobs(m metric.Meter) error {
 		o.ObserveFloat64(age, eldest)
 		o.ObserveInt64(overdue, lost)
 		return nil
-	}, jobs, held, age, overdue)
+	}, jobs, held, age, overdue, conns)
 	if err != nil {
 		return fmt.Errorf("measure jobs: %w", err)
 	}

@@ -51,6 +51,7 @@ func overview() board {
 			{title: "gRPC calls by method", unit: "reqps", queries: each("rpc_server_call_duration_seconds_count", "rpc_method")},
 			{title: "gRPC latency", unit: "s", queries: quantiles("rpc_server_call_duration_seconds", "rpc_method")},
 			{title: "Statements", unit: "s", queries: quantiles("db_client_operation_duration_seconds", "pgx_operation_type")},
+			{title: "Connections of the ledger", unit: "short", queries: []query{{"sum by (state) (reelway_ledger_pool_connections)", "{{state}}"}}},
 		}},
 		{"Processes", []panel{
 			{title: "Memory", unit: "bytes", queries: []query{{"process_resident_memory_bytes", "{{job}} {{instance}}"}}},
