@@ -98,6 +98,24 @@ test-k8s: k8s-tools ## Apply deploy/k8s to a real API server, and test the image
 	cd tools/images && $(ALONE) go test -count=1 -timeout 20m ./...
 	@for m in tools/k8s tools/images; do (cd $$m && $(ALONE) go mod tidy -diff) || exit 1; done
 
+.PHONY: dashboards rule-tools test-rules
+
+dashboards: ## Write Grafana's dashboards
+	cd tools/monitoring && $(ALONE) go run .
+
+# Prometheus's own tool is large too, and kept like the API server.
+PROMTOOL := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reelway/promtool-v0.316.0
+
+rule-tools: $(PROMTOOL) ## Build what test-rules needs, in minutes, once for all clones
+
+$(PROMTOOL):
+	cd tools/monitoring && CGO_ENABLED=0 $(ALONE) go build -trimpath -ldflags "-s -w" -o $@ github.com/prometheus/prometheus/cmd/promtool
+
+test-rules: rule-tools ## Test the rules of Prometheus, the dashboards, and the sampling of traces
+	cd tools/monitoring && REELWAY_PROMTOOL=$(PROMTOOL) $(ALONE) go test -count=1 ./...
+	cd tools/collector && $(ALONE) go test -count=1 ./...
+	@for m in tools/monitoring tools/collector; do (cd $$m && $(ALONE) go vet ./... && $(ALONE) go mod tidy -diff) || exit 1; done
+
 # The tools that are programs of ours have modules of their own, outside of go.work.
 # tools/k8s, which is all of Kubernetes, is seen by make test-k8s alone.
 OWN_TOOLS := tools/images tools/licences

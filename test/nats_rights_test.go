@@ -246,9 +246,11 @@ func TestServicesWithTheirRightsAlone(t *testing.T) {
 	providers := []string{"REELWAY_CALLBACK_URL=http://" + callbackAddr, "REELWAY_CALLBACK_SECRET=" + long,
 		"REELWAY_ATLASCLOUD_URL=" + web.URL + "/atlascloud", "REELWAY_ATLASCLOUD_KEY=atlas", "REELWAY_KLING_URL=" + web.URL + "/kling",
 		"REELWAY_KLING_ACCESS_KEY=access", "REELWAY_KLING_SECRET_KEY=a-secret-key-for-kling-of-32-bytes"}
+	doors := map[string]string{}
 	begin := func(service, streams string, env ...string) {
 		t.Helper()
 		ops := freePort(t)
+		doors[service] = "http://" + ops
 		cmd := exec.Command(buildService(t, service))
 		log := &lockedBuffer{}
 		cmd.Stderr = log
@@ -322,6 +324,15 @@ func TestServicesWithTheirRightsAlone(t *testing.T) {
 	s.eventually(time.Minute, "the key is refused", func() bool {
 		return s.call(http.MethodGet, "/v1/videos/"+ids[0], "").status == http.StatusUnauthorized
 	})
+	// Measuring is allowed too.
+	for service, ops := range doors {
+		if (&stack{t: t, ops: ops}).metric("reelway_ready") != 1 {
+			t.Errorf("%s is not ready by its metrics", service)
+		}
+	}
+	if f := (&stack{t: t, ops: doors["ledger"]}).scrape()["reelway_bus_consumer_pending"]; len(f.GetMetric()) < 8 {
+		t.Errorf("the ledger measures the consumers %v", f)
+	}
 	if refused := cluster.log.take(); len(refused) > 0 {
 		t.Errorf("NATS refused %q", refused)
 	}

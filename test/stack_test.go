@@ -298,18 +298,24 @@ func (s *stack) tasks(job string) (out []simulator.Task) {
 	return out
 }
 
-// sql asks the live database one question.
-func (s *stack) sql(query string, into ...any) {
+// database is a connection to the live one.
+func (s *stack) database() *pgx.Conn {
 	s.t.Helper()
-	ctx := context.Background()
 	pid, err := os.ReadFile(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	conn, err := pgx.Connect(ctx, "postgres://reelway@/reelway?host="+strings.Split(string(pid), "\n")[4])
+	conn, err := pgx.Connect(context.Background(), "postgres://reelway@/reelway?host="+strings.Split(string(pid), "\n")[4])
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	return conn
+}
+
+// sql asks the live database one question.
+func (s *stack) sql(query string, into ...any) {
+	s.t.Helper()
+	ctx, conn := context.Background(), s.database()
 	defer func() { _ = conn.Close(ctx) }()
 	if err := conn.QueryRow(ctx, query).Scan(into...); err != nil {
 		s.t.Fatal(err)

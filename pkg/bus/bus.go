@@ -234,7 +234,11 @@ func (m Message) prepare(ctx context.Context, extra nats.Header) (*nats.Msg, tra
 	}
 	ctx, span := tracer().Start(ctx, "publish "+subjectRoot(m.Subject), trace.WithSpanKind(trace.SpanKindProducer),
 		trace.WithAttributes(attribute.String("messaging.system", "nats"), attribute.String("messaging.destination.name", subjectRoot(m.Subject)),
-			attribute.String("messaging.operation.name", "publish")))
+			attribute.String("messaging.operation.name", "publish"), attribute.String("messaging.operation.type", "send"),
+			attribute.Int("messaging.message.body.size", len(m.Data))))
+	if m.ID != "" {
+		span.SetAttributes(attribute.String("messaging.message.id", m.ID))
+	}
 	msg := nats.NewMsg(m.Subject)
 	msg.Data = m.Data
 	for k, v := range extra {

@@ -325,6 +325,7 @@ type delivery[T any, P interface {
 	ctx   context.Context
 	span  trace.Span
 	count uint64
+	began time.Time
 	m     P
 	err   error // the message cannot be read
 }
@@ -333,13 +334,19 @@ func open[T any, P interface {
 	*T
 	proto.Message
 }](ctx context.Context, c Consumer, msg jetstream.Msg) *delivery[T, P] {
-	d := &delivery[T, P]{msg: msg, count: 1, m: P(new(T))}
+	d := &delivery[T, P]{msg: msg, count: 1, m: P(new(T)), began: time.Now()}
 	ctx = propagation.TraceContext{}.Extract(ctx, headerCarrier(msg.Headers()))
 	d.ctx, d.span = tracer().Start(ctx, "process "+subjectRoot(msg.Subject()), trace.WithSpanKind(trace.SpanKindConsumer),
-		trace.WithAttributes(attribute.String("messaging.system", "nats"), attribute.String("messaging.consumer.group.name", c.Name),
-			attribute.String("messaging.operation.name", "process")))
+		trace.WithAttributes(attribute.String("messaging.system", "nats"), attribute.String("messaging.destination.name", subjectRoot(msg.Subject())),
+			attribute.String("messaging.destination.subscription.name", c.Stream), attribute.String("messaging.consumer.group.name", c.Name),
+			attribute.String("messaging.operation.name", "process"), attribute.String("messaging.operation.type", "process"),
+			attribute.Int("messaging.message.body.size", len(msg.Data()))))
+	if id := msg.Headers().Get(nats.MsgIdHdr); id != "" {
+		d.span.SetAttributes(attribute.String("messaging.message.id", id))
+	}
 	if meta, err := msg.Metadata(); err == nil {
 		d.count = meta.NumDelivered
+		d.span.SetAttributes(attribute.Int64("messaging.nats.deliveries", int64(meta.NumDelivered)))
 	}
 	if err := proto.Unmarshal(msg.Data(), d.m); err != nil {
 		d.err = Terminate(fmt.Errorf("unmarshal %s: %w", msg.Headers().Get(HeaderType), err))
@@ -378,15 +385,22 @@ func (d *delivery[T, P]) settle(b *Bus, c Consumer, err error) {
 		// The message comes again after AckWait; handlers are idempotent.
 		slog.WarnContext(d.ctx, "acknowledge failed", "consumer", c.Name, "error", err.Error())
 	}
-	processed().Add(d.ctx, 1, metric.WithAttributes(attribute.String("consumer", c.Name), attribute.String("result", result)))
+	labels := metric.WithAttributes(attribute.String("consumer", c.Name), attribute.String("result", result))
+	count, took := instruments()
+	count.Add(d.ctx, 1, labels)
+	took.Record(d.ctx, time.Since(d.began).Seconds(), labels)
 }
 
-// processed counts messages by consumer and result.
-func processed() metric.Int64Counter {
-	// The name is valid, and the provider keeps one instrument for it.
-	c, _ := otel.Meter("reelway.dev/pkg/bus").Int64Counter("reelway.bus.messages", metric.WithUnit("{message}"),
+// instruments count messages, and measure the work on them.
+func instruments() (count metric.Int64Counter, took metric.Float64Histogram) {
+	// The names are valid, and the provider keeps one instrument for each.
+	m := otel.Meter("reelway.dev/pkg/bus")
+	count, _ = m.Int64Counter("reelway.bus.messages", metric.WithUnit("{message}"),
 		metric.WithDescription("messages by consumer and result: done, delayed, redelivered, dead"))
-	return c
+	took, _ = m.Float64Histogram("reelway.bus.process.duration", metric.WithUnit("s"),
+		metric.WithDescription("work on a message, by consumer and result; a submit waits for its provider in hand"),
+		metric.WithExplicitBucketBoundaries(.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15, 30, 60, 180))
+	return count, took
 }
 
 // bury copies a message to the dead letters before it is terminated.

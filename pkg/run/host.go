@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
@@ -108,6 +110,9 @@ func Serve(ctx context.Context, cfg Config, service string, log *slog.Logger, bu
 	if err := build(ctx, h); err != nil {
 		return err
 	}
+	if err := h.measure(); err != nil {
+		return err
+	}
 	var draining atomic.Bool
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
@@ -136,6 +141,24 @@ func Serve(ctx context.Context, cfg Config, service string, log *slog.Logger, bu
 		go started()
 	}
 	return Stages(ctx, log, append([][]Component{{unready}}, h.stages[:]...)...)
+}
+
+// measure shows readiness as a metric: whoever watches a fleet reads no /readyz.
+func (h *Host) measure() error {
+	_, err := otel.Meter("reelway.dev/pkg/run").Int64ObservableGauge("reelway.ready",
+		metric.WithDescription("1 while every condition of readiness holds: the database and the bus can be reached"),
+		metric.WithInt64Callback(func(ctx context.Context, o metric.Int64Observer) error {
+			ready := int64(1)
+			if h.Healthy(ctx) != nil {
+				ready = 0
+			}
+			o.Observe(ready)
+			return nil
+		}))
+	if err != nil {
+		return fmt.Errorf("measure readiness: %w", err)
+	}
+	return nil
 }
 
 func help(out io.Writer, service, about string, configs ...any) int {

@@ -7,10 +7,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Stages runs components and drains them in order: all of the first stage
@@ -81,7 +84,13 @@ func Listen(setting, addr string) (net.Listener, error) {
 
 // Traced gives each request of a public door a span named after its route.
 func Traced(h http.Handler) http.Handler {
-	return otelhttp.NewHandler(h, "http", otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
+	routed := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r)
+		if _, path, ok := strings.Cut(r.Pattern, " "); ok { // the innermost mux's
+			trace.SpanFromContext(r.Context()).SetAttributes(semconv.HTTPRoute(path))
+		}
+	})
+	return otelhttp.NewHandler(routed, "http", otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
 		if r.Pattern != "" {
 			return r.Pattern
 		}

@@ -18,6 +18,10 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"reelway.dev/pkg/bucket"
@@ -57,6 +61,7 @@ type Deps struct {
 type Service struct {
 	cfg     Config
 	d       Deps
+	took    metric.Float64Histogram
 	studio  *studio // nil when no variants are made
 	missing string  // why, then
 
@@ -69,7 +74,13 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if d.Bus == nil || d.Bucket == nil || d.Client == nil || d.Logger == nil {
 		return nil, errors.New("archiver: Bus, Bucket, Client and Logger are required")
 	}
-	s := &Service{cfg: cfg, d: d, denied: map[string]time.Time{}}
+	took, err := otel.Meter("reelway.dev/services/archiver").Float64Histogram("reelway.archiver.copy.duration", metric.WithUnit("s"),
+		metric.WithDescription("copying a result into the bucket and making its variants, by provider and result: stored, lost (the provider has none), failed (to be tried again)"),
+		metric.WithExplicitBucketBoundaries(.1, .25, .5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600))
+	if err != nil {
+		return nil, fmt.Errorf("make metrics: %w", err)
+	}
+	s := &Service{cfg: cfg, d: d, took: took, denied: map[string]time.Time{}}
 	sweepSpools(cfg.Timeout + time.Hour)
 	s.studio, s.missing = newStudio(context.Background(), cfg)
 	d.Logger.Info("variants of videos", "made", s.studio != nil, "missing", s.missing)
@@ -126,7 +137,9 @@ func (e *lostError) Error() string { return e.reason }
 // provider nor a bucket that is down for hours may leave it in the dead letters.
 func (s *Service) archive(ctx context.Context, ev *eventv1.JobEvent) error {
 	v, attempt := ev.GetVideo(), ev.GetAttemptId()
-	artifact, err := s.copy(ctx, v, attempt, ev.GetKeyId(), ev.GetResultUrl())
+	artifact, err := s.measured(ctx, v.GetProvider(), func(ctx context.Context) (*videov1.Artifact, error) {
+		return s.copy(ctx, v, attempt, ev.GetKeyId(), ev.GetResultUrl())
+	})
 	if err == nil {
 		return s.report(ctx, ev, "archived", &eventv1.Observation{Fact: &eventv1.Observation_Archived{Archived: &eventv1.Archived{Artifact: artifact}}})
 	}
@@ -153,6 +166,27 @@ func (s *Service) archive(ctx context.Context, ev *eventv1.JobEvent) error {
 		return nil
 	}
 	return bus.After(wait, err)
+}
+
+// measured gives a copy a span and a place in the metrics.
+func (s *Service) measured(ctx context.Context, provider string, do func(context.Context) (*videov1.Artifact, error)) (*videov1.Artifact, error) {
+	start := time.Now()
+	ctx, span := otel.Tracer("reelway.dev/services/archiver").Start(ctx, "copy result")
+	defer span.End()
+	artifact, err := do(ctx)
+	result := "stored"
+	var lost *lostError
+	switch {
+	case errors.As(err, &lost):
+		result = "lost"
+	case err != nil:
+		result = "failed"
+	}
+	if err != nil {
+		span.SetStatus(codes.Error, result) // not the error: it may hold the result's address
+	}
+	s.took.Record(ctx, time.Since(start).Seconds(), metric.WithAttributes(attribute.String("provider", provider), attribute.String("result", result)))
+	return artifact, err
 }
 
 // report tells the ledger how it ended.

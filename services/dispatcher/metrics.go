@@ -26,7 +26,7 @@ type metrics struct {
 func newMetrics() (metrics, error) {
 	m := otel.Meter("reelway.dev/services/dispatcher")
 	submit, err1 := m.Float64Histogram("reelway.dispatcher.submit.duration", metric.WithUnit("s"),
-		metric.WithDescription("time of a provider's answer to a submit, by provider and outcome"),
+		metric.WithDescription("time of a provider's answer to a submit, by provider, model and outcome: accepted, unknown, or the code of the refusal"),
 		metric.WithExplicitBucketBoundaries(.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60))
 	poll, err2 := m.Int64Counter("reelway.dispatcher.polls", metric.WithUnit("{poll}"), metric.WithDescription("polls by provider and result"))
 	hold, err3 := m.Int64Counter("reelway.dispatcher.held", metric.WithUnit("{wait}"), metric.WithDescription("waits of jobs for a provider, by provider and reason"))
@@ -46,7 +46,7 @@ func (m metrics) watch(s *Service) error {
 	benched, err2 := meter.Int64ObservableGauge("reelway.dispatcher.key.benched", metric.WithDescription("1 while a key of a provider rests because its account is refused"))
 	allowed, err3 := meter.Float64ObservableGauge("reelway.dispatcher.rate", metric.WithUnit("{submit}/s"), metric.WithDescription("rate that is left to a provider's key and model after it was told to slow down"))
 	health, err4 := meter.Float64ObservableGauge("reelway.dispatcher.health", metric.WithUnit("1"), metric.WithDescription("share of a provider's and model's submits of the last ten minutes that got a proper answer"))
-	answer, err5 := meter.Float64ObservableGauge("reelway.dispatcher.answer", metric.WithUnit("s"), metric.WithDescription("mean time of those answers"))
+	answer, err5 := meter.Float64ObservableGauge("reelway.dispatcher.answer", metric.WithUnit("s"), metric.WithDescription("mean time of a provider's and model's proper answers to the submits of the last ten minutes"))
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return err
 	}
@@ -88,8 +88,8 @@ func (m metrics) held(ctx context.Context, provider, reason string) {
 	m.hold.Add(ctx, 1, metric.WithAttributes(attribute.String("provider", provider), attribute.String("reason", reason)))
 }
 
-func (m metrics) submitted(ctx context.Context, provider, outcome string, took time.Duration) {
-	m.submit.Record(ctx, took.Seconds(), metric.WithAttributes(attribute.String("provider", provider), attribute.String("outcome", outcome)))
+func (m metrics) submitted(ctx context.Context, provider, model, outcome string, took time.Duration) {
+	m.submit.Record(ctx, took.Seconds(), metric.WithAttributes(attribute.String("provider", provider), attribute.String("model", model), attribute.String("outcome", outcome)))
 }
 
 func (m metrics) polled(ctx context.Context, provider, result string) {

@@ -146,7 +146,7 @@ func (s *Service) send(ctx, call context.Context, d *desk, p *pass, m *eventv1.S
 	var refusal *provider.RefusedError
 	switch {
 	case err == nil:
-		s.m.submitted(ctx, d.name, "accepted", took)
+		s.m.submitted(ctx, d.name, model, "accepted", took)
 		d.traffic.Outcome(ctx, d.name, model, probe, took, "")
 		d.traffic.Unbench(ctx, d.name, key.ID)
 		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: taskID}}}
@@ -154,11 +154,11 @@ func (s *Service) send(ctx, call context.Context, d *desk, p *pass, m *eventv1.S
 		return s.publish(ctx, fill(o, seen))
 	case errors.As(err, &refusal):
 		f := refusal.Fault
-		s.m.submitted(ctx, d.name, string(f.Code), took)
+		s.m.submitted(ctx, d.name, model, string(f.Code), took)
 		s.d.Logger.WarnContext(ctx, "submit refused", "job_id", job, "provider", d.name, "key_id", key.ID, "code", f.Code, "provider_code", f.ProviderCode, "cause", refusal.Cause, "retry", f.Retryable)
 		return s.publish(ctx, s.refusal(ctx, d, key.ID, model, probe, took, seen, refusal))
 	}
-	s.m.submitted(ctx, d.name, "unknown", took)
+	s.m.submitted(ctx, d.name, model, "unknown", took)
 	d.traffic.Outcome(ctx, d.name, model, probe, took, "no answer")
 	s.d.Logger.WarnContext(ctx, "submit outcome unknown", "job_id", job, "provider", d.name, "key_id", key.ID, "error", err.Error())
 	o := &eventv1.Observation{Id: seen.AttemptID + "-unknown", Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{Reason: "no answer"}}}

@@ -57,13 +57,13 @@ func (s *Service) tidyHooksOnce(ctx context.Context) (int64, error) {
 // measureHooks measures what should have been sent already.
 func (s *Service) measureHooks(meter metric.Meter) error {
 	backlog, err1 := meter.Int64ObservableGauge("reelway.webhook.backlog", metric.WithUnit("{delivery}"), metric.WithDescription("webhook deliveries to enabled endpoints that are due and not under way"))
-	age, err2 := meter.Float64ObservableGauge("reelway.webhook.backlog.age", metric.WithUnit("s"), metric.WithDescription("how long the oldest of them has been due"))
+	age, err2 := meter.Float64ObservableGauge("reelway.webhook.backlog.age", metric.WithUnit("s"), metric.WithDescription("how long the oldest delivery of the backlog has been due"))
 	off, err3 := meter.Int64ObservableGauge("reelway.webhook.disabled_endpoints", metric.WithUnit("{endpoint}"), metric.WithDescription("webhook endpoints that were disabled because they answered 410 or took nothing"))
 	if err := cmp.Or(err1, err2, err3); err != nil {
 		return fmt.Errorf("measure webhooks: %w", err)
 	}
 	_, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, measureFor)
 		defer cancel()
 		var n, disabled int64
 		var oldest float64

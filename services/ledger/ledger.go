@@ -8,15 +8,12 @@ import (
 	"context"
 	"embed"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc"
 
@@ -98,6 +95,7 @@ type Service struct {
 	seal    *seal.Keys
 	seen    metric.Int64Counter
 	fell    metric.Int64Counter
+	meters  meters
 	trust   trusted
 }
 
@@ -116,11 +114,10 @@ func New(cfg Config, d Deps) (*Service, error) {
 	var err1, err2, err3 error
 	s.seen, err1 = meter.Int64Counter("reelway.ledger.observations", metric.WithUnit("{observation}"),
 		metric.WithDescription("observations by fact, source and verdict; late and conflict want an operator"))
-	_, err2 = meter.Int64ObservableGauge("reelway.ledger.jobs", metric.WithUnit("{job}"), metric.WithDescription("live jobs by state"),
-		metric.WithInt64Callback(s.countJobs))
+	s.meters, err2 = newMeters(meter)
 	s.fell, err3 = meter.Int64Counter("reelway.ledger.fallbacks", metric.WithUnit("{job}"),
 		metric.WithDescription("jobs that went on to their next route, by the provider left and the next one"))
-	return s, errors.Join(err1, err2, err3, s.watchOutbox(meter), s.measureBooks(meter), s.measureTrust(meter), s.measureHooks(meter))
+	return s, errors.Join(err1, err2, err3, s.watchOutbox(meter), s.measureJobs(meter), s.bus.Measure(), s.measureBooks(meter), s.measureTrust(meter), s.measureHooks(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.
@@ -163,23 +160,6 @@ func (s *Service) Components() []run.Component {
 			}})
 	}
 	return out
-}
-
-// countJobs reads the live jobs, which have an index of their own.
-func (s *Service) countJobs(ctx context.Context, o metric.Int64Observer) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	rows, err := s.pool.Query(ctx, "select state, count(*) from job where completed_at is null group by state")
-	if err != nil {
-		return fmt.Errorf("count jobs: %w", err)
-	}
-	var state string
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&state, &n}, func() error {
-		o.Observe(n, metric.WithAttributes(attribute.String("state", state)))
-		return nil
-	})
-	return err
 }
 
 // wakeOpened wakes those who pass on what was opened.

@@ -183,6 +183,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 		if x.job = jobs[x.o.GetJobId()]; x.job == nil {
 			continue // a dead letter, once the others are committed
 		}
+		x.ctx = x.job.traced(x.ctx)
 		u.called(x.job, x.o)
 		fact := [2]string{x.o.GetJobId(), x.o.GetId()}
 		if known[fact] {
@@ -208,8 +209,15 @@ func (s *Service) progress(ctx context.Context, o *eventv1.Observation, p *event
 	if n := len(v.GetAttempts()); n == 0 || v.GetAttempts()[n-1].GetId() != o.GetAttemptId() || p.GetProgress() <= v.GetProgress() {
 		return true, nil // an older attempt's, or nothing new
 	}
+	first := v.GetProgress() == 0 || v.GetProgressEstimated()
 	v.ProgressEstimated = false
-	return true, s.tellProgress(ctx, v, o.GetAttemptId(), p.GetProgress())
+	if err := s.tellProgress(ctx, v, o.GetAttemptId(), p.GetProgress()); err != nil {
+		return true, err
+	}
+	if first {
+		s.meters.firstProgress(ctx, v)
+	}
+	return true, nil
 }
 
 // tellProgress writes a running job's percentage to the read model and tells
@@ -387,6 +395,10 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 // move makes a legal move.
 func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	j, o := x.job, x.o
+	if o.GetSource() == "webhook" {
+		u.heard = o.GetObservedAt()
+		defer func() { u.heard = nil }()
+	}
 	if j.State == job.Queued { // an attempt thought over turned out to exist
 		deadline := u.now.Add(s.cfg.MaxRuntime)
 		j.DeadlineAt = &deadline

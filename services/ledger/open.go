@@ -36,9 +36,9 @@ type openCall = call[opening, opened]
 
 // OpenJob commits job, hold, event and submit command together, in one
 // transaction with whatever other jobs arrive meanwhile.
-func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*ledgerv1.OpenJobResponse, error) {
+func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (resp *ledgerv1.OpenJobResponse, err error) {
+	defer func() { g.s.meters.opened(ctx, resp.GetReplayed(), err) }()
 	o := opening{OpenJobRequest: r, metadata: []byte("{}")}
-	var err error
 	if o.params, err = proto.Marshal(r.GetParams()); err != nil {
 		return nil, fmt.Errorf("marshal params: %w", err)
 	}

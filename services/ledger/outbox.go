@@ -61,7 +61,7 @@ func (s *Service) watchOutbox(meter metric.Meter) error {
 	age, err2 := meter.Float64ObservableGauge("reelway.ledger.outbox.age", metric.WithUnit("s"),
 		metric.WithDescription("how long the oldest due message has waited; more than a few seconds means that the bus is away"))
 	_, err3 := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, measureFor)
 		defer cancel()
 		var due, parked int64
 		var oldest float64

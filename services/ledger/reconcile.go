@@ -115,7 +115,7 @@ func (s *Service) measureBooks(meter metric.Meter) error {
 		return err
 	}
 	_, err = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, measureFor)
 		defer cancel()
 		var broken, open int64
 		var at float64

@@ -150,7 +150,7 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 		return err
 	}
 	u.times.expect(v, j, u.now, 0)
-	ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now)}
+	ev := &eventv1.JobEvent{Video: v, OccurredAt: timestamppb.New(u.now), HeardAt: u.heard}
 	if j.AttemptID != nil {
 		ev.AttemptId = *j.AttemptID
 	}
@@ -218,6 +218,7 @@ func (u *unit) advance(ctx context.Context, j *record, in job.Input) (bool, erro
 	}
 	j.Version++
 	u.change(j)
+	u.note(ctx, j, in)
 	u.hook(ctx, j)
 	return true, u.announce(ctx, j)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -72,6 +74,7 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 				return err
 			}
 			u.change(j) // which marks it swept
+			s.meters.swept.Add(ctx, 1, metric.WithAttributes(attribute.String("state", string(j.State))))
 			s.log.InfoContext(ctx, "silent job published again", "job_id", j.ID, "state", j.State)
 		}
 		return nil

@@ -114,7 +114,7 @@ func (s *Service) measureTrust(meter metric.Meter) error {
 		return err
 	}
 	_, err = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, measureFor)
 		defer cancel()
 		of, err := s.trust.read(ctx, s.pool)
 		for name, d := range of {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/propagation"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/postgres"
@@ -47,6 +48,8 @@ type unit struct {
 	queued   []*record // to wait for their turn
 	unqueued []*record // over before it came
 	times    *renderTimes
+	passages []passage              // to be measured once they are committed
+	heard    *timestamppb.Timestamp // when the webhook came whose observation is being applied; nil for others
 	hooks
 }
 
@@ -60,8 +63,9 @@ type outgoing struct {
 // write runs fn in a transaction and then writes what it gathered. fn may be
 // run again when the database asks for it.
 func (s *Service) write(ctx context.Context, fn func(ctx context.Context, u *unit) error) error {
+	var u *unit
 	err := postgres.InTxLast(ctx, s.pool, func(tx pgx.Tx) (*pgx.Batch, error) {
-		u := &unit{tx: tx, keep: s.cfg.RetainVideos, balances: map[string]*balance{}, times: &s.times}
+		u = &unit{tx: tx, keep: s.cfg.RetainVideos, balances: map[string]*balance{}, times: &s.times}
 		if err := fn(ctx, u); err != nil {
 			return nil, err
 		}
@@ -70,6 +74,7 @@ func (s *Service) write(ctx context.Context, fn func(ctx context.Context, u *uni
 	if err != nil {
 		return fmt.Errorf("write unit: %w", err)
 	}
+	s.meters.measure(u.passages)
 	return nil
 }
 

@@ -15,6 +15,7 @@ type connections struct {
 
 	mu   sync.Mutex
 	open map[string]int
+	all  int64
 }
 
 // enter counts a connection until leave is called, or refuses it.
@@ -32,6 +33,7 @@ func (n *connections) enter(c caller) (leave func(), err error) {
 		return nil, crowded("token", n.perToken, "close some, or make a token for each page")
 	}
 	n.open[c.keyID]++
+	n.all++
 	if token != "" {
 		n.open[token]++
 	}
@@ -39,10 +41,18 @@ func (n *connections) enter(c caller) (leave func(), err error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.leave(c.keyID)
+		n.all--
 		if token != "" {
 			n.leave(token)
 		}
 	}, nil
+}
+
+// count is how many are open.
+func (n *connections) count() int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.all
 }
 
 // leave forgets one connection; the caller holds mu.

@@ -100,7 +100,7 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request, videoID, user stri
 		}
 	})
 	if err = write("retry: 1000\n\n"); err == nil {
-		err = watch.run(ctx, signal, func(it item) error {
+		err = watch.run(ctx, signal, s.telling("sse", func(it item) error {
 			data, err := s.encode(ctx, c.caller, watch.scope, it)
 			if err != nil {
 				return err
@@ -110,7 +110,7 @@ func (s *Service) sse(w http.ResponseWriter, r *http.Request, videoID, user stri
 				id = "id: " + it.cursor + "\n"
 			}
 			return write(id + "event: " + string(it.kind) + "\ndata: " + string(data) + "\n\n")
-		})
+		}))
 	}
 	cancel()
 	wg.Wait() // nobody writes to w after the handler

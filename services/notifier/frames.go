@@ -37,6 +37,8 @@ type shown struct {
 // frames are an event as it was written for whoever came first. An event has
 // many watchers, but only three kinds of watches, and two of what they may see.
 type frames struct {
+	origin
+
 	mu   sync.Mutex
 	made [6][]byte
 }

@@ -100,11 +100,11 @@ func (g *watchServer) serve(stream grpc.ServerStream, sc scope, after string, se
 	go func() {
 		defer c.free()
 		defer watch.close()
-		done <- watch.run(c.ctx, signal, func(it item) error {
+		done <- watch.run(c.ctx, signal, g.s.telling("grpc", func(it item) error {
 			patience := time.AfterFunc(writeTimeout, signaller(stuck))
 			defer patience.Stop()
 			return send(c.ctx, c.caller, it)
-		})
+		}))
 	}()
 	select {
 	case err = <-done:

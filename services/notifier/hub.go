@@ -91,8 +91,9 @@ func (s *subscriber) take() (events []live, gone bool, why error) {
 // passed everything on; attaching and passing exclude each other, so that what
 // lies before at is a watcher's to read and all that comes after is given to it.
 type hub struct {
-	js  jetstream.JetStream
-	log *slog.Logger
+	js     jetstream.JetStream
+	log    *slog.Logger
+	meters *meters
 
 	mu    sync.Mutex
 	subs  map[scope]map[*subscriber]struct{}
@@ -100,8 +101,8 @@ type hub struct {
 	ready chan struct{} // closed when at is known
 }
 
-func newHub(js jetstream.JetStream, log *slog.Logger) *hub {
-	return &hub{js: js, log: log, subs: map[scope]map[*subscriber]struct{}{}, ready: make(chan struct{})}
+func newHub(js jetstream.JetStream, log *slog.Logger, m *meters) *hub {
+	return &hub{js: js, log: log, meters: m, subs: map[scope]map[*subscriber]struct{}{}, ready: make(chan struct{})}
 }
 
 // attach waits until the hub knows its place, which it does from its first
@@ -141,6 +142,9 @@ func (h *hub) drop(s *subscriber, why error) {
 	if len(h.subs[s.scope]) == 0 {
 		delete(h.subs, s.scope)
 	}
+	if why != nil {
+		h.meters.cut(context.Background(), why)
+	}
 	s.mu.Lock()
 	s.gone, s.why = true, why
 	s.mu.Unlock()
@@ -152,7 +156,6 @@ func (h *hub) pass(ev live) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.at.seq = ev.seq
-	ev.frames = &frames{}
 	for _, sc := range ev.scopes() {
 		for s := range h.subs[sc] {
 			if !s.offer(ev) {
@@ -208,6 +211,10 @@ func (h *hub) read(ctx context.Context) error {
 		}
 		if ev.notice == nil && ev.ev.GetVideo() == nil {
 			h.log.ErrorContext(ctx, "event cannot be read", "sequence", ev.seq)
+		}
+		ev.frames = &frames{}
+		if ev.notice == nil && ev.ev.GetVideo() != nil {
+			ev.frames.born(msg, ev.ev)
 		}
 		h.pass(ev)
 	}

@@ -52,6 +52,7 @@ type Service struct {
 	tokens      *tokens
 	connections *connections
 	sockets     sockets
+	meters      *meters
 }
 
 // New returns a notifier; every field of d is required.
@@ -59,9 +60,14 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if d.Bus == nil || d.Jobs == nil || d.Auth == nil || d.Files == nil || d.Tokens == nil || d.Realtime == nil || d.Logger == nil {
 		return nil, errors.New("notifier: Bus, Jobs, Auth, Files, Tokens, Realtime and Logger are required")
 	}
-	return &Service{cfg: cfg, d: d, hub: newHub(d.Bus.JetStream(), d.Logger),
+	open := &connections{perKey: cfg.PerKey, perToken: cfg.PerToken, open: map[string]int{}}
+	m, err := newMeters(open.count)
+	if err != nil {
+		return nil, err
+	}
+	return &Service{cfg: cfg, d: d, meters: m, hub: newHub(d.Bus.JetStream(), d.Logger, m),
 		tokens:      &tokens{ledger: d.Realtime, log: d.Logger, held: map[*heldToken]struct{}{}},
-		connections: &connections{perKey: cfg.PerKey, perToken: cfg.PerToken, open: map[string]int{}}}, nil
+		connections: open}, nil
 }
 
 // Components are the hub's reader, what ends tokens, and what ends WebSockets:

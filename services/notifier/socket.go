@@ -410,7 +410,7 @@ func (k *socket) begin(sub *subscription, after string) {
 var errStopped = errors.New("the watch was stopped")
 
 func (k *socket) emit(sub *subscription) func(item) error {
-	return func(it item) error {
+	return k.s.telling("websocket", func(it item) error {
 		if sub.stopped.Load() {
 			return errStopped
 		}
@@ -419,7 +419,7 @@ func (k *socket) emit(sub *subscription) func(item) error {
 			return err
 		}
 		return k.sendText(data)
-	}
+	})
 }
 
 // wake has a watch told of. It does not block.

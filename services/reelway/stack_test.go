@@ -7,13 +7,16 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -142,16 +145,34 @@ func TestOneTraceAJobAndSameDataAfterRestart(t *testing.T) {
 	}
 	key := s.APIKey
 	stop()
-	got := map[string]bool{}
+	got := map[string]sdktrace.ReadOnlySpan{}
 	for _, span := range rec.Ended() {
 		if span.SpanContext().TraceID() == caller {
-			got[span.Name()] = true
+			got[span.Name()] = span
 		}
 	}
 	for _, want := range []string{"POST /v1/videos", "reelway.ledger.v1.JobService/OpenJob", "publish jobs.submit", "process jobs.submit", "reelway.ledger.v1.JobService/BeginAttempt",
-		"HTTP POST", "POST /v1/callbacks/{provider}/{job}", "INSERT", "COMMIT", "publish observed", "process observed", "publish job", "process job"} {
-		if !got[want] {
-			t.Errorf("the job's trace lacks %q; it has %v", want, got)
+		"HTTP POST", "POST /v1/callbacks/{provider}/{job}", "INSERT", "COMMIT", "publish observed", "process observed", "publish job", "process job", "copy result", "push event"} {
+		if got[want] == nil {
+			t.Errorf("the job's trace lacks %q; it has %v", want, slices.Sorted(maps.Keys(got)))
+		}
+	}
+	for name, wants := range map[string]map[attribute.Key]string{
+		"POST /v1/videos":                      {"http.route": "/v1/videos", "http.request.method": "POST"},
+		"reelway.ledger.v1.JobService/OpenJob": {"rpc.method": "reelway.ledger.v1.JobService/OpenJob"},
+		"INSERT":                               {"db.system.name": "postgresql"},
+		"publish jobs.submit":                  {"messaging.system": "nats", "messaging.destination.name": "jobs.submit", "messaging.operation.type": "send"},
+		"process jobs.submit":                  {"messaging.system": "nats", "messaging.operation.type": "process", "messaging.consumer.group.name": "dispatcher-kling"},
+		"push event":                           {"reelway.push.transport": "grpc", "reelway.job.id": id},
+	} {
+		for k, want := range wants {
+			set := attribute.NewSet()
+			if got[name] != nil {
+				set = attribute.NewSet(got[name].Attributes()...)
+			}
+			if v, _ := set.Value(k); v.AsString() != want {
+				t.Errorf("%q has %v, not %s=%s", name, set.ToSlice(), k, want)
+			}
 		}
 	}
 	// The same data: the same key, job and money.

@@ -123,6 +123,7 @@ func customKinds(t *testing.T) (out []*unstructured.Unstructured) {
 	for _, path := range []string{
 		keda + "/config/crd/bases/keda.sh_scaledobjects.yaml",
 		prometheus + "/example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+		prometheus + "/example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
 		gateway + "/config/crd/standard/gateway.networking.k8s.io_gateways.yaml",
 		gateway + "/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",
 		gateway + "/config/crd/standard/gateway.networking.k8s.io_grpcroutes.yaml",

@@ -116,7 +116,7 @@ func (s *apiServer) refuses(m manifests) {
 		s.t.Error("a misspelt field was not refused")
 	}
 	for _, o := range m.objects {
-		if o.GetKind() != "ScaledObject" && o.GetKind() != "Cluster" && o.GetKind() != "ServiceMonitor" && o.GetKind() != "GRPCRoute" {
+		if o.GetKind() != "ScaledObject" && o.GetKind() != "Cluster" && o.GetKind() != "ServiceMonitor" && o.GetKind() != "PrometheusRule" && o.GetKind() != "GRPCRoute" {
 			continue
 		}
 		wrong := o.DeepCopy()

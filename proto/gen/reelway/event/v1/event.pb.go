@@ -1311,7 +1311,10 @@ type JobEvent struct {
 	AttemptId string `protobuf:"bytes,5,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
 	// Which of the provider's keys the attempt was submitted with; empty before
 	// one was.
-	KeyId         string `protobuf:"bytes,26,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	KeyId string `protobuf:"bytes,26,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// When the provider's webhook came in that caused it; absent where another
+	// told. From then on its time to the watchers counts.
+	HeardAt       *timestamppb.Timestamp `protobuf:"bytes,45,opt,name=heard_at,json=heardAt,proto3" json:"heard_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1386,6 +1389,13 @@ func (x *JobEvent) GetKeyId() string {
 		return x.KeyId
 	}
 	return ""
+}
+
+func (x *JobEvent) GetHeardAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HeardAt
+	}
+	return nil
 }
 
 // DeadLetter wraps a message that no consumer could handle.
@@ -1582,7 +1592,7 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"account_id\x18\x04 \x01(\tR\taccountId\x12\x1a\n" +
 	"\bprovider\x18\x05 \x01(\tR\bprovider\"#\n" +
 	"\x0fArtifactDeleted\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\"\xe9\x01\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"\xa0\x02\n" +
 	"\bJobEvent\x12-\n" +
 	"\x05video\x18\x01 \x01(\v2\x17.reelway.video.v1.VideoR\x05video\x12;\n" +
 	"\voccurred_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -1592,7 +1602,8 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"result_url\x18\x04 \x01(\tR\tresultUrl\x12\x1d\n" +
 	"\n" +
 	"attempt_id\x18\x05 \x01(\tR\tattemptId\x12\x15\n" +
-	"\x06key_id\x18\x1a \x01(\tR\x05keyId\"\xdc\x02\n" +
+	"\x06key_id\x18\x1a \x01(\tR\x05keyId\x125\n" +
+	"\bheard_at\x18- \x01(\v2\x1a.google.protobuf.TimestampR\aheardAt\"\xdc\x02\n" +
 	"\n" +
 	"DeadLetter\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x18\n" +
@@ -1671,13 +1682,14 @@ var file_reelway_event_v1_event_proto_depIdxs = []int32{
 	22, // 18: reelway.event.v1.ArchiveFailed.error:type_name -> reelway.video.v1.VideoError
 	24, // 19: reelway.event.v1.JobEvent.video:type_name -> reelway.video.v1.Video
 	21, // 20: reelway.event.v1.JobEvent.occurred_at:type_name -> google.protobuf.Timestamp
-	20, // 21: reelway.event.v1.DeadLetter.headers:type_name -> reelway.event.v1.DeadLetter.HeadersEntry
-	21, // 22: reelway.event.v1.DeadLetter.died_at:type_name -> google.protobuf.Timestamp
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	21, // 21: reelway.event.v1.JobEvent.heard_at:type_name -> google.protobuf.Timestamp
+	20, // 22: reelway.event.v1.DeadLetter.headers:type_name -> reelway.event.v1.DeadLetter.HeadersEntry
+	21, // 23: reelway.event.v1.DeadLetter.died_at:type_name -> google.protobuf.Timestamp
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_reelway_event_v1_event_proto_init() }
