@@ -20,7 +20,7 @@ type usageServer struct {
 	s *Service
 }
 
-// Register puts VideoService, UsageService, WebhookService and RealtimeService, and for admin keys
+// Register puts VideoService, UsageService, WebhookService, RealtimeService and UploadService, and for admin keys
 // the ledger's services, on a server built by pkg/rpc, which validates requests and maps
 // faults.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
@@ -28,6 +28,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	videov1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	s.registerWebhooks(r)
 	videov1.RegisterRealtimeServiceServer(r, &realtimeServer{s: s})
+	videov1.RegisterUploadServiceServer(r, &uploadServer{s: s})
 	s.registerAdmin(r)
 }
 
@@ -103,7 +104,7 @@ func (g *videoServer) QuoteVideo(ctx context.Context, r *videov1.QuoteVideoReque
 	if err != nil {
 		return nil, err
 	}
-	return g.s.quote(p, r.GetVideo())
+	return g.s.quote(ctx, p, r.GetVideo())
 }
 
 // ListModels implements VideoService.
