@@ -55,6 +55,7 @@ type Task struct {
 	State      string    `json:"state"` // queued, running, succeeded, failed, canceled
 	Charged    bool      `json:"charged"`
 	Key        string    `json:"key"` // fingerprint of the key that submitted it
+	Inputs     []Input   `json:"inputs,omitempty"`
 
 	d             *dialect
 	kind          string // which of a provider's APIs it was submitted to
