@@ -254,6 +254,7 @@ func (s *Service) take(ctx context.Context, p auth.Principal, field string, only
 	defer abandon()
 	upload := id.New(id.Upload)
 	var w io.WriteCloser
+	begun := false
 	m, size, sum, err := s.examine(field, r, func(m medium) (io.Writer, error) {
 		if onlyImages && !m.image() {
 			return nil, invalid([]fault.Field{{Name: field, Message: "is a video; an image is wanted here"}})
@@ -262,6 +263,7 @@ func (s *Service) take(ctx context.Context, p auth.Principal, field string, only
 		if _, err := s.d.Uploads.BeginUpload(ctx, &ledgerv1.BeginUploadRequest{AccountId: p.AccountID, Id: upload, Key: key, ContentType: m.contentType}); err != nil {
 			return nil, fault.FromStatus(err)
 		}
+		begun = true
 		var err error
 		if w, err = s.d.Store.Writer(wctx, key, m.contentType); err != nil {
 			return nil, fault.Wrap(err, fault.Unavailable, "the file could not be stored; try again")
@@ -283,7 +285,7 @@ func (s *Service) take(ctx context.Context, p auth.Principal, field string, only
 			return resp.GetUpload(), nil
 		}
 	}
-	if w != nil {
+	if begun {
 		s.drop(ctx, p, upload)
 	}
 	return nil, err
