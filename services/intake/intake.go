@@ -40,7 +40,7 @@ type Config struct {
 	UploadMaxBytes      int64         `env:"REELWAY_UPLOAD_MAX_BYTES" min:"1024" max:"1073741824" envDefault:"20971520" desc:"largest image that is taken as a file, in bytes"`
 	UploadMaxVideoBytes int64         `env:"REELWAY_UPLOAD_MAX_VIDEO_BYTES" min:"1024" max:"5368709120" envDefault:"536870912" desc:"largest video that is taken as a file, in bytes"`
 	UploadTimeout       time.Duration `env:"REELWAY_UPLOAD_TIMEOUT" min:"1s" max:"1h" envDefault:"5m" desc:"longest time for receiving one file, or for looking at one that was sent to the bucket"`
-	UploadsAtOnce       int           `env:"REELWAY_UPLOADS_AT_ONCE" min:"1" max:"1000" envDefault:"16" desc:"files that one replica stores at the same time, half of them one account's at the most, each in up to 25 MiB of memory on S3; more wait for 10 seconds and are refused with 503 then"`
+	UploadsAtOnce       int           `env:"REELWAY_UPLOADS_AT_ONCE" min:"1" max:"1000" envDefault:"8" desc:"files that one replica stores at the same time, half of them one account's at the most, each in up to 25 MiB of memory on S3; more wait for 10 seconds and are refused with 503 then"`
 
 	LatencyEvery time.Duration `env:"REELWAY_LATENCY_EVERY" min:"100ms" envDefault:"30s" desc:"how often the models' present latencies are read, for aliases with a ceiling of latency"`
 }
