@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,13 @@ func (s *stack) fetched(id string) (sums []string) {
 	return sums
 }
 
+// in is the stack in a part of its test.
+func (s *stack) in(t *testing.T) *stack {
+	part := *s
+	part.t = t
+	return &part
+}
+
 func (s *stack) wants(id string, want ...string) {
 	s.t.Helper()
 	if got := s.fetched(id); fmt.Sprint(got) != fmt.Sprint(want) {
@@ -136,11 +144,11 @@ func TestUploads(t *testing.T) {
 				t.Fatal(err)
 			}
 			return []string{"REELWAY_BUCKET_URL=file://" + dir}, func() int {
-				names, err := filepath.Glob(filepath.Join(dir, "uploads", "*", "*.png"))
+				names, err := filepath.Glob(filepath.Join(dir, "uploads", "*", "*"))
 				if err != nil {
 					t.Fatal(err)
 				}
-				return len(names)
+				return len(slices.DeleteFunc(names, func(n string) bool { return strings.HasSuffix(n, ".attrs") }))
 			}
 		},
 		"s3": func(t *testing.T) ([]string, func() int) {
@@ -423,6 +431,8 @@ func TestOpenAISDKsUpload(t *testing.T) {
 	s := setup(t)
 	data, sum := picture(t, 1, 0)
 	t.Run("go", func(t *testing.T) {
+		t.Parallel()
+		s := s.in(t)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		c := openai.NewClient(option.WithBaseURL(s.base+"/v1"), option.WithAPIKey(key))
@@ -446,6 +456,8 @@ func TestOpenAISDKsUpload(t *testing.T) {
 		}
 	})
 	t.Run("js", func(t *testing.T) {
+		t.Parallel()
+		s := s.in(t)
 		if _, err := os.Stat("sdk/node_modules/.package-lock.json"); err != nil {
 			t.Fatal("the client libraries are not installed: run `make setup-test`")
 		}

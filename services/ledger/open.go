@@ -206,7 +206,7 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims clai
 		return nil
 	}
 	if c.err = lacks(c.req.OpenJobRequest, uploads); c.err != nil {
-		return nil
+		return nil //nolint:nilerr // the call's verdict, not the group's failure
 	}
 	b := u.balances[c.req.GetAccountId()]
 	if b == nil {
