@@ -135,15 +135,20 @@ func parseSigned(s string) Response {
 	return Response{ContentType: kind, FileName: params["filename"], Download: params["download"] != ""}
 }
 
-// Handler serves a folder's signed URLs; nil for S3 and GCS, which serve their
-// own. An altered or expired URL gets 403.
+// Handler serves a folder's signed URLs, and takes what is sent to those of
+// SignPut; nil for S3 and GCS, which do so themselves. An altered or expired URL gets 403.
 func (b *Bucket) Handler() http.Handler {
 	if b.signer == nil {
 		return nil
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key, err := b.signer.KeyFromURL(r.Context(), r.URL)
-		if err != nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
+		signed := r.URL.Query().Get("method")
+		if err == nil && signed == http.MethodPut && r.Method == http.MethodPut {
+			b.take(w, r, key)
+			return
+		}
+		if err != nil || signed != http.MethodGet || r.Method != http.MethodGet && r.Method != http.MethodHead {
 			videojson.WriteFault(w, id.New(id.Request), fault.New(fault.PermissionDenied, "this link was altered or has expired; fetch the video's content again for a new one"))
 			return
 		}

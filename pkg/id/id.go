@@ -21,6 +21,8 @@ const (
 	// Endpoint takes an account's webhooks.
 	Endpoint = "whe"
 	Token    = "rtok" // of a browser
+	// Upload is a file that a video is to be made from.
+	Upload = "upload"
 )
 
 // New returns a fresh id, for example "video_0197…". Its 74 random bits come

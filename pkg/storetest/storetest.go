@@ -83,6 +83,16 @@ func (x *S3) Unfinished(t testing.TB) int {
 	return len(r.Uploads)
 }
 
+// Objects is how many lie in the bucket whose keys begin with a prefix.
+func (x *S3) Objects(t testing.TB, prefix string) int {
+	t.Helper()
+	r, err := x.Client.ListObjectsV2(context.Background(), &s3.ListObjectsV2Input{Bucket: aws.String(Name), Prefix: &prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(r.Contents)
+}
+
 // Begin begins an upload and leaves it, as a killed process does.
 func (x *S3) Begin(t testing.TB, key string) {
 	t.Helper()

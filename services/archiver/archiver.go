@@ -102,10 +102,17 @@ func (s *Service) Components() []run.Component {
 const deleters = 4
 
 // delete removes a stored result with its variants and reports it gone once the
-// bucket has none of them; one that is gone already is reported again. Only results are deleted, whatever the command says.
+// bucket has none of them; one that is gone already is reported again. Only results
+// and uploads are deleted, whatever the command says.
 func (s *Service) delete(ctx context.Context, c *eventv1.DeleteArtifact) error {
-	if !strings.HasPrefix(c.GetKey(), results) || strings.Contains(c.GetKey(), "..") {
+	upload := strings.HasPrefix(c.GetKey(), uploads)
+	if !upload && !strings.HasPrefix(c.GetKey(), results) || strings.Contains(c.GetKey(), "..") {
 		return bus.Terminate(fmt.Errorf("delete result: the key of %s is not a result's", c.GetJobId()))
+	}
+	if upload {
+		if err := s.d.Bucket.Discard(ctx, c.GetKey()); err != nil { // whoever was writing it may have been killed
+			return err
+		}
 	}
 	for _, key := range family(c.GetKey()) {
 		if err := s.d.Bucket.Delete(ctx, key); err != nil {
@@ -116,8 +123,11 @@ func (s *Service) delete(ctx context.Context, c *eventv1.DeleteArtifact) error {
 		Fact: &eventv1.Observation_ArtifactDeleted{ArtifactDeleted: &eventv1.ArtifactDeleted{Key: c.GetKey()}}})
 }
 
-// results is where they lie in the bucket.
-const results = "videos/"
+// Where they lie in the bucket.
+const (
+	results = "videos/"
+	uploads = "uploads/"
+)
 
 func keyOf(v *videov1.Video, attempt string) string {
 	return results + v.GetAccountId() + "/" + v.GetId() + "/" + attempt + suffixes[0]

@@ -2,6 +2,7 @@ package intake
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,11 +27,14 @@ import (
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
-// MaxBody bounds a request, in bytes. Assets are sent as URLs.
+// MaxBody bounds a request, in bytes. Files, which have limits of their own, do
+// not count.
 const MaxBody = 1 << 20
 
-// maxDepth bounds the nesting of a request.
-const maxDepth = 32
+const (
+	maxDepth = 32 // bounds the nesting of a request
+	maxParts = 100
+)
 
 // body is a request as callers write it: OpenAI's fields and the field's usual
 // ones. Numbers that OpenAI writes as strings are taken as both.
@@ -65,6 +69,7 @@ type body struct {
 
 type reference struct {
 	ImageURL string `json:"image_url"`
+	FileID   string `json:"file_id"`
 }
 
 type videoReference struct {
@@ -119,18 +124,30 @@ func (e *readError) Error() string { return e.err.Error() }
 func (e *readError) Unwrap() error { return e.err }
 
 func tooLarge() error {
-	return fault.New(fault.PayloadTooLarge, "the body is larger than 1 MiB; send images as https URLs (image_url), not as base64 or files")
+	return fault.New(fault.PayloadTooLarge, "the body is larger than 1 MiB; send images as https URLs (image_url), as files of a multipart form or as uploads (docs/uploads.md), not as base64")
+}
+
+// unfit is the fault of a body that is larger than its limit.
+func unfit(limit int64) error {
+	if limit == MaxBody {
+		return tooLarge()
+	}
+	return fault.New(fault.PayloadTooLarge, "the body is larger than %d bytes", limit)
 }
 
 // decode reads a create or quote request, JSON or multipart. The fields that it
 // names are wrong; the request holds what could be read of the others, so that
-// every fault can be named at once.
-func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, []fault.Field, error) {
-	if r.ContentLength > MaxBody {
-		return nil, nil, tooLarge()
-	}
-	r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+// every fault can be named at once. files takes those of a form; nil refuses them.
+func decode(w http.ResponseWriter, r *http.Request, files *parts) (*videov1.VideoRequest, []fault.Field, error) {
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	limit := int64(MaxBody)
+	if kind == "multipart/form-data" {
+		limit = files.bytes()
+	}
+	if r.ContentLength > limit {
+		return nil, nil, unfit(limit)
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	if err != nil && r.Header.Get("Content-Type") != "" {
 		return nil, nil, invalid([]fault.Field{{Name: "Content-Type", Message: "cannot be read"}})
 	}
@@ -140,7 +157,10 @@ func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, []fa
 	case "application/json", "":
 		bad, err = decodeJSON(r.Body, &b)
 	case "multipart/form-data":
-		bad, err = decodeMultipart(multipart.NewReader(r.Body, params["boundary"]), &b)
+		if files != nil {
+			files.s.extend(w)
+		}
+		bad, err = decodeMultipart(multipart.NewReader(r.Body, params["boundary"]), &b, files)
 	default:
 		return nil, nil, invalid([]fault.Field{{Name: "Content-Type", Message: "must be application/json or multipart/form-data"}})
 	}
@@ -148,7 +168,7 @@ func decode(w http.ResponseWriter, r *http.Request) (*videov1.VideoRequest, []fa
 	var read *readError
 	switch {
 	case errors.As(err, &large):
-		return nil, nil, tooLarge()
+		return nil, nil, unfit(limit)
 	case errors.As(err, &read):
 		return nil, nil, invalid([]fault.Field{{Name: "body", Message: "ended before it was complete"}})
 	case err != nil:
@@ -283,10 +303,14 @@ func depth(data []byte) error {
 
 // decodeMultipart reads the form that OpenAI's SDKs send, by way of the same
 // strict JSON: one set of rules.
-func decodeMultipart(mr *multipart.Reader, b *body) ([]fault.Field, error) {
+func decodeMultipart(mr *multipart.Reader, b *body, files *parts) ([]fault.Field, error) {
 	fields := map[string]any{}
 	var bad []fault.Field
-	for {
+	left := int64(MaxBody) // for all that is no file
+	for n := 0; ; n++ {
+		if n == maxParts {
+			return nil, invalid([]fault.Field{{Name: "body", Message: fmt.Sprintf("has more than %d parts", maxParts)}})
+		}
 		part, err := mr.NextPart()
 		if errors.Is(err, io.EOF) {
 			break
@@ -300,17 +324,21 @@ func decodeMultipart(mr *multipart.Reader, b *body) ([]fault.Field, error) {
 		}
 		name := part.FormName()
 		if part.FileName() != "" {
-			as := "image_url"
-			if name == "video" {
-				as = "video_url"
+			wrong, err := files.add(part, fields)
+			if err != nil {
+				return nil, err
 			}
-			f := fault.New(fault.PayloadTooLarge, "%s: files are not taken; upload it and send its https URL as %s", name, as)
-			f.Fields = []fault.Field{{Name: name, Message: "must be no file"}}
-			return nil, f
+			if wrong != nil {
+				return nil, invalid(append(bad, *wrong)) // what else there is may be large
+			}
+			continue
 		}
-		data, err := io.ReadAll(part)
+		data, err := io.ReadAll(io.LimitReader(part, left+1))
 		if err != nil {
 			return nil, &readError{err}
+		}
+		if left -= int64(len(data)); left < 0 {
+			return nil, tooLarge()
 		}
 		value := string(data)
 		group, key, nested := strings.Cut(strings.TrimSuffix(name, "]"), "[")
@@ -373,11 +401,15 @@ func (b *body) request() (_ *videov1.VideoRequest, bad []fault.Field) {
 		wrong("priority", fmt.Sprintf("%q is no class of the queue; use %s", b.Priority, videojson.PrioritiesTo(videov1.Priority_PRIORITY_HIGH)))
 	}
 	image := b.ImageURL
-	if b.InputReference != nil && b.InputReference.ImageURL != "" {
-		if image != "" && image != b.InputReference.ImageURL {
+	if ref := b.InputReference; ref != nil && cmp.Or(ref.ImageURL, ref.FileID) != "" {
+		named := cmp.Or(ref.ImageURL, ref.FileID)
+		if image != "" && image != named {
 			wrong("image_url", "contradicts input_reference")
 		}
-		image = b.InputReference.ImageURL
+		if ref.FileID != "" && (ref.ImageURL != "" || !strings.HasPrefix(ref.FileID, id.Upload+"_")) {
+			wrong("input_reference.file_id", "must be the id of an upload, without an image_url beside it")
+		}
+		image = named
 	}
 	source := ""
 	if b.Video != nil {

@@ -37,7 +37,7 @@ func TestDecode(t *testing.T) {
 	} {
 		r := httptest.NewRequest(http.MethodPost, "/v1/videos", strings.NewReader(in))
 		r.Header.Set("Content-Type", "application/json")
-		_, bad, err := decode(httptest.NewRecorder(), r)
+		_, bad, err := decode(httptest.NewRecorder(), r, nil)
 		if err == nil && len(bad) > 0 {
 			err = invalid(bad)
 		}
@@ -64,7 +64,7 @@ func TestDecodeMultipart(t *testing.T) {
 	_ = w.Close()
 	r := httptest.NewRequest(http.MethodPost, "/v1/videos", &buf)
 	r.Header.Set("Content-Type", w.FormDataContentType())
-	v, bad, err := decode(httptest.NewRecorder(), r)
+	v, bad, err := decode(httptest.NewRecorder(), r, nil)
 	if err != nil || len(bad) > 0 || v.GetPrompt() != "p" || v.GetDurationSeconds() != 5 || !v.GetAudio() || v.GetMetadata()["a"] != "b" || v.GetImageUrl() != "https://e.example/x.png" ||
 		v.GetSourceVideo() != "video_1" || !v.GetExtend() {
 		t.Errorf("%v, %v", v, err)
@@ -75,7 +75,7 @@ func TestLargeBodiesAreRefusedWithAdvice(t *testing.T) {
 	t.Parallel()
 	r := httptest.NewRequest(http.MethodPost, "/v1/videos", strings.NewReader(`{"prompt":"`+strings.Repeat("x", MaxBody)+`"}`))
 	r.ContentLength = -1 // chunked
-	_, _, err := decode(httptest.NewRecorder(), r)
+	_, _, err := decode(httptest.NewRecorder(), r, nil)
 	if f := fault.From(err); f.Code != fault.PayloadTooLarge || !strings.Contains(f.Message, "https URL") {
 		t.Error(f)
 	}
@@ -87,7 +87,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, kind string, data []byte) {
 		r := httptest.NewRequest(http.MethodPost, "/v1/videos", bytes.NewReader(data))
 		r.Header.Set("Content-Type", kind)
-		if _, _, err := decode(httptest.NewRecorder(), r); err != nil && fault.From(err).Code.HTTPStatus()/100 != 4 {
+		if _, _, err := decode(httptest.NewRecorder(), r, nil); err != nil && fault.From(err).Code.HTTPStatus()/100 != 4 {
 			t.Fatalf("not a 4xx: %v", err)
 		}
 	})

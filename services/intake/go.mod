@@ -3,6 +3,7 @@ module reelway.dev/services/intake
 go 1.26.0
 
 require (
+	golang.org/x/image v0.44.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
 	reelway.dev/pkg v0.0.0

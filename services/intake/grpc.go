@@ -29,8 +29,8 @@ type billingServer struct {
 	s *Service
 }
 
-// Register puts VideoService, UsageService, BillingService, WebhookService and
-// RealtimeService, and for admin keys the ledger's services, on a server built by pkg/rpc, which validates requests and maps
+// Register puts VideoService, UsageService, BillingService, WebhookService,
+// RealtimeService and UploadService, and for admin keys the ledger's services, on a server built by pkg/rpc, which validates requests and maps
 // faults.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	videov1.RegisterVideoServiceServer(r, &videoServer{s: s})
@@ -38,6 +38,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	videov1.RegisterBillingServiceServer(r, &billingServer{s: s})
 	s.registerWebhooks(r)
 	videov1.RegisterRealtimeServiceServer(r, &realtimeServer{s: s})
+	videov1.RegisterUploadServiceServer(r, &uploadServer{s: s})
 	s.registerAdmin(r)
 }
 

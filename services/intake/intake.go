@@ -37,6 +37,11 @@ type Config struct {
 	CapStaging     string `env:"REELWAY_CAP_STAGING" oneof:"480p 720p 1080p 2160p" envDefault:"720p" desc:"highest resolution of accounts of the staging tier"`
 	CapProduction  string `env:"REELWAY_CAP_PRODUCTION" oneof:"480p 720p 1080p 2160p" envDefault:"2160p" desc:"highest resolution of accounts of the production tier"`
 
+	UploadMaxBytes      int64         `env:"REELWAY_UPLOAD_MAX_BYTES" min:"1024" max:"1073741824" envDefault:"20971520" desc:"largest image that is taken as a file, in bytes"`
+	UploadMaxVideoBytes int64         `env:"REELWAY_UPLOAD_MAX_VIDEO_BYTES" min:"1024" max:"5368709120" envDefault:"536870912" desc:"largest video that is taken as a file, in bytes"`
+	UploadTimeout       time.Duration `env:"REELWAY_UPLOAD_TIMEOUT" min:"1s" max:"1h" envDefault:"5m" desc:"longest time for receiving one file, or for looking at one that was sent to the bucket"`
+	UploadsAtOnce       int           `env:"REELWAY_UPLOADS_AT_ONCE" min:"1" max:"1000" envDefault:"8" desc:"files that one replica stores at the same time, half of them one account's at the most, each in up to 25 MiB of memory on S3; more wait for 10 seconds and are refused with 503 then"`
+
 	LatencyEvery time.Duration `env:"REELWAY_LATENCY_EVERY" min:"100ms" envDefault:"30s" desc:"how often the models' present latencies are read, for aliases with a ceiling of latency"`
 }
 
@@ -73,6 +78,8 @@ type Deps struct {
 	Limits      Limiter
 	Status      StatusReader
 	Files       Files
+	Store       Store // takes uploads
+	Uploads     ledgerv1.UploadServiceClient
 	Catalog     *catalog.Catalog
 	Routes      *route.Routes
 	CheckURL    func(raw string) error // judges URLs of images and videos, and those of webhooks
@@ -87,14 +94,16 @@ type Service struct {
 	cfg  Config
 	d    Deps
 	took latencies
+	// places are of those who store files.
+	places *places
 }
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.DeadLetters == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Tokens == nil || d.Realtime == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.DeadLetters == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Store == nil || d.Uploads == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Tokens == nil || d.Realtime == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
-	return &Service{cfg: cfg, d: d}, nil
+	return &Service{cfg: cfg, d: d, places: newPlaces(cfg.UploadsAtOnce)}, nil
 }
 
 // cap is the highest resolution that p may ask for: the account's own, which an
@@ -129,7 +138,7 @@ func (s *Service) plan(ctx context.Context, p auth.Principal, r *videov1.VideoRe
 	plan, worse := s.d.Routes.Table().Resolve(route.Ask{Request: r, Models: s.d.Catalog, Cap: s.cap(p), Tier: p.Tier, Region: s.d.Routes.Region(), Latency: s.took.of, Made: made})
 	bad = append(append(bad, worse...), s.offering(p, r, made)...)
 	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}, {"video_url", r.GetVideoUrl()}} {
-		if u.url == "" {
+		if _, ours := bucket.RefKey(u.url); ours || u.url == "" {
 			continue
 		}
 		if strings.HasPrefix(u.url, "data:") || base64Like(u.url) {
@@ -169,7 +178,11 @@ func (s *Service) plan(ctx context.Context, p auth.Principal, r *videov1.VideoRe
 
 // quote is a plan as callers see it.
 func (s *Service) quote(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (*videov1.QuoteVideoResponse, error) {
-	plan, err := s.plan(ctx, p, r, bad...)
+	src, worse, err := s.fill(ctx, p, r)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := s.plan(ctx, p, src.request, append(bad, worse...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -202,14 +215,23 @@ func base64Like(s string) bool {
 	})
 }
 
-func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, key string, bad ...fault.Field) (*videov1.Video, error) {
+// mayCreate refuses what can be refused before the request itself is read.
+func mayCreate(p auth.Principal, key string) error {
 	if len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
-		return nil, invalid([]fault.Field{{Name: "Idempotency-Key", Message: "must be at most 255 printable ASCII characters"}})
+		return invalid([]fault.Field{{Name: "Idempotency-Key", Message: "must be at most 255 printable ASCII characters"}})
 	}
-	if err := p.Active(); err != nil {
+	return p.Active()
+}
+
+func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, key string, bad ...fault.Field) (*videov1.Video, error) {
+	if err := mayCreate(p, key); err != nil {
 		return nil, err
 	}
-	plan, err := s.plan(ctx, p, r, bad...)
+	src, worse, err := s.fill(ctx, p, r)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := s.plan(ctx, p, src.request, append(bad, worse...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +240,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 		return nil, invalid([]fault.Field{{Name: "max_cost", Message: fmt.Sprintf("this video costs %s credits, more than the %s allowed",
 			money.Format(hold), money.Format(limit))}})
 	}
-	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(src.identity)
 	if err != nil {
 		return nil, fmt.Errorf("marshal request: %w", err)
 	}
@@ -227,7 +249,7 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: first.Params,
 		Provider: first.Model.Provider, QuoteMicros: first.Price, User: r.GetUser(), Metadata: r.GetMetadata(),
 		CostMicros: first.Model.Cost(first.Params, first.Price), CostCurrency: catalog.CostCurrency, Plan: jobPlan(plan),
-		Priority: r.GetPriority(), QueueWeight: p.QueueWeight, CallbackUrl: r.GetCallbackUrl(), NotifyEmail: r.GetNotifyEmail(),
+		Priority: r.GetPriority(), QueueWeight: p.QueueWeight, CallbackUrl: r.GetCallbackUrl(), NotifyEmail: r.GetNotifyEmail(), UploadIds: src.uploads,
 	})
 	if err != nil {
 		return nil, fault.FromStatus(err)

@@ -51,6 +51,7 @@ func (s *Service) Handler() http.Handler {
 	route("GET /v1/usage", auth.BillingRead, s.getUsage)
 	route("GET /v1/statement", auth.BillingRead, s.getStatement)
 	s.routeWebhooks(route)
+	s.routeUploads(route)
 	route("POST /v1/realtime/tokens", auth.VideosRead, s.postToken)
 	route("DELETE /v1/realtime/tokens/{id}", auth.VideosRead, s.deleteToken)
 	mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, r *http.Request) {
@@ -130,7 +131,12 @@ func (s *Service) write(w http.ResponseWriter, r *http.Request, v *videov1.Video
 }
 
 func (s *Service) postVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	req, bad, err := decode(w, r)
+	if err := mayCreate(p, r.Header.Get("Idempotency-Key")); err != nil {
+		return err
+	}
+	files := &parts{s: s, ctx: r.Context(), p: p}
+	defer files.drop()
+	req, bad, err := decode(w, r, files)
 	if err != nil {
 		return err
 	}
@@ -203,7 +209,7 @@ func (s *Service) listVideos(w http.ResponseWriter, r *http.Request, p auth.Prin
 }
 
 func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	req, bad, err := decode(w, r)
+	req, bad, err := decode(w, r, nil)
 	if err != nil {
 		return err
 	}

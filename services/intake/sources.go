@@ -102,7 +102,12 @@ func (s *Service) offering(p auth.Principal, r *videov1.VideoRequest, made *cata
 // remix, whose source is in the path, an edit, or an extension.
 func (s *Service) postOfVideo(extend bool) func(http.ResponseWriter, *http.Request, auth.Principal) error {
 	return func(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-		req, bad, err := decode(w, r)
+		if err := mayCreate(p, r.Header.Get("Idempotency-Key")); err != nil {
+			return err
+		}
+		files := &parts{s: s, ctx: r.Context(), p: p}
+		defer files.drop()
+		req, bad, err := decode(w, r, files)
 		if err != nil {
 			return err
 		}

@@ -33,12 +33,19 @@ func (s *Service) openAhead(ctx context.Context, group []*openCall) (done bool, 
 		if err != nil {
 			return err
 		}
+		uploads, err := u.lockUploads(ctx, group)
+		if err != nil {
+			return err
+		}
 		if err := u.tx.QueryRow(ctx, "select now()").Scan(&u.now); err != nil {
 			return fmt.Errorf("read clock: %w", err)
 		}
 		for _, c := range group {
 			if claims.replay(c) {
 				continue
+			}
+			if lacks(c.req.OpenJobRequest, uploads) != nil {
+				return errNotAmple // its own verdict, not the group's
 			}
 			if err := s.accept(u, c, u.draft(c, claims), claims); err != nil {
 				return err

@@ -111,8 +111,10 @@ func (s *Service) eraseSome(ctx context.Context, r *ledgerv1.EraseUserRequest, t
 				videos++
 			}
 		}
-		_, err = u.tx.Exec(ctx, forgetKeysSQL, ids)
-		return err
+		if _, err = u.tx.Exec(ctx, forgetKeysSQL, ids); err != nil {
+			return err
+		}
+		return dropUploadsOf(ctx, u.tx, ids)
 	})
 	return jobs, videos, err
 }

@@ -61,6 +61,8 @@ type Config struct {
 	RetainHooks   time.Duration   `env:"REELWAY_RETAIN_WEBHOOKS" min:"0s" envDefault:"720h" desc:"how long deliveries of webhooks and what was answered to them are kept, those that wait for a disabled endpoint included; 0 keeps them for ever"`
 	HookSchedule  []time.Duration `env:"REELWAY_WEBHOOK_SCHEDULE" envDefault:"5s,5m,30m,2h,5h,10h,14h,20h,24h" desc:"waits between the attempts of a webhook delivery, separated by commas; after the last one fails it is given up"`
 	HookPatience  time.Duration   `env:"REELWAY_WEBHOOK_DISABLE_AFTER" min:"0s" envDefault:"120h" desc:"how long a webhook endpoint may take nothing before it is disabled; 0: for ever"`
+	UploadLife    time.Duration   `env:"REELWAY_UPLOAD_LIFE" min:"1m" envDefault:"48h" desc:"how long an upload may be used; its file is deleted then, or as soon as the last job that needs it is over"`
+	UploadsUnused int             `env:"REELWAY_UPLOADS_UNUSED" min:"1" envDefault:"100" desc:"uploads of one account that no video was made from, pending ones included; more are refused"`
 	ReviewEvery   time.Duration   `env:"REELWAY_REVIEW_EVERY" min:"1s" envDefault:"1h" desc:"how often a provider is asked for the fate of a task that had no verdict in time"`
 	ReviewFor     time.Duration   `env:"REELWAY_REVIEW_FOR" min:"0s" envDefault:"168h" desc:"for how long it is asked; after that an operator settles the suspense"`
 	Reconcile     time.Duration   `env:"REELWAY_RECONCILE_EVERY" min:"0s" envDefault:"10m" desc:"how often the books are proven in the background, by one replica at a time; once a day from the first posting on"`
@@ -134,6 +136,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	webhookv1.RegisterWebhookServiceServer(r, &webhookServer{s: s})
 	webhookv1.RegisterDeliveryServiceServer(r, &deliveryServer{s: s})
 	ledgerv1.RegisterRealtimeServiceServer(r, &realtimeServer{s: s})
+	ledgerv1.RegisterUploadServiceServer(r, &uploadServer{s: s})
 }
 
 // Components are the ledger's background parts.

@@ -111,6 +111,9 @@ func (s *Service) observed(x sighting) error {
 	if x.left != "" {
 		s.fell.Add(x.ctx, 1, fellFrom(x.left, x.job.Provider))
 	}
+	if x.job == nil && x.verdict == applied {
+		return nil
+	}
 	if x.job == nil {
 		return bus.Terminate(fmt.Errorf("observation of an unknown job"))
 	}
@@ -180,6 +183,10 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 	}
 	for i := range seen {
 		x := &seen[i]
+		if key := x.o.GetArtifactDeleted().GetKey(); strings.HasPrefix(key, uploadKeys) {
+			u.cleared, x.verdict = append(u.cleared, key), applied
+			continue // no job's
+		}
 		if x.job = jobs[x.o.GetJobId()]; x.job == nil {
 			continue // a dead letter, once the others are committed
 		}

@@ -85,11 +85,15 @@ func (s *Service) open(ctx context.Context, group []*openCall) error {
 		if err != nil {
 			return err
 		}
+		uploads, err := u.lockUploads(ctx, group)
+		if err != nil {
+			return err
+		}
 		if err := u.lockSpending(ctx, group); err != nil {
 			return err
 		}
 		for _, c := range group {
-			if err := s.openOne(ctx, u, c, claims); err != nil {
+			if err := s.openOne(ctx, u, c, claims, uploads); err != nil {
 				return err
 			}
 		}
@@ -197,9 +201,12 @@ func (u *unit) writeFreed(b *pgx.Batch) {
 
 // openOne judges one call. What concerns this call alone is its verdict; an
 // error is the group's.
-func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims claimed) error {
+func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims claimed, uploads map[string]string) error {
 	if claims.replay(c) {
 		return nil
+	}
+	if c.err = lacks(c.req.OpenJobRequest, uploads); c.err != nil {
+		return nil //nolint:nilerr // the call's verdict, not the group's failure
 	}
 	b := u.balances[c.req.GetAccountId()]
 	if b == nil {
@@ -264,6 +271,7 @@ func (s *Service) accept(u *unit, c *openCall, j *record, cs claimed) error {
 		taken.job = j
 	}
 	u.opened = append(u.opened, j)
+	u.need(j.ID, c.req.GetUploadIds())
 	u.callBack(j, c.req.GetCallbackUrl())
 	c.resp = opened{job: j}
 	if c.req.turn == 0 {

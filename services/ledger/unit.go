@@ -47,6 +47,7 @@ type unit struct {
 	rerouted []*record // distinct
 	queued   []*record // to wait for their turn
 	unqueued []*record // over before it came
+	needed   []jobUpload
 	times    *renderTimes
 	passages []passage              // to be measured once they are committed
 	heard    *timestamppb.Timestamp // when the webhook came whose observation is being applied; nil for others
@@ -192,6 +193,7 @@ func (u *unit) flush(ctx context.Context) (*pgx.Batch, error) {
 	u.writeMessages(b)
 	u.writeSpending(b)
 	u.writeQueued(b)
+	u.writeNeeded(b)
 	u.writeHooks(b)
 	if len(u.deferred) > 0 {
 		accounts := map[string]bool{}

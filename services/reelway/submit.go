@@ -26,8 +26,8 @@ type wanted struct {
 	AspectRatio    string            `help:"Such as 16:9." placeholder:"W:H"`
 	Platform       string            `help:"Its shape and length by where it is shown, such as tiktok." placeholder:"NAME"`
 	NegativePrompt string            `help:"What not to show." placeholder:"TEXT"`
-	Image          string            `help:"The https URL of the first frame." placeholder:"URL"`
-	EndImage       string            `help:"The https URL of the last frame." placeholder:"URL"`
+	Image          string            `help:"The first frame: a file, which is uploaded, or an https URL." placeholder:"FILE"`
+	EndImage       string            `help:"The last frame: a file or an https URL." placeholder:"FILE"`
 	Remix          string            `help:"A video to make anew: the id of one of yours, or an https URL." placeholder:"VIDEO" xor:"source"`
 	Extend         string            `help:"A video that is to go on: the id of one of yours, or an https URL." placeholder:"VIDEO" xor:"source"`
 	Seed           *int64            `help:"The same seed makes the same video, where the model can." placeholder:"N"`
@@ -105,6 +105,7 @@ Examples:
 
     reelway submit "A paper boat in the rain" --model kling-v2-6 --seconds 5 --watch
     reelway submit --model kling-v2-6 <prompt.txt
+    reelway submit "It sails away" --model kling-v2-6 --image boat.png --watch
     ID=$(reelway submit "A paper boat" --model kling-v2-6 --max-cost 0.5)
     reelway submit "A paper boat" --model kling-v2-6 --watch --json | jq -r .file
     reelway submit "The boat sinks" --extend $ID --watch`
@@ -124,8 +125,14 @@ func (s *submitCmd) Run(ctx context.Context, io *console) error {
 		limit = 0
 	}
 	return s.do(ctx, limit, func(ctx context.Context, cl client) error {
+		done, err := cl.sendFiles(ctx, want)
+		if err != nil {
+			return err
+		}
 		var v videojson.Video
-		if err := cl.call(ctx, http.MethodPost, "/v1/videos", want, &v, "Idempotency-Key", s.Once); err != nil {
+		err = cl.call(ctx, http.MethodPost, "/v1/videos", want, &v, "Idempotency-Key", s.Once)
+		done()
+		if err != nil {
 			if exitCode(err) == exitUnavailable {
 				// It may have been taken: only by its key is it safe to ask again.
 				return fmt.Errorf("%w\nrepeat the command with --once %s: should it have been taken, it is not taken twice", err, s.Once)
@@ -140,7 +147,7 @@ func (s *submitCmd) Run(ctx context.Context, io *console) error {
 			return s.answer(io.out, v)
 		}
 		say(io.err, "watch it by: reelway watch %s", v.ID)
-		_, err := fmt.Fprintln(io.out, v.ID)
+		_, err = fmt.Fprintln(io.out, v.ID)
 		return err
 	})
 }
@@ -245,6 +252,11 @@ func (q *quoteCmd) Run(ctx context.Context, io *console) error {
 		want["prompt"] = "-" // the price does not depend on it, and the API wants one
 	}
 	return q.do(ctx, callTimeout, func(ctx context.Context, cl client) error {
+		done, err := cl.sendFiles(ctx, want)
+		if err != nil {
+			return err
+		}
+		defer done()
 		var raw json.RawMessage
 		if err := cl.call(ctx, http.MethodPost, "/v1/videos:quote", want, &raw); err != nil {
 			return err

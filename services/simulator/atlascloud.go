@@ -40,11 +40,13 @@ func atlasRead(r *http.Request) (*Task, *refused) {
 		Duration                  int
 		AspectRatio               string `json:"aspect_ratio"`
 		WebhookURL                string `json:"webhook_url"`
+		Image                     string
+		LastImage                 string `json:"last_image"`
 	}
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Model == "" {
 		return nil, &refused{invalid, "bad JSON or no model"}
 	}
-	t := &Task{Prompt: in.Prompt, model: in.Model, seconds: max(in.Duration, 1), callback: in.WebhookURL}
+	t := &Task{Prompt: in.Prompt, model: in.Model, seconds: max(in.Duration, 1), callback: in.WebhookURL, Inputs: inputs(in.Image, in.LastImage)}
 	t.width, t.height = pixels(in.Resolution, in.AspectRatio)
 	return t, nil
 }

@@ -99,6 +99,7 @@ func submits(status int, read func(r *http.Request) (*Task, *refused), show view
 				}
 			}
 			s.mark(t)
+			s.fetch(r.Context(), t)
 			first, ok := s.accept(t, host(r))
 			if !ok {
 				d.deny(w, invalid, "the external id is taken")

@@ -87,6 +87,7 @@ func klingRead(r *http.Request) (*Task, *refused) {
 		Duration    string
 		AspectRatio string `json:"aspect_ratio"`
 		Image       string
+		ImageTail   string `json:"image_tail"`
 		CallbackURL string `json:"callback_url"`
 		ExternalID  string `json:"external_task_id"`
 		VideoID     string `json:"video_id"`
@@ -109,7 +110,7 @@ func klingRead(r *http.Request) (*Task, *refused) {
 	case err != nil, in.Model == "", kind == "image2video" && in.Image == "":
 		return nil, &refused{invalid, "model_name, duration and, for image2video, image are needed"}
 	}
-	t := &Task{Prompt: in.Prompt, ExternalID: in.ExternalID, kind: kind, model: in.Model, seconds: seconds, callback: in.CallbackURL}
+	t := &Task{Prompt: in.Prompt, ExternalID: in.ExternalID, kind: kind, model: in.Model, seconds: seconds, callback: in.CallbackURL, Inputs: inputs(in.Image, in.ImageTail)}
 	t.width, t.height = pixels(map[string]string{"pro": "1080p"}[in.Mode], in.AspectRatio)
 	return t, nil
 }
@@ -131,19 +132,19 @@ func klingReadNew(r *http.Request) (*Task, *refused) {
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 		return nil, &refused{invalid, "bad JSON"}
 	}
-	frames := 0
+	var frames []string
 	for _, c := range in.Contents {
 		switch c.Type {
 		case "prompt":
 			in.Prompt = c.Text
 		case "first_frame", "last_frame":
-			frames++
+			frames = append(frames, c.URL)
 		}
 	}
-	if in.Settings.Duration < 3 || in.Settings.Duration > 15 || in.Prompt == "" || strings.Contains(r.URL.Path, "/image-to-video/") && frames == 0 {
+	if in.Settings.Duration < 3 || in.Settings.Duration > 15 || in.Prompt == "" || strings.Contains(r.URL.Path, "/image-to-video/") && len(frames) == 0 {
 		return nil, &refused{invalid, "a prompt, a duration of 3 to 15 and, for image-to-video, a frame are needed"}
 	}
-	t := &Task{Prompt: in.Prompt, kind: "new", ExternalID: in.Options.ExternalID, model: r.PathValue("model"), seconds: in.Settings.Duration, callback: in.Options.CallbackURL}
+	t := &Task{Prompt: in.Prompt, kind: "new", ExternalID: in.Options.ExternalID, model: r.PathValue("model"), seconds: in.Settings.Duration, callback: in.Options.CallbackURL, Inputs: inputs(frames...)}
 	t.width, t.height = pixels(in.Settings.Resolution, in.Settings.AspectRatio)
 	return t, nil
 }

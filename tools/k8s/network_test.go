@@ -33,6 +33,7 @@ var outward = []string{
 	"archiver > internet:443",
 	"callback > internet:443",
 	"dispatcher > internet:443",
+	"intake > internet:443",
 	"notifier > internet:443",
 	"gateways > callback:8081",
 	"gateways > intake:8080",

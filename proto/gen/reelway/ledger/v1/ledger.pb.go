@@ -258,7 +258,10 @@ type OpenJobRequest struct {
 	// and the hold is the dearest one's price.
 	Plan *Plan `protobuf:"bytes,32,opt,name=plan,proto3" json:"plan,omitempty"`
 	// As VideoRequest.callback_url.
-	CallbackUrl   string `protobuf:"bytes,64,opt,name=callback_url,json=callbackUrl,proto3" json:"callback_url,omitempty"`
+	CallbackUrl string `protobuf:"bytes,64,opt,name=callback_url,json=callbackUrl,proto3" json:"callback_url,omitempty"`
+	// The account's uploads that params or plan refer to: each must be there, and
+	// is kept until the job is over.
+	UploadIds     []string `protobuf:"bytes,115,rep,name=upload_ids,json=uploadIds,proto3" json:"upload_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -403,6 +406,13 @@ func (x *OpenJobRequest) GetCallbackUrl() string {
 		return x.CallbackUrl
 	}
 	return ""
+}
+
+func (x *OpenJobRequest) GetUploadIds() []string {
+	if x != nil {
+		return x.UploadIds
+	}
+	return nil
 }
 
 type OpenJobResponse struct {
@@ -4095,7 +4105,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04Plan\x12:\n" +
 	"\x06routes\x18\x01 \x03(\v2\x18.reelway.ledger.v1.RouteB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06routes\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12,\n" +
-	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\xbb\x06\n" +
+	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\xe4\x06\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -4116,7 +4126,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\bpriority\x18\x16 \x01(\x0e2\x1a.reelway.video.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpriority\x12,\n" +
 	"\fqueue_weight\x18\x17 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\vqueueWeight\x12+\n" +
 	"\x04plan\x18  \x01(\v2\x17.reelway.ledger.v1.PlanR\x04plan\x12+\n" +
-	"\fcallback_url\x18@ \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vcallbackUrl\x1a;\n" +
+	"\fcallback_url\x18@ \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vcallbackUrl\x12'\n" +
+	"\n" +
+	"upload_ids\x18s \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\bR\tuploadIds\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
