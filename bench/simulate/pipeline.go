@@ -24,14 +24,15 @@ func (t Traffic) Mean() float64 { return t.Render * math.Exp(t.Spread*t.Spread/2
 // Layout is what is deployed.
 type Layout struct {
 	Cores    map[string]int // of each part, all replicas together; of postgres in one shard
-	Ledgers  int            // replicas on each shard
-	Shards   int            // databases
-	Copies   int            // archives under way, all replicas
-	Link     float64        // MB/s into the archivers and on into the bucket
-	Commit   float64        // seconds that a commit waits for disks and a standby
-	OneHost  int            // everything shares that many cores, when above 0
-	Sending  int            // submits under way to each provider, all replicas
-	Simulate float64        // seconds
+	Replicas map[string]int
+	Ledgers  int     // replicas on each shard
+	Shards   int     // databases
+	Copies   int     // archives under way, all replicas
+	Link     float64 // MB/s into the archivers and on into the bucket
+	Commit   float64 // seconds that a commit waits for disks and a standby
+	OneHost  int     // everything shares that many cores, when above 0
+	Sending  int     // submits under way to each provider, all replicas
+	Simulate float64 // seconds
 }
 
 // From the code: transactions under way in one ledger, their size, a pass of the
@@ -51,6 +52,9 @@ const (
 	shareObserve = 0.1 // four times
 	shareRelay   = 0.2 // all messages
 	shareTell    = 0.1
+	// Of a notifier's cost, what reading the events takes, which each replica does
+	// for all. A guess as well.
+	reading = 0.5
 )
 
 // Outcome is what the simulation came to.
@@ -84,6 +88,7 @@ type pipeline struct {
 	window   []*Places // commands of it on the bus
 	copies   *Places
 	link     *Line
+	known    map[string]float64 // each part's cost of a job
 	messages float64
 	out      *Outcome
 	begun    float64
@@ -92,9 +97,9 @@ type pipeline struct {
 
 // costNames are the costs that the simulation needs.
 func costNames() []string {
-	names := []string{"archiver.cpu_mb", "relay.rate", "live.fanout"}
+	names := []string{"archiver.cpu_mb", "relay.rate", "live.fanout", "load.cpu", "rate.light", "rate.middle", "rate.full"}
 	for _, p := range processes {
-		names = append(names, p+".cpu", p+".cpu_full", p+".idle")
+		names = append(names, p+".cpu", p+".cpu_middle", p+".cpu_full", p+".idle")
 	}
 	for _, s := range base {
 		names = append(names, "wait."+s)
@@ -111,7 +116,7 @@ func Simulate(c *Costs, t Traffic, l Layout) (*Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pipeline{Chance: NewChance(1), t: t, l: l, cost: cost, parts: map[string]*Line{}, copies: &Places{Free: l.Copies},
+	p := &pipeline{Chance: NewChance(1), t: t, l: l, cost: cost, parts: map[string]*Line{}, known: map[string]float64{}, copies: &Places{Free: l.Copies},
 		out: &Outcome{Waits: map[string]*Waits{}, Busy: map[string]float64{}, CPU: map[string]float64{}}}
 	p.link = &Line{c: &p.Clock, Servers: 1}
 	p.messages = max(math.Round(cost["stream.EVENTS"]+cost["stream.JOBS"])-3, 0)
@@ -138,10 +143,7 @@ func Simulate(c *Costs, t Traffic, l Layout) (*Outcome, error) {
 		}
 		s.open, s.begin = group(ledgerWorkers*l.Ledgers, ledgerGroup, shareOpen), group(ledgerWorkers*l.Ledgers, ledgerGroup, shareBegin)
 		s.observe = group(ledgerWorkers*l.Ledgers, ledgerGroup, shareObserve)
-		// One relay for a database, which waits for the bus besides.
-		s.relay = &Group{Workers: 1, Limit: relayBatch, Do: func(n int, done func()) {
-			p.transaction(s, shareRelay/(p.messages+3), n, func() { p.After(float64(n)/cost["relay.rate"], done) })
-		}}
+		s.relay = &Group{Workers: 1, Limit: relayBatch, Do: func(n int, done func()) { p.relay(s, n, done) }}
 		p.shard = append(p.shard, s)
 	}
 	for range t.Providers {
@@ -173,11 +175,49 @@ func (p *pipeline) transaction(s *shard, share float64, n int, done func()) {
 	s.ledger.Use(ledger, func() { s.postgres.Use(postgres, func() { p.After(p.l.Commit, done) }) })
 }
 
+// relay is one pass of a database's only relay. What it is known to take for each
+// message, and does not compute, it waits for the bus.
+func (p *pipeline) relay(s *shard, n int, done func()) {
+	each := 1 / (p.messages + 3)
+	computed := each / 1000 * (shareRelay*(p.cost["ledger.cpu_full"]+p.cost["postgres.cpu_full"]) + 0.5*p.cost["nats.cpu_full"])
+	p.transaction(s, shareRelay*each, n, func() {
+		// Half of the bus's work is counted here, the other half with the observations.
+		p.parts["nats"].Use(p.grouped("nats", 0.5*each, n), func() {
+			p.After(float64(n)*max(1/p.cost["relay.rate"]-computed, 0), done)
+		})
+	})
+}
+
 func (p *pipeline) grouped(part string, share float64, n int) float64 {
 	lone, full := p.cost[part+".cpu"], min(p.cost[part+".cpu_full"], p.cost[part+".cpu"])
 	work := share * (lone - full + full*float64(n)) / 1000
 	p.out.CPU[part] += work
 	return work
+}
+
+// each is what a job costs a part that does not group, in ms, at the rate that
+// one replica has: the busier, the fewer times it is woken for each.
+func (p *pipeline) each(part string) float64 {
+	if v, ok := p.known[part]; ok {
+		return v
+	}
+	v := perJob(p.cost, part, p.t.Rate/float64(max(p.l.Replicas[part], 1)))
+	p.known[part] = v
+	return v
+}
+
+// perJob reads between the measured costs, by the logarithm of the rate.
+func perJob(cost map[string]float64, part string, rate float64) float64 {
+	points := [][2]float64{{cost["rate.light"], cost[part+".cpu"]}, {cost["rate.middle"], cost[part+".cpu_middle"]}, {cost["rate.full"], cost[part+".cpu_full"]}}
+	if rate <= points[0][0] {
+		return points[0][1]
+	}
+	for i, b := range points[1:] {
+		if a := points[i]; rate < b[0] {
+			return a[1] + (b[1]-a[1])*math.Log(rate/a[0])/math.Log(b[0]/a[0])
+		}
+	}
+	return points[2][1]
 }
 
 // use computes at a part that does not group.
@@ -228,12 +268,27 @@ func (p *pipeline) lone(share float64) float64 {
 	return share * (p.cost["ledger.cpu"] + p.cost["postgres.cpu"])
 }
 
+// outside is what callers and providers compute, a third at a time, where they
+// are on the same machine.
+func (p *pipeline) outside(done func()) {
+	if p.l.OneHost == 0 {
+		done()
+		return
+	}
+	p.parts["intake"].Use(p.cost["load.cpu"]/3000, done)
+}
+
 func (j *work) open() {
 	p := j.p
 	j.at = p.Now
 	p.inside++
-	p.use("intake", p.cost["intake.cpu"], func() {
-		p.After(j.rest("accept", p.cost["intake.cpu"]+p.lone(shareOpen)+1000*p.l.Commit), func() {
+	p.outside(j.accept)
+}
+
+func (j *work) accept() {
+	p := j.p
+	p.use("intake", p.each("intake"), func() {
+		p.After(j.rest("accept", p.each("intake")+p.lone(shareOpen)+1000*p.l.Commit), func() {
 			j.s.open.Join(func() {
 				j.note("accept", j.at)
 				for range int(p.messages) {
@@ -248,35 +303,34 @@ func (j *work) open() {
 // take is a command in a dispatcher's hands.
 func (j *work) take() {
 	p := j.p
-	p.use("nats", p.cost["nats.cpu"], func() {
-		p.sending[j.provider].Take(func() {
-			wait := 0.0
-			if p.t.ProviderRate > 0 {
-				p.rate[j.provider] = max(p.rate[j.provider], p.Now) + 1/p.t.ProviderRate
-				wait = p.rate[j.provider] - p.Now - 1/p.t.ProviderRate
-			}
-			p.After(wait, func() {
-				p.places[j.provider].Take(func() { p.use("dispatcher", p.cost["dispatcher.cpu"], j.begin) })
-			})
+	p.sending[j.provider].Take(func() {
+		wait := 0.0
+		if p.t.ProviderRate > 0 {
+			p.rate[j.provider] = max(p.rate[j.provider], p.Now) + 1/p.t.ProviderRate
+			wait = p.rate[j.provider] - p.Now - 1/p.t.ProviderRate
+		}
+		p.After(wait, func() {
+			p.places[j.provider].Take(func() { p.use("dispatcher", p.each("dispatcher"), j.begin) })
 		})
 	})
 }
 
 func (j *work) begin() {
 	p := j.p
-	computed := p.cost["nats.cpu"] + p.cost["dispatcher.cpu"] + p.lone(shareBegin) + p.lone(shareRelay/(p.messages+3)) + 2000*p.l.Commit
+	computed := p.cost["nats.cpu"]/2/(p.messages+3) + p.each("dispatcher") + p.lone(shareBegin) + p.lone(shareRelay/(p.messages+3)) + 2000*p.l.Commit
 	p.After(j.rest("queue", computed), func() {
 		j.s.begin.Join(func() {
 			j.note("queue", j.at)
 			p.inside--
 			j.step = p.Now
-			p.After(p.cost["wait.submit"]/1000+p.t.Answer, j.submitted)
+			p.outside(func() { p.After(j.rest("submit", p.cost["load.cpu"]/3)+p.t.Answer, j.submitted) })
 		})
 	})
 }
 
 func (j *work) submitted() {
 	p := j.p
+	p.use("nats", p.each("nats")/4, func() {})
 	j.note("submit", j.step)
 	p.sending[j.provider].Leave()
 	p.window[j.provider].Leave()
@@ -294,14 +348,17 @@ func (j *work) rendered() {
 	if p.Float64() < p.t.Lost {
 		late := max(p.t.WatchAfter-j.held, 0)
 		j.held += late
-		p.After(late, func() { p.use("dispatcher", p.cost["dispatcher.cpu"]/2, func() { j.step = p.Now; j.observe("dispatcher", 0) }) })
+		p.After(late, func() {
+			p.use("dispatcher", p.each("dispatcher")/2, func() { j.step = p.Now; j.observe("dispatcher", 0) })
+		})
 		return
 	}
-	j.observe("callback", p.cost["callback.cpu"])
+	j.observe("callback", p.each("callback"))
 }
 
 func (j *work) observe(part string, ms float64) {
 	p := j.p
+	p.use("nats", p.each("nats")/4, func() {})
 	p.use(part, ms, func() {
 		p.After(j.rest("observe", p.lone(shareObserve)+1000*p.l.Commit), func() {
 			j.s.observe.Join(func() {
@@ -317,9 +374,9 @@ func (j *work) archive() {
 	p := j.p
 	p.copies.Take(func() {
 		p.link.Use(p.t.MB/p.l.Link, func() {
-			computed := p.cost["archiver.cpu"] + p.t.MB*p.cost["archiver.cpu_mb"]
+			computed := p.each("archiver") + p.t.MB*p.cost["archiver.cpu_mb"]
 			p.use("archiver", computed, func() {
-				p.After(j.rest("store", p.cost["archiver.cpu"]+p.lone(shareRelay/(p.messages+3))+1000*p.l.Commit), func() {
+				p.After(j.rest("store", p.each("archiver")+p.lone(shareRelay/(p.messages+3))+1000*p.l.Commit), func() {
 					p.copies.Leave()
 					j.note("store", j.step)
 					j.step = p.Now
@@ -334,24 +391,28 @@ func (j *work) tell() {
 	p := j.p
 	j.step = p.Now
 	j.s.relay.Join(func() {})
-	ms := p.cost["notifier.cpu"] + p.t.Watchers*p.cost["stream.EVENTS"]*p.cost["live.fanout"]
+	ms := p.each("notifier") + reading*perJob(p.cost, "notifier", p.t.Rate)*float64(max(p.l.Replicas["notifier"], 1)-1) +
+		p.t.Watchers*(p.cost["stream.EVENTS"]+progress(p.t))*p.cost["live.fanout"]
 	// Deliveries are asked for at times: from none of that wait to twice its median.
-	p.After(2*p.Float64()*j.rest("tell", p.cost["notifier.cpu"]+p.lone(shareTell)), func() {
+	p.After(2*p.Float64()*j.rest("tell", p.each("notifier")+p.lone(shareTell)), func() {
 		work := p.lone(shareTell) / 1000
 		p.out.CPU["ledger"] += shareTell * p.cost["ledger.cpu"] / 1000
 		p.out.CPU["postgres"] += shareTell * p.cost["postgres.cpu"] / 1000
 		j.s.postgres.Use(work, func() {
-			p.use("notifier", ms, func() {
-				j.note("tell", j.step)
-				if p.Now >= p.begun {
-					p.out.Done++
-				}
-				if !j.old && j.at >= p.begun {
-					p.out.Waits["all but the render"].Add(p.Now - j.at - j.held)
-				}
-			})
+			p.use("notifier", ms, func() { p.outside(j.told) })
 		})
 	})
+}
+
+func (j *work) told() {
+	p := j.p
+	j.note("tell", j.step)
+	if p.Now >= p.begun {
+		p.out.Done++
+	}
+	if !j.old && j.at >= p.begun {
+		p.out.Waits["all but the render"].Add(p.Now - j.at - j.held)
+	}
 }
 
 // sum makes shares and averages of what was counted.
