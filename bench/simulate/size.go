@@ -101,7 +101,7 @@ func (t Traffic) peak() float64 { return t.Burst / (1 + (t.Burst-1)*t.BurstLengt
 // its share while a burst lasts, and no single worker of a database is the limit.
 func Size(c *Costs, t Traffic) (*Sizing, error) {
 	cost, err := c.need(append(costNames(), "postgres.wal_full", "postgres.size_full", "postgres.inserted_full", "postgres.updated_full", "postgres.deleted_full", "nats.bytes_in_full",
-		"nats.bytes_out_full", "events.bytes", "status.bytes", "stream.OBSERVATIONS", "stream.KV_job_status", "live.socket")...)
+		"nats.bytes_out_full", "events.bytes", "status.bytes", "stream.OBSERVATIONS", "stream.KV_job_status", "live.socket", "dispatcher.running")...)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +153,7 @@ func Size(c *Costs, t Traffic) (*Sizing, error) {
 	stored := (cost["stream.EVENTS"] + progress(t)) * cost["events.bytes"]
 	s := &Sizing{Traffic: t, Layout: l, Replica: sized, Flow: []Flow{
 		{"tasks at the providers", t.Rate * t.Mean(), ""},
+		{"memory of these in dispatchers", t.Rate * t.Mean() * cost["dispatcher.running"] / 1024, "MB"},
 		{"messages that the ledger publishes", t.Rate * messages, "/s"},
 		{"bytes into NATS", t.Rate * (cost["nats.bytes_in_full"]*1024 + progress(t)*cost["events.bytes"]) / (1 << 20), "MB/s"},
 		{"EVENTS in 72 hours", gb(3 * day * stored), "GB"},
