@@ -18,8 +18,7 @@ func main() {
 	file := flag.String("costs", "simulate/costs.yaml", "the file of costs")
 	measure := flag.Bool("measure", false, "measure the costs, write the file, and compare a prediction with a run")
 	light := flag.Float64("light", 10, "jobs a second of which costs are taken")
-	middle := flag.Float64("middle", 40, "the same, of what falls with the rate")
-	check := flag.Float64("check", 80, "jobs a second with which the prediction is compared")
+	check := flag.Float64("check", 60, "jobs a second with which the prediction is compared")
 	length := flag.Duration("length", 30*time.Second, "length of one run")
 	flood := flag.Int("flood", 3000, "jobs that are submitted at once")
 	flag.Parse()
@@ -28,7 +27,7 @@ func main() {
 	case dir != "":
 		err = runNATS(dir)
 	case *measure:
-		err = compare(context.Background(), *file, Plan{Light: *light, Middle: *middle, Check: *check, Length: *length, Render: 2 * time.Second, Flood: *flood, Large: 16})
+		err = compare(context.Background(), *file, Plan{Light: *light, Check: *check, Length: *length, Render: 2 * time.Second, Flood: *flood, Large: 16})
 	default:
 		err = sizes(*file)
 	}
@@ -57,7 +56,7 @@ func compare(ctx context.Context, file string, p Plan) error {
 // besides prints what is predicted for a run beside what was measured in it.
 func besides(c *Costs, m *Measured) error {
 	o, err := Simulate(c, Traffic{Rate: m.Rate, Render: m.Render.Seconds(), Providers: 1},
-		Layout{Ledgers: 1, Shards: 1, Copies: 8, Link: 1000, Commit: 0.001, OneHost: m.Cores, Sending: 256, Simulate: 120})
+		Layout{Ledgers: 1, Shards: 1, Copies: 8, Link: 1000, Commit: 0.0005, OneHost: m.Cores, Sending: 256, Simulate: 120})
 	if err != nil {
 		return err
 	}

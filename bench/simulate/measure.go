@@ -22,13 +22,11 @@ import (
 
 // Plan is what -measure does.
 type Plan struct {
-	// Jobs a second: costs are taken at the first two, and the prediction is
-	// compared at the third.
-	Light, Middle, Check float64
-	Length               time.Duration // of each run
-	Render               time.Duration // at the simulated provider
-	Flood                int           // jobs that are submitted as fast as they are taken
-	Large                int           // MB of a large video
+	Light, Check float64       // jobs a second: what costs are taken from, and what the prediction is compared with
+	Length       time.Duration // of each run
+	Render       time.Duration // at the simulated provider
+	Flood        int           // jobs that are submitted as fast as they are taken
+	Large        int           // MB of a large video
 }
 
 // Measured is the run with which the prediction is compared.
@@ -79,10 +77,6 @@ func Measure(ctx context.Context, p Plan, c *Costs) (_ *Measured, err error) {
 	if err != nil {
 		return nil, err
 	}
-	middle, err := run(ctx, d, l, p, p.Middle, p.Length, boat, idle)
-	if err != nil {
-		return nil, err
-	}
 	large, err := run(ctx, d, l, p, p.Light/4, p.Length/2, fmt.Sprintf("%s [size:%dMB]", boat, p.Large), idle)
 	if err != nil {
 		return nil, err
@@ -101,7 +95,7 @@ func Measure(ctx context.Context, p Plan, c *Costs) (_ *Measured, err error) {
 	}
 	c.Machine = fmt.Sprintf("%d cores shared by all processes and the load itself, loopback, %s, %s; load average before %s, after %s",
 		runtime.NumCPU(), version(ctx, d), time.Now().UTC().Format(time.DateOnly), loads, loadAverage())
-	p.set(c, idle, light, middle, large, flood, relayed)
+	p.set(c, idle, light, large, flood, relayed)
 	stand.Say("%.0f jobs/s while as many as possible were submitted, %.0f messages/s by the relay\n", flood.rate, relayed)
 	m := &Measured{Cores: runtime.NumCPU(), Rate: check.rate, Render: p.Render, Stages: check.stages, CPU: map[string]float64{}}
 	for _, name := range processes {
@@ -272,23 +266,20 @@ func version(ctx context.Context, d *Deployment) string {
 	return v
 }
 
-func (p Plan) set(c *Costs, idle, light, middle, large, flood *cost, relayed float64) {
+func (p Plan) set(c *Costs, idle, light, large, flood *cost, relayed float64) {
 	at := fmt.Sprintf("%.0f jobs/s for %s, from quiet to quiet, what it computes at rest taken off", light.rate, p.Length)
-	half := fmt.Sprintf("%.0f jobs/s for %s", middle.rate, p.Length)
 	full := fmt.Sprintf("%d jobs as fast as they were taken (%.0f/s): transactions and batches fill", flood.jobs, flood.rate)
 	for _, name := range processes {
 		c.set(Cost{name + ".cpu", round(ms(light.cpu[name])), "ms/job", "/proc; " + at})
-		c.set(Cost{name + ".cpu_middle", round(ms(middle.cpu[name])), "ms/job", "/proc; " + half})
 		c.set(Cost{name + ".cpu_full", round(ms(flood.cpu[name])), "ms/job", "/proc; " + full})
 		c.set(Cost{name + ".idle", round(ms(idle.cpu[name])), "ms/s", "/proc; 15 s at rest"})
 		if name != "postgres" { // whose memory is a setting
 			c.set(Cost{name + ".memory", round(max(light.end.Bytes[name], flood.end.Bytes[name]) / (1 << 20)), "MB", "resident, after " + full})
 		}
 	}
-	c.set(Cost{"load.cpu", round(ms(middle.cpu["load"])), "ms/job", "getrusage; callers, their webhook endpoints and the simulated provider; " + half})
-	for i, name := range []string{"light", "middle", "full"} {
-		c.set(Cost{"rate." + name, round([]float64{light.rate, middle.rate, flood.rate}[i]), "jobs/s", "at which costs of that name were measured"})
-	}
+	c.set(Cost{"load.cpu", round(ms(light.cpu["load"])), "ms/job", "getrusage; callers, their webhook endpoints and the simulated provider; " + at})
+	c.set(Cost{"rate.light", round(light.rate), "jobs/s", "at which .cpu was measured"})
+	c.set(Cost{"rate.full", round(flood.rate), "jobs/s", "at which .cpu_full was measured"})
 	c.set(Cost{"archiver.cpu_mb", round(ms(large.cpu["archiver"]-light.cpu["archiver"]) / float64(p.Large)), "ms/MB", fmt.Sprintf("videos of %d MB beside small ones, into a folder; TLS and a bucket's client are not in it", p.Large)})
 	for _, x := range []struct{ name, unit, how string }{
 		{"postgres.inserted", "rows/job", "pg_stat_database; "}, {"postgres.updated", "rows/job", "pg_stat_database; "}, {"postgres.deleted", "rows/job", "pg_stat_database; "},

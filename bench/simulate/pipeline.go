@@ -97,9 +97,9 @@ type pipeline struct {
 
 // costNames are the costs that the simulation needs.
 func costNames() []string {
-	names := []string{"archiver.cpu_mb", "relay.rate", "live.fanout", "load.cpu", "rate.light", "rate.middle", "rate.full"}
+	names := []string{"archiver.cpu_mb", "relay.rate", "live.fanout", "load.cpu", "rate.light", "rate.full"}
 	for _, p := range processes {
-		names = append(names, p+".cpu", p+".cpu_middle", p+".cpu_full", p+".idle")
+		names = append(names, p+".cpu", p+".cpu_full", p+".idle")
 	}
 	for _, s := range base {
 		names = append(names, "wait."+s)
@@ -206,18 +206,11 @@ func (p *pipeline) each(part string) float64 {
 	return v
 }
 
-// perJob reads between the measured costs, by the logarithm of the rate.
+// perJob reads between the two measured costs, by the logarithm of the rate.
 func perJob(cost map[string]float64, part string, rate float64) float64 {
-	points := [][2]float64{{cost["rate.light"], cost[part+".cpu"]}, {cost["rate.middle"], cost[part+".cpu_middle"]}, {cost["rate.full"], cost[part+".cpu_full"]}}
-	if rate <= points[0][0] {
-		return points[0][1]
-	}
-	for i, b := range points[1:] {
-		if a := points[i]; rate < b[0] {
-			return a[1] + (b[1]-a[1])*math.Log(rate/a[0])/math.Log(b[0]/a[0])
-		}
-	}
-	return points[2][1]
+	light, busy := cost["rate.light"], cost["rate.full"]
+	share := math.Log(min(max(rate, light), busy)/light) / math.Log(busy/light)
+	return cost[part+".cpu"] + share*(cost[part+".cpu_full"]-cost[part+".cpu"])
 }
 
 // use computes at a part that does not group.

@@ -10,7 +10,7 @@ import (
 
 // Replica is the size of one replica of each part, in cores. Of PostgreSQL it is
 // a database's.
-var replica = map[string]int{"intake": 1, "ledger": 2, "dispatcher": 1, "callback": 1, "archiver": 1, "notifier": 1, "nats": 4, "postgres": 16}
+var replica = map[string]int{"intake": 1, "ledger": 4, "dispatcher": 1, "callback": 1, "archiver": 1, "notifier": 1, "nats": 4, "postgres": 16}
 
 const (
 	// What a part may compute of its cores while a burst lasts.
