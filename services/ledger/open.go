@@ -23,7 +23,8 @@ import (
 type opening struct {
 	*ledgerv1.OpenJobRequest
 	params, metadata, plan []byte
-	turn                   int64 // given with the first try, and kept
+	turn                   int64        // given with the first try, and kept
+	refusal                *fault.Error // of what is new; what was accepted before is answered all the same
 }
 
 // opened is what became of it.
@@ -37,8 +38,12 @@ type openCall = call[opening, opened]
 // OpenJob commits job, hold, event and submit command together, in one
 // transaction with whatever other jobs arrive meanwhile.
 func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (*ledgerv1.OpenJobResponse, error) {
-	o := opening{OpenJobRequest: r, metadata: []byte("{}")}
-	var err error
+	sw, err := g.s.switched(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := opening{OpenJobRequest: r, metadata: []byte("{}"), refusal: sw.refuses(r)}
+	sw.prefer(r)
 	if o.params, err = proto.Marshal(r.GetParams()); err != nil {
 		return nil, fmt.Errorf("marshal params: %w", err)
 	}
@@ -202,8 +207,12 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims clai
 		return nil
 	}
 	b := u.balances[c.req.GetAccountId()]
-	if b == nil {
+	switch {
+	case b == nil:
 		c.err = fault.New(fault.NotFound, "no such account")
+		return nil
+	case c.req.refusal != nil:
+		c.err = c.req.refusal
 		return nil
 	}
 	j := u.draft(c, claims)
