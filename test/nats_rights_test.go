@@ -286,7 +286,7 @@ func TestServicesWithTheirRightsAlone(t *testing.T) {
 	if _, err := money.TopUp(ctx, &ledgerv1.TopUpRequest{AccountId: a.GetAccountId(), AmountMicros: 10 * atlas, IdempotencyKey: "k"}); err != nil {
 		t.Fatal(err)
 	}
-	s := &stack{t: t, base: "http://" + intakeAddr, sim: web}
+	s := &stack{t: t, key: key, base: "http://" + intakeAddr, sim: web}
 	var ids []string
 	for _, model := range []string{"seedance-2.0", "kling-v2-6", "seedance-2.0"} {
 		ans := s.call(http.MethodPost, "/v1/videos", request(model, "x"))
@@ -300,7 +300,7 @@ func TestServicesWithTheirRightsAlone(t *testing.T) {
 			t.Errorf("%s: %s with %d tasks", id, v.State, len(s.tasks(id)))
 		}
 	}
-	watched := &stack{t: t, base: "http://" + notifierAddr, sim: web}
+	watched := &stack{t: t, key: key, base: "http://" + notifierAddr, sim: web}
 	if events, _, final := sse(t, watched, ids[0], "", 1); !final || events[0] != "succeeded 100" {
 		t.Errorf("the notifier says %v", events)
 	}

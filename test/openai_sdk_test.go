@@ -13,12 +13,10 @@ import (
 )
 
 // OpenAI's own Go SDK, unchanged but for base URL and key.
-func TestOpenAISDK(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
+func openAISDK(t *testing.T, s *stack) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	c := openai.NewClient(option.WithBaseURL(s.base+"/v1"), option.WithAPIKey(key))
+	c := openai.NewClient(option.WithBaseURL(s.base+"/v1"), option.WithAPIKey(s.key))
 	var ids []string
 	for range 3 {
 		v, err := c.Videos.New(ctx, openai.VideoNewParams{Model: "seedance-2.0", Prompt: "A paper boat", Seconds: "8", Size: "720x1280"})

@@ -54,6 +54,8 @@ func TestMain(m *testing.M) {
 // stack is a Reelway process beside a simulator that outlives it.
 type stack struct {
 	t      *testing.T
+	key    string // of the account that calls
+	keyID  string // its id, where a test made it
 	dir    string
 	env    []string
 	base   string
@@ -114,37 +116,51 @@ func setup(t *testing.T, settings ...string) *stack {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cfg := simulator.Config{TimeScale: 1, Render: 400 * time.Millisecond, AtlasKey: "atlas", KlingAccess: "access", KlingSecret: "a-secret-key-for-kling-of-32-bytes",
-		WebhookSecret: "whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5"}
-	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewServer(sim.Handler())
-	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	s := &stack{t: t, dir: dir, sim: srv, log: &lockedBuffer{}}
+	srv, shut := simulate(t)
+	s := &stack{t: t, key: key, dir: dir, sim: srv, log: &lockedBuffer{}}
 	http1, grpc1, ops := freePort(t), freePort(t), freePort(t)
 	s.base, s.grpc, s.ops = "http://"+http1, grpc1, "http://"+ops
-	s.env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir(),
+	s.env = append(append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir(),
 		"REELWAY_HTTP_ADDR=" + http1, "REELWAY_GRPC_ADDR=" + grpc1, "REELWAY_OPS_ADDR=" + ops, "REELWAY_DATA_DIR=" + dir + "/data",
-		"REELWAY_DEV_API_KEY=" + key, "REELWAY_ATLASCLOUD_URL=" + srv.URL + "/atlascloud", "REELWAY_ATLASCLOUD_KEY=atlas",
-		"REELWAY_KLING_URL=" + srv.URL + "/kling", "REELWAY_KLING_ACCESS_KEY=access", "REELWAY_KLING_SECRET_KEY=" + cfg.KlingSecret,
-		"REELWAY_KLING_WEBHOOK_SECRET=" + cfg.WebhookSecret, "REELWAY_ALLOW_PRIVATE_URLS=true",
+		"REELWAY_DEV_API_KEY=" + key, "REELWAY_ALLOW_PRIVATE_URLS=true",
 		"REELWAY_SUBMIT_TIMEOUT=15s", "REELWAY_WATCH_AFTER=2s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_SWEEP_INTERVAL=500ms", "REELWAY_SWEEP_AFTER=3s",
 		"REELWAY_ARCHIVE_PATIENCE=1s", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms",
-		"REELWAY_VARIANTS=off"}, settings...)
+		"REELWAY_VARIANTS=off"}, providers(srv.URL)...), settings...)
 	s.start()
 	t.Cleanup(func() {
 		s.stop(syscall.SIGTERM)
-		srv.CloseClientConnections()
-		sim.Close()
-		srv.Close()
+		shut()
 		if t.Failed() {
 			t.Logf("log of the stack:\n%s", tail(s.log.String(), 6000))
 		}
 		_ = os.RemoveAll(dir)
 	})
 	return s
+}
+
+const (
+	klingSecret = "a-secret-key-for-kling-of-32-bytes"
+	klingHook   = "whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5"
+)
+
+// simulate starts the providers, whose renders take 400 ms. They outlive whatever
+// uses them, which has to shut them.
+func simulate(t *testing.T) (srv *httptest.Server, shut func()) {
+	t.Helper()
+	cfg := simulator.Config{TimeScale: 1, Render: 400 * time.Millisecond, AtlasKey: "atlas", KlingAccess: "access", KlingSecret: klingSecret, WebhookSecret: klingHook}
+	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv = httptest.NewServer(sim.Handler())
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	return srv, func() { srv.CloseClientConnections(); sim.Close(); srv.Close() }
+}
+
+// providers are the settings by which simulated providers are reached.
+func providers(url string) []string {
+	return []string{"REELWAY_ATLASCLOUD_URL=" + url + "/atlascloud", "REELWAY_ATLASCLOUD_KEY=atlas", "REELWAY_KLING_URL=" + url + "/kling",
+		"REELWAY_KLING_ACCESS_KEY=access", "REELWAY_KLING_SECRET_KEY=" + klingSecret, "REELWAY_KLING_WEBHOOK_SECRET=" + klingHook}
 }
 
 func tail(s string, n int) string { return s[max(len(s)-n, 0):] }
@@ -233,7 +249,7 @@ func (s *stack) try(method, path string, body any, header ...string) (answer, er
 	if err != nil {
 		return answer{}, err
 	}
-	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Authorization", "Bearer "+s.key)
 	req.Header.Set("Content-Type", "application/json")
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
