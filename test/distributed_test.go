@@ -107,16 +107,8 @@ func distribute(t *testing.T, settings map[string][]string) *distributed {
 			t.Fatal(err)
 		}
 		d.replicas = append(d.replicas, r)
-		t.Cleanup(func() {
-			_ = r.cmd.Process.Signal(syscall.SIGTERM)
-			if err := r.cmd.Wait(); err != nil && !r.killed {
-				t.Errorf("%s: %v", service, err)
-			}
-			if t.Failed() {
-				t.Logf("log of %s:\n%s", service, tail(r.log.String(), 3000))
-			}
-		})
 	}
+	t.Cleanup(d.stopAll)
 	for i := range each {
 		begin("ledger", []string{"REELWAY_LEDGER_ADDR=" + ledger.addrs[i], "REELWAY_DATABASE_URL=" + pg.URL, sealed})
 	}
@@ -130,6 +122,23 @@ func distribute(t *testing.T, settings map[string][]string) *distributed {
 	}
 	d.ready(time.Minute)
 	return d
+}
+
+// stopAll has every process end well, however the others do.
+func (d *distributed) stopAll() {
+	for _, r := range d.replicas {
+		_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	for _, r := range d.replicas {
+		if err := r.cmd.Wait(); err != nil && !r.killed {
+			d.t.Errorf("%s: %v", r.service, err)
+		}
+	}
+	for _, r := range d.replicas {
+		if d.t.Failed() {
+			d.t.Logf("log of %s:\n%s", r.service, tail(r.log.String(), 3000))
+		}
+	}
 }
 
 // ready waits for every replica that lives.
@@ -270,13 +279,16 @@ func natsNodes(t *testing.T) (out []*server.Server) {
 		t.Cleanup(func() { n.Shutdown(); n.WaitForShutdown() })
 		out = append(out, n)
 	}
-	(&stack{t: t}).eventually(time.Minute, "the NATS cluster has a leader of three", func() bool {
-		for _, n := range out {
-			if n.JetStreamIsLeader() && len(n.JetStreamClusterPeers()) == len(out) {
-				return true
-			}
+	// Until the three have found together, no stream can be made.
+	(&stack{t: t}).eventually(time.Minute, "the NATS cluster has its streams", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		_, shut, err := bus.Connect(ctx, bus.Config{URL: out[0].ClientURL(), Replicas: len(out)}, "ledger")
+		if err != nil {
+			return false
 		}
-		return false
+		shut()
+		return true
 	})
 	return out
 }

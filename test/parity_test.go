@@ -49,7 +49,7 @@ const adminKey = "rw_admin_for_tests_0123456789012345678901234567890"
 
 // paritySettings are the aliases of the suite, and a schedule that a test can wait for.
 func paritySettings(t *testing.T) (ledger, dispatcher, intake []string) {
-	return []string{"REELWAY_ADMIN_API_KEY=" + adminKey, "REELWAY_WATCH_AFTER=2s", "REELWAY_SWEEP_INTERVAL=500ms", "REELWAY_SWEEP_AFTER=3s", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms"},
+	return []string{"REELWAY_ADMIN_API_KEY=" + adminKey, "REELWAY_WATCH_AFTER=2s", "REELWAY_SWEEP_INTERVAL=500ms", "REELWAY_SWEEP_AFTER=3s", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms", "REELWAY_ROUTE_ATTEMPTS=1"},
 		[]string{"REELWAY_SUBMIT_TIMEOUT=2s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_BREAKER_FAILURES=50"},
 		[]string{aliases(t, "- alias: two\n  routes: [{model: seedance-2.0}, {model: kling-v2-6}]\n- alias: spare\n  routes: [{model: seedance-1.5-pro}, {model: kling-v2-6}]\n")}
 }
@@ -207,7 +207,7 @@ func unknownOutcomes(_ *testing.T, s *stack) {
 }
 
 func fallback(t *testing.T, s *stack) {
-	id := s.made("two", "x [fault:error500:2]")
+	id := s.made("two", "x [fault:error500]")
 	s.ended("succeeded", 1, id)
 	if v := s.call(http.MethodGet, "/v1/videos/"+id, nil).video; v.Provider != "kling" || v.Attempts[0].Provider != "atlascloud" || v.Cost.CapturedMicros != kling {
 		t.Errorf("%+v", v)
