@@ -67,7 +67,7 @@ func distribute(t *testing.T, settings map[string][]string) *distributed {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = pg.Stop(context.Background()) })
-	web, shut := simulate(t)
+	web, shut := simulate(t, 400*time.Millisecond)
 	t.Cleanup(shut)
 	d := &distributed{stack: &stack{t: t, key: key, dir: dir, sim: web}, nats: natsNodes(t)}
 

@@ -65,6 +65,8 @@ type stack struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	ops    string
+
+	database string // its URL, when it is not the stack's own
 }
 
 const key = "rw_dev_for_tests_0123456789"
@@ -108,6 +110,13 @@ func freePort(t *testing.T) string {
 // setup starts a stack whose renders take 400 ms; more settings may be given.
 func setup(t *testing.T, settings ...string) *stack {
 	t.Helper()
+	srv, shut := simulate(t, 400*time.Millisecond)
+	return setupWith(t, srv, shut, settings...)
+}
+
+// setupWith starts a stack beside providers, which end after it.
+func setupWith(t *testing.T, srv *httptest.Server, shut func(), settings ...string) *stack {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "reelway-stack-")
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +125,6 @@ func setup(t *testing.T, settings ...string) *stack {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	srv, shut := simulate(t)
 	s := &stack{t: t, key: key, dir: dir, sim: srv, log: &lockedBuffer{}}
 	http1, grpc1, ops := freePort(t), freePort(t), freePort(t)
 	s.base, s.grpc, s.ops = "http://"+http1, grpc1, "http://"+ops
@@ -143,11 +151,11 @@ const (
 	klingHook   = "whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5"
 )
 
-// simulate starts the providers, whose renders take 400 ms. They outlive whatever
-// uses them, which has to shut them.
-func simulate(t *testing.T) (srv *httptest.Server, shut func()) {
+// simulate starts the providers. They outlive whatever uses them, which has to
+// shut them.
+func simulate(t *testing.T, render time.Duration) (srv *httptest.Server, shut func()) {
 	t.Helper()
-	cfg := simulator.Config{TimeScale: 1, Render: 400 * time.Millisecond, AtlasKey: "atlas", KlingAccess: "access", KlingSecret: klingSecret, WebhookSecret: klingHook}
+	cfg := simulator.Config{TimeScale: 1, Render: render, AtlasKey: "atlas", KlingAccess: "access", KlingSecret: klingSecret, WebhookSecret: klingHook}
 	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -312,11 +320,15 @@ func (s *stack) tasks(job string) (out []simulator.Task) {
 func (s *stack) sql(query string, into ...any) {
 	s.t.Helper()
 	ctx := context.Background()
-	pid, err := os.ReadFile(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
-	if err != nil {
-		s.t.Fatal(err)
+	database := s.database
+	if database == "" {
+		pid, err := os.ReadFile(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		database = "postgres://reelway@/reelway?host=" + strings.Split(string(pid), "\n")[4]
 	}
-	conn, err := pgx.Connect(ctx, "postgres://reelway@/reelway?host="+strings.Split(string(pid), "\n")[4])
+	conn, err := pgx.Connect(ctx, database)
 	if err != nil {
 		s.t.Fatal(err)
 	}
