@@ -100,8 +100,7 @@ func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room, sw *switch
 		if len(r.GetKeys()) > 0 {
 			key = r.GetKeys()[0].GetKeyId()
 		}
-		j.Restored = false
-		a, err := s.intend(u, c, j, key)
+		a, err := s.intend(c.ctx, u, j, key)
 		if err != nil {
 			return err
 		}
@@ -125,7 +124,7 @@ func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room, sw *switch
 	if full != "" {
 		return wait(full)
 	}
-	a, err := s.intend(u, c, j, key)
+	a, err := s.intend(c.ctx, u, j, key)
 	if err != nil {
 		return err
 	}
@@ -137,14 +136,15 @@ func (s *Service) beginOne(u *unit, c *beginCall, j *record, m *room, sw *switch
 
 // intend begins the job's next attempt, by a key. Its id follows from job and
 // number: a database that was set back names the same attempt the same again.
-func (s *Service) intend(u *unit, c *beginCall, j *record, key string) (*attempt, error) {
+func (s *Service) intend(ctx context.Context, u *unit, j *record, key string) (*attempt, error) {
 	deadline := u.now.Add(s.cfg.MaxRuntime)
 	j.AttemptCount++
+	j.Restored = false
 	a := &attempt{ID: id.Nth(id.Attempt, j.ID, j.AttemptCount), JobID: j.ID, Number: j.AttemptCount, Route: j.Route, Provider: j.Provider, State: "intended", CreatedAt: u.now,
 		KeyID: key, Model: j.Model, Cost: j.Cost}
 	j.AttemptID, j.DeadlineAt, j.Attempts = &a.ID, &deadline, append(j.Attempts, a)
 	u.begun = append(u.begun, a)
-	_, err := u.advance(c.ctx, j, job.Begin)
+	_, err := u.advance(ctx, j, job.Begin)
 	return a, err
 }
 

@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"reelway.dev/pkg/id"
+	"reelway.dev/pkg/job"
 	"reelway.dev/pkg/postgres"
 )
 
@@ -44,4 +46,10 @@ func Restored(ctx context.Context, url string) (int64, error) {
 		return nil
 	})
 	return n, err
+}
+
+// lost reports whether an attempt that is told of is the one which a restored
+// database must have lost, and so exists.
+func (j *record) lost(attempt string) bool {
+	return j.Restored && j.State == job.Queued && attempt == id.Nth(id.Attempt, j.ID, j.AttemptCount+1)
 }
