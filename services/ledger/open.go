@@ -207,13 +207,13 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims clai
 		return nil
 	}
 	b := u.balances[c.req.GetAccountId()]
-	switch {
-	case b == nil:
+	if b == nil {
 		c.err = fault.New(fault.NotFound, "no such account")
 		return nil
-	case c.req.refusal != nil:
+	}
+	if c.req.refusal != nil {
 		c.err = c.req.refusal
-		return nil
+		return nil //nolint:nilerr // the call's verdict, not the group's failure
 	}
 	j := u.draft(c, claims)
 	refusal, err := s.admit(ctx, u, b, j)

@@ -25,14 +25,14 @@ func TestSwitchesByCommand(t *testing.T) {
 	if sh.json(&st, "maintenance", "status"); st.Maintenance == nil || st.Maintenance.Reason != "a new disk" || st.Maintenance.Retry != "90s" {
 		t.Errorf("%+v", st)
 	}
-	var resp *http.Response
 	soon(t, "a video is refused", func() bool {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.HTTPURL+"/v1/videos", strings.NewReader(`{"model":"kling-v2-6","prompt":"p"}`))
 		if err != nil {
 			t.Fatal(err)
 		}
 		req.Header.Set("Authorization", "Bearer "+s.APIKey)
-		if resp, err = http.DefaultClient.Do(req); err != nil {
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()

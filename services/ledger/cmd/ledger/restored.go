@@ -19,9 +19,14 @@ import (
 // service runs on it, and returns the exit code: 0 done, 1 failed and may be run
 // again, 2 wrong settings.
 func restored() int {
-	db := &postgres.Config{}
+	cfg, db := &run.Config{}, &postgres.Config{}
 	// The ledger's own environment will do.
-	if err := run.Load(os.Environ(), nil, &run.Config{}, db, &ledger.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &seal.Config{}); err != nil {
+	if err := run.Load(os.Environ(), nil, cfg, db, &ledger.Config{}, &bus.Config{}, &rpc.LedgerConfig{}, &seal.Config{}); err != nil {
+		fmt.Fprintf(os.Stderr, "ledger restored: %v\n", err)
+		return 2
+	}
+	log, err := run.NewLogger(os.Stderr, cfg.LogLevel)
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "ledger restored: %v\n", err)
 		return 2
 	}
@@ -29,9 +34,9 @@ func restored() int {
 	defer stop()
 	n, err := ledger.Restored(ctx, db.URL)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "ledger restored: %v\n", err)
+		log.Error("not prepared", "error", err.Error())
 		return 1
 	}
-	fmt.Printf("%d queued jobs will be looked for at their providers before they are submitted.\n", n)
+	log.Info("prepared; queued jobs will be looked for at their providers before they are submitted", "queued", n)
 	return 0
 }
