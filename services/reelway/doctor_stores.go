@@ -69,13 +69,16 @@ func (c *checkup) broker(ctx context.Context) []Check {
 	if c.NATSURL == "" {
 		return []Check{skip(reach, "REELWAY_NATS_URL is empty: NATS is inside the all-in-one, whose /readyz tells of it")}
 	}
-	opts := []nats.Option{nats.Name("reelway doctor"), nats.Timeout(5 * time.Second), nats.NoReconnect()}
+	opts := []nats.Option{nats.Name("reelway doctor"), nats.CustomInboxPrefix("_INBOX.doctor"), nats.Timeout(5 * time.Second), nats.NoReconnect()}
 	if c.bus.Creds != "" {
 		opts = append(opts, nats.UserCredentials(c.bus.Creds))
 	}
+	if c.bus.CA != "" {
+		opts = append(opts, nats.RootCAs(c.bus.CA))
+	}
 	nc, err := nats.Connect(c.NATSURL, opts...)
 	if err != nil {
-		return []Check{fail(reach, "check REELWAY_NATS_URL and REELWAY_NATS_CREDS, and that the server runs", "%v", err)}
+		return []Check{fail(reach, "check REELWAY_NATS_URL, REELWAY_NATS_CREDS and REELWAY_NATS_CA, and that the server runs", "%v", err)}
 	}
 	defer nc.Close()
 	b, err := bus.New(nc)
