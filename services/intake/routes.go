@@ -158,7 +158,7 @@ func webhookRoutes() []row {
 	after := inQuery("after", "The id of the last one of the page before.", "", nil)
 	limit := inQuery("limit", "How many; 20 when left out.", upTo100, 10)
 	made, absent := []fault.Code{fault.InvalidRequest, fault.Conflict, fault.PayloadTooLarge}, []fault.Code{fault.NotFound}
-	changed := []fault.Code{fault.InvalidRequest, fault.NotFound, fault.Conflict, fault.PayloadTooLarge}
+	changed := []fault.Code{fault.InvalidRequest, fault.NotFound, fault.PayloadTooLarge}
 	withSecret := exampleEndpoint
 	withSecret.Secret = "whsec_…"
 	return []row{
@@ -202,7 +202,7 @@ func webhookRoutes() []row {
 			return answer(s, write, s.d.Webhooks.RotateSecret, rotateSecret, func(a *webhookv1.RotateSecretResponse) any { return endpointJSON(a.GetEndpoint(), a.GetSecret()) })
 		}},
 		{openapi.Operation{Method: post, Path: "/v1/webhook_endpoints/{id}/test", ID: "testWebhookEndpoint", Tag: "webhooks", Summary: "Send a test", Scope: write, Params: []openapi.Param{id},
-			Answers: ok("The delivery.", exampleDelivery), Faults: []fault.Code{fault.NotFound, fault.Conflict}}, func(s *Service) handler {
+			Answers: ok("The delivery.", exampleDelivery), Faults: absent}, func(s *Service) handler {
 			return answer(s, write, s.d.Webhooks.TestEndpoint, func(r *http.Request) (*webhookv1.TestEndpointRequest, error) {
 				return &webhookv1.TestEndpointRequest{Id: r.PathValue("id")}, nil
 			}, func(a *webhookv1.TestEndpointResponse) any { return deliveryJSON(a.GetDelivery(), nil) })
