@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"unicode"
 )
 
 // object is a JSON object. Its names are sorted when it is written, so that the
@@ -173,18 +172,4 @@ func enumerate(o object, words []string) {
 		}
 		o["enum"] = all
 	}
-}
-
-// title is an id such as createVideo as words.
-func title(id string) string {
-	var b strings.Builder
-	for i, r := range id {
-		if i > 0 && unicode.IsUpper(r) {
-			b.WriteByte(' ')
-			r = unicode.ToLower(r)
-		}
-		b.WriteRune(r)
-	}
-	out := b.String()
-	return strings.ToUpper(out[:1]) + out[1:]
 }

@@ -151,14 +151,14 @@ func (responseObject) OpenAPI() openapi.Schema { return openapi.Schema{Name: "We
 var (
 	exampleVideo = videojson.Video{ID: "video_0199d5c2-8a51-7d0e-b3a4-5f0d3c1e9a77", Object: "video", Model: "kling-v2-6", Status: "queued", CreatedAt: 1_795_597_200,
 		Prompt: "A paper boat in the rain", Seconds: "5", Size: "720x1280", State: "queued", Duration: 5, AspectRatio: "9:16", Resolution: "720p", Provider: "kling",
-		Cost: videojson.Cost{Quote: "0.35", Held: "0.35", Captured: "0", QuoteMicros: 350_000, HeldMicros: 350_000}}
-	exampleLine  = lineObject{Description: "kling-v2-6, 720p, 5 s", Unit: "0.07", Quantity: 5, Amount: "0.35", AmountMicros: 350_000}
+		Cost: videojson.Cost{Quote: "0.350000", Held: "0.350000", Captured: "0.000000", QuoteMicros: 350_000, HeldMicros: 350_000}}
+	exampleLine  = lineObject{Description: "kling-v2-6, 720p, 5 s", Unit: "0.070000", Quantity: 5, Amount: "0.350000", AmountMicros: 350_000}
 	exampleQuote = quoteObject{Object: "quote", Model: "kling-v2-6", Duration: 5, Resolution: "720p", AspectRatio: "9:16", Width: 720, Height: 1280, Lines: []lineObject{exampleLine},
-		Total: "0.35", TotalMicros: 350_000, Routes: []quoteRouteObject{{Model: "kling-v2-6", Provider: "kling", Duration: 5, Resolution: "720p", AspectRatio: "9:16", Width: 720, Height: 1280,
-			Lines: []lineObject{exampleLine}, Price: "0.35", PriceMicros: 350_000, Dropped: []string{}}}}
+		Total: "0.350000", TotalMicros: 350_000, Routes: []quoteRouteObject{{Model: "kling-v2-6", Provider: "kling", Duration: 5, Resolution: "720p", AspectRatio: "9:16", Width: 720, Height: 1280,
+			Lines: []lineObject{exampleLine}, Price: "0.350000", PriceMicros: 350_000, Dropped: []string{}}}}
 	exampleModel = modelObject{ID: "kling-v2-6", Object: "model", Name: "Kling 2.6", OwnedBy: "kling", Provider: "kling", Tasks: []string{"text_to_video"}, Durations: []int32{5, 10},
 		DurationsAt: map[string][]int32{}, Resolutions: []string{"720p", "1080p"}, TaskResolutions: map[string][]string{}, AspectRatios: []string{"16:9", "9:16", "1:1"},
-		Prices: []modelPriceObject{{Resolution: "720p", PerSecond: "0.07"}}, Provenance: map[string]string{}, Regions: []string{}}
+		Prices: []modelPriceObject{{Resolution: "720p", PerSecond: "0.070000"}}, Provenance: map[string]string{}, Regions: []string{}}
 	exampleAlias    = aliasObject{ID: "fast", Object: "alias", Description: "The cheapest that is up", Pick: "price", Models: []string{"kling-v2-6"}}
 	exampleURL      = "https://example.com/webhooks"
 	exampleEndpoint = endpointObject{ID: "whe_0199d5c2-8a51-7d0e-b3a4-5f0d3c1e9a77", Object: "webhook_endpoint", URL: &exampleURL, Events: []string{"video.completed", "video.failed"},

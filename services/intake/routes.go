@@ -124,7 +124,7 @@ func accountRoutes() []row {
 	day := `{"type":"string","format":"date"}`
 	return []row{
 		{openapi.Operation{Method: get, Path: "/v1/balance", ID: "getBalance", Tag: "account", Summary: "Read the credits of the account", Scope: pay,
-			Answers: ok("Decimal credits and micro-credits.", balanceObject{Object: "balance", Available: "94.35", AvailableMicros: 94_350_000, Held: "0.35", HeldMicros: 350_000, Granted: "0"})}, by((*Service).getBalance)},
+			Answers: ok("Decimal credits and micro-credits.", balanceObject{Object: "balance", Available: "94.350000", AvailableMicros: 94_350_000, Held: "0.350000", HeldMicros: 350_000, Granted: "0.000000"})}, by((*Service).getBalance)},
 		{openapi.Operation{Method: get, Path: "/v1/usage", ID: "getUsage", Tag: "account", Summary: "Sum up what jobs came to", Scope: pay,
 			Params: []openapi.Param{inQuery("from", "The first UTC day; 29 days before `to` when left out.", day, nil), inQuery("to", "The last UTC day; today when left out.", day, nil),
 				inQuery("group_by", "`none`, or a list of day, model, provider, api_key, user; `day` when left out.", "", "day,model"),
@@ -132,7 +132,7 @@ func accountRoutes() []row {
 				inQuery("user", "Only this end user; empty: only jobs that name none.", "", nil),
 				inQuery("limit", "Rows of an answer; 1000 when left out.", `{"type":"integer","minimum":1,"maximum":5000}`, 100), inQuery("after", "The `next` of the page before.", "", nil)},
 			Answers: ok("Rows by what was grouped by.", usageObject{Object: "list", From: "2026-11-01", To: "2026-11-30", Data: []usageRow{{Object: "usage", Day: "2026-11-25", Model: "kling-v2-6",
-				Jobs: 12, Succeeded: 11, Failed: 1, Seconds: 55, Spend: "3.85", SpendMicros: 3_850_000, SuccessRate: 0.9167, Latency: usageLatency{P50: 61_000, P90: 88_000, P99: 120_000}}}}),
+				Jobs: 12, Succeeded: 11, Failed: 1, Seconds: 55, Spend: "3.850000", SpendMicros: 3_850_000, SuccessRate: 0.9167, Latency: usageLatency{P50: 61_000, P90: 88_000, P99: 120_000}}}}),
 			Faults: []fault.Code{fault.InvalidRequest}}, by((*Service).getUsage)},
 		{openapi.Operation{Method: get, Path: "/v1/statement", ID: "getStatement", Tag: "account", Summary: "Read every movement of a month", Scope: pay,
 			Params: []openapi.Param{{In: "query", Name: "month", Text: "The month.", Schema: `{"type":"string","pattern":"^[0-9]{4}-(0[1-9]|1[0-2])$"}`, Example: "2026-11", Needed: true},
@@ -140,8 +140,8 @@ func accountRoutes() []row {
 			Answers: []openapi.Answer{
 				{Status: http.StatusOK, Text: "The statement.", Body: statementObject{
 					statementHead: statementHead{Object: "statement", Month: "2026-11", TimeZone: "UTC", StartsAt: "2026-11-01T00:00:00Z", EndsAt: "2026-12-01T00:00:00Z",
-						Opening: statementBooks{"100", "0"}, Closing: statementBooks{"99.65", "0.35"}},
-					Movements: []statementMovement{{ID: 41, At: "2026-11-25T09:00:00.123456Z", Kind: "hold", VideoID: exampleVideo.ID, Available: "99.65", AvailableChange: "-0.35", Held: "0.35", HeldChange: "0.35"}}}},
+						Opening: statementBooks{"100.000000", "0.000000"}, Closing: statementBooks{"99.650000", "0.350000"}},
+					Movements: []statementMovement{{ID: 41, At: "2026-11-25T09:00:00.123456Z", Kind: "hold", VideoID: exampleVideo.ID, Available: "99.650000", AvailableChange: "-0.350000", Held: "0.350000", HeldChange: "0.350000"}}}},
 				{Status: http.StatusOK, Text: "The statement.", Type: "text/csv", Body: "id,at,kind,video_id,reason,available_change,held_change,available,held\n"}},
 			Faults: []fault.Code{fault.InvalidRequest}}, by((*Service).getStatement)},
 		{openapi.Operation{Method: get, Path: "/v1/health", ID: "getHealth", Tag: "service", Summary: "Ask whether the service works",
