@@ -49,9 +49,9 @@ const (
 	write, read, pay = auth.VideosWrite, auth.VideosRead, auth.BillingRead
 )
 
-// inPath is a placeholder.
-func inPath(name, text, example string) openapi.Param {
-	return openapi.Param{In: "path", Name: name, Text: text, Example: example}
+// inPath is the one placeholder that paths have.
+func inPath(text, example string) openapi.Param {
+	return openapi.Param{In: "path", Name: "id", Text: text, Example: example}
 }
 
 // inQuery is a parameter of the query.
@@ -75,7 +75,7 @@ func ok(text string, body any, or ...any) []openapi.Answer {
 }
 
 func videoRoutes() []row {
-	id := inPath("id", "The id of a video.", exampleVideo.ID)
+	id := inPath("The id of a video.", exampleVideo.ID)
 	state := enum("queued", "submitting", "running", "storing", "succeeded", "failed", "canceled", "expired", "needs_review")
 	requests := []openapi.Example{
 		{Name: "text", Text: "A video of a text", JSON: `{"model":"kling-v2-6","prompt":"A paper boat in the rain","duration":5,"aspect_ratio":"9:16"}`},
@@ -115,7 +115,7 @@ func videoRoutes() []row {
 		{openapi.Operation{Method: get, Path: "/v1/models", ID: "listModels", Tag: "models", Summary: "List models and aliases", Scope: read,
 			Answers: ok("All of them.", modelsObject{Object: "list", Data: []modelObject{exampleModel}, Aliases: []aliasObject{exampleAlias}})}, by((*Service).listModels)},
 		{openapi.Operation{Method: get, Path: "/v1/models/{id...}", ID: "getModel", Tag: "models", Summary: "Read a model, or an alias", Scope: read,
-			Params:  []openapi.Param{inPath("id", "Its id, which may hold slashes.", exampleModel.ID)},
+			Params:  []openapi.Param{inPath("Its id, which may hold slashes.", exampleModel.ID)},
 			Answers: ok("The model, or the alias.", exampleModel, exampleAlias), Faults: []fault.Code{fault.NotFound}}, by((*Service).getModel)},
 	}
 }
@@ -153,8 +153,8 @@ func accountRoutes() []row {
 }
 
 func webhookRoutes() []row {
-	id := inPath("id", "The id of an endpoint, or `default`.", exampleEndpoint.ID)
-	delivery := inPath("id", "The id of a delivery.", exampleDelivery.ID)
+	id := inPath("The id of an endpoint, or `default`.", exampleEndpoint.ID)
+	delivery := inPath("The id of a delivery.", exampleDelivery.ID)
 	after := inQuery("after", "The id of the last one of the page before.", "", nil)
 	limit := inQuery("limit", "How many; 20 when left out.", upTo100, 10)
 	made, absent := []fault.Code{fault.InvalidRequest, fault.Conflict, fault.PayloadTooLarge}, []fault.Code{fault.NotFound}
@@ -248,7 +248,7 @@ func tokenRoutes() []row {
 			Body: tokenBody{}, Examples: []openapi.Example{{Name: "user", Text: "For all videos of an end user", JSON: `{"user":"alice","expires_in":900}`}},
 			Answers: ok("The token.", tokenObject{Object: "realtime.token", ID: id, Token: "eyJ…", ExpiresAt: 1_795_598_100}), Faults: []fault.Code{fault.InvalidRequest}}, by((*Service).postToken)},
 		{openapi.Operation{Method: del, Path: "/v1/realtime/tokens/{id}", ID: "revokeRealtimeToken", Tag: "live", Summary: "Revoke a token, and end its streams", Scope: read,
-			Params:  []openapi.Param{inPath("id", "The id of the token.", id)},
+			Params:  []openapi.Param{inPath("The id of the token.", id)},
 			Answers: ok("It is revoked.", revokedObject{ID: id, Object: "realtime.token.revoked", Revoked: true}), Faults: []fault.Code{fault.NotFound}}, by((*Service).deleteToken)},
 	}
 }

@@ -47,9 +47,11 @@ func doors() []door {
 			func(s *Service, w http.ResponseWriter, r *http.Request) { s.sse(w, r, "", r.URL.Query().Get("user")) }},
 		{openapi.Operation{Method: http.MethodGet, Path: "/v1/stream", ID: "openStream", Tag: "live", Summary: "Open a WebSocket", Scope: auth.VideosRead, Token: true,
 			Text:   "Takes subscriptions as JSON and sends `Frame`s: docs/realtime.md. The subprotocols `reelway.bearer.KEY` and `reelway.token.TOKEN` stand for the header and the query, which browsers cannot set.",
-			Params: []openapi.Param{token}, Faults: []fault.Code{fault.InvalidRequest},
+			Params: []openapi.Param{token},
 			Answers: []openapi.Answer{{Status: http.StatusSwitchingProtocols, Text: "The WebSocket is open. Credentials that come in a subprotocol are refused by its close code.",
-				Headers: map[string]string{"Upgrade": "`websocket`"}}}},
+				Headers: map[string]string{"Upgrade": "`websocket`"}},
+				{Status: http.StatusUpgradeRequired, Text: "It is no handshake of a WebSocket.",
+					Body: videojson.Envelope{Error: videojson.FaultOf("req_0199d5c2-8a51-7d0e-b3a4-5f0d3c1e9a77", fault.New(fault.InvalidRequest, "WebSocket protocol violation"))}}}},
 			(*Service).socket},
 	}
 }
