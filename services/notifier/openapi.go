@@ -51,7 +51,7 @@ func doors() []door {
 			Answers: []openapi.Answer{{Status: http.StatusSwitchingProtocols, Text: "The WebSocket is open. Credentials that come in a subprotocol are refused by its close code.",
 				Headers: map[string]string{"Upgrade": "`websocket`"}},
 				{Status: http.StatusUpgradeRequired, Text: "It is no handshake of a WebSocket.",
-					Body: videojson.Envelope{Error: videojson.FaultOf("req_0199d5c2-8a51-7d0e-b3a4-5f0d3c1e9a77", fault.New(fault.InvalidRequest, "WebSocket protocol violation"))}}}},
+					Body: videojson.Envelope{Error: videojson.FaultOf("req_0199d5c2-8a51-7d0e-b3a4-5f0d3c1e9a77", fault.New(fault.InvalidRequest, "this is a WebSocket: ask for an upgrade"))}}}},
 			(*Service).socket},
 	}
 }
