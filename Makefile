@@ -126,8 +126,11 @@ lint: tools ## golangci-lint, buf lint, and each module alone
 	$(BIN)/buf lint
 	@for m in $(MODULES); do (cd $$m && $(ALONE) go build ./... && $(ALONE) go mod tidy -diff) || exit 1; done
 
-generate: tools ## Generate the protobuf code
+generate: tools ## Generate the protobuf code, and the description of the REST API
 	$(BIN)/buf generate
+	go run ./services/reelway/apidoc
+
+GENERATED := proto/gen docs/openapi.json docs/postman.json services/intake/openapi.json
 
 licences: ## Write docs/licences.md, of every module that is delivered
 	@cd tools/licences && $(ALONE) go run .
@@ -150,7 +153,7 @@ vuln: $(BIN)/govulncheck ## Look for known vulnerabilities in what is delivered;
 	done
 
 check-generated: generate ## Fail when the committed generated code is not current
-	@git diff --exit-code --stat -- proto/gen && test -z "$$(git status --porcelain -- proto/gen)"
+	@git diff --exit-code --stat -- $(GENERATED) && test -z "$$(git status --porcelain -- $(GENERATED))"
 
 breaking: tools ## Fail when the contracts break callers of the last commit but one
 	@if git rev-parse -q --verify HEAD~1 >/dev/null; then $(BIN)/buf breaking --against '.git#ref=HEAD~1'; fi

@@ -37,6 +37,12 @@ const (
 	Timeout                Code = "timeout"                  // 504
 )
 
+// Codes lists all codes.
+func Codes() []Code {
+	return []Code{InvalidRequest, Unauthenticated, InsufficientCredits, PermissionDenied, NotFound, MethodNotAllowed, Conflict, PayloadTooLarge,
+		ContentPolicy, RateLimited, Unavailable, Internal, ProviderRejected, ProviderUnavailable, ProviderOutcomeUnknown, Timeout}
+}
+
 // Field is one wrong field of a request.
 type Field struct {
 	// Name is the field as the caller wrote it.

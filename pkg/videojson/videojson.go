@@ -212,9 +212,13 @@ type Field struct {
 	Message string `json:"message"`
 }
 
-// WriteFault answers err with its status, headers and envelope.
-func WriteFault(w http.ResponseWriter, requestID string, err error) {
-	e := fault.From(err)
+// Envelope is the body of every answer that refuses.
+type Envelope struct {
+	Error Fault `json:"error"`
+}
+
+// FaultOf is e as JSON.
+func FaultOf(requestID string, e *fault.Error) Fault {
 	f := Fault{Message: e.Message, Type: string(e.Code), Code: string(e.Code), Retryable: e.Retryable, RetryAfter: e.RetryAfter.Seconds(), Provider: e.Provider, RequestID: requestID}
 	switch e.Code {
 	case fault.InvalidRequest, fault.MethodNotAllowed, fault.PayloadTooLarge, fault.NotFound, fault.Conflict, fault.ContentPolicy:
@@ -232,13 +236,19 @@ func WriteFault(w http.ResponseWriter, requestID string, err error) {
 	if len(e.Fields) > 0 {
 		f.Param = &e.Fields[0].Name
 	}
+	return f
+}
+
+// WriteFault answers err with its status, headers and envelope.
+func WriteFault(w http.ResponseWriter, requestID string, err error) {
+	e := fault.From(err)
 	h := w.Header()
 	h.Set("X-Should-Retry", strconv.FormatBool(e.Retryable))
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
 		h.Set("Retry-After-Ms", strconv.FormatInt(max(e.RetryAfter, time.Millisecond).Milliseconds(), 10))
 	}
-	Write(w, e.Code.HTTPStatus(), map[string]Fault{"error": f})
+	Write(w, e.Code.HTTPStatus(), Envelope{FaultOf(requestID, e)})
 }
 
 // Write answers v as JSON.

@@ -11,16 +11,31 @@ import (
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
-// routeDeadLetters opens the dead letters to operators, who see every account's.
-func (s *Service) routeDeadLetters(route func(pattern, scope string, h func(http.ResponseWriter, *http.Request, auth.Principal) error)) {
-	route("GET /v1/dead_letters", auth.Admin, s.listDeadLetters)
-	route("POST /v1/dead_letters/{id}/replay", auth.Admin, s.replayDeadLetter)
+// deadLetterObject is one as JSON. Its id is a text as every other.
+type deadLetterObject struct {
+	ID         string `json:"id"`
+	Object     string `json:"object"`
+	Stream     string `json:"stream"`
+	Subject    string `json:"subject"`
+	Consumer   string `json:"consumer"`
+	Reason     string `json:"reason"`
+	Deliveries int64  `json:"deliveries"`
+	Type       string `json:"type"`
+	DiedAt     string `json:"died_at"`
+	SizeBytes  int64  `json:"size_bytes"`
+	Replayed   bool   `json:"replayed,omitempty"`
 }
 
-// deadLetter is one as JSON. Its id is a text as every other.
-func deadLetter(l *ledgerv1.DeadLetter) map[string]any {
-	return map[string]any{"object": "dead_letter", "id": strconv.FormatUint(l.GetId(), 10), "stream": l.GetStream(), "subject": l.GetSubject(), "consumer": l.GetConsumer(),
-		"reason": l.GetReason(), "deliveries": l.GetDeliveries(), "type": l.GetType(), "died_at": l.GetDiedAt().AsTime().UTC().Format(time.RFC3339), "size_bytes": l.GetSizeBytes()}
+type deadLettersObject struct {
+	Object  string             `json:"object"`
+	Data    []deadLetterObject `json:"data"`
+	HasMore bool               `json:"has_more"`
+	LastID  *string            `json:"last_id"`
+}
+
+func deadLetter(l *ledgerv1.DeadLetter) deadLetterObject {
+	return deadLetterObject{Object: "dead_letter", ID: strconv.FormatUint(l.GetId(), 10), Stream: l.GetStream(), Subject: l.GetSubject(), Consumer: l.GetConsumer(),
+		Reason: l.GetReason(), Deliveries: int64(l.GetDeliveries()), Type: l.GetType(), DiedAt: l.GetDiedAt().AsTime().UTC().Format(time.RFC3339), SizeBytes: int64(l.GetSizeBytes())}
 }
 
 func (s *Service) listDeadLetters(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
@@ -54,13 +69,13 @@ func (s *Service) listDeadLetters(w http.ResponseWriter, r *http.Request, p auth
 	if err != nil {
 		return fault.FromStatus(err)
 	}
-	data := []map[string]any{}
+	out := deadLettersObject{Object: "list", Data: []deadLetterObject{}, HasMore: resp.GetHasMore()}
 	for _, l := range resp.GetDeadLetters() {
-		data = append(data, deadLetter(l))
+		out.Data = append(out.Data, deadLetter(l))
 	}
-	out := map[string]any{"object": "list", "data": data, "has_more": resp.GetHasMore(), "last_id": nil}
 	if resp.GetLast() > 0 {
-		out["last_id"] = strconv.FormatUint(resp.GetLast(), 10)
+		last := strconv.FormatUint(resp.GetLast(), 10)
+		out.LastID = &last
 	}
 	videojson.Write(w, http.StatusOK, out)
 	return nil
@@ -80,7 +95,7 @@ func (s *Service) replayDeadLetter(w http.ResponseWriter, r *http.Request, p aut
 		return fault.FromStatus(err)
 	}
 	out := deadLetter(resp.GetDeadLetter())
-	out["replayed"] = true
+	out.Replayed = true
 	videojson.Write(w, http.StatusOK, out)
 	return nil
 }

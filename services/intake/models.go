@@ -36,14 +36,14 @@ func (s *Service) alias(a route.Alias) *videov1.Alias {
 }
 
 func (s *Service) listModels(w http.ResponseWriter, _ *http.Request, _ auth.Principal) error {
-	data, aliases, all := []map[string]any{}, []map[string]any{}, s.models()
+	out, all := modelsObject{Object: "list", Data: []modelObject{}, Aliases: []aliasObject{}}, s.models()
 	for _, m := range all.GetModels() {
-		data = append(data, modelJSON(m))
+		out.Data = append(out.Data, modelJSON(m))
 	}
 	for _, a := range all.GetAliases() {
-		aliases = append(aliases, aliasJSON(a))
+		out.Aliases = append(out.Aliases, aliasJSON(a))
 	}
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data, "aliases": aliases})
+	videojson.Write(w, http.StatusOK, out)
 	return nil
 }
 
@@ -62,72 +62,63 @@ func (s *Service) getModel(w http.ResponseWriter, r *http.Request, _ auth.Princi
 	return nil
 }
 
-func aliasJSON(a *videov1.Alias) map[string]any {
-	return map[string]any{"id": a.GetId(), "object": "alias", "description": a.GetDescription(), "pick": a.GetPick(), "models": append([]string{}, a.GetModels()...)}
+func aliasJSON(a *videov1.Alias) aliasObject {
+	return aliasObject{ID: a.GetId(), Object: "alias", Description: a.GetDescription(), Pick: a.GetPick(), Models: append([]string{}, a.GetModels()...)}
 }
 
 // modelJSON is a model as REST shows it. What is not known is null.
-func modelJSON(m *videov1.Model) map[string]any {
-	durationsAt, taskResolutions := map[string]any{}, map[string]any{}
+func modelJSON(m *videov1.Model) modelObject {
+	o := modelObject{
+		ID: m.GetId(), Object: "model", OwnedBy: m.GetProvider(), Name: m.GetDisplayName(), Provider: m.GetProvider(), Tasks: m.GetTasks(),
+		Durations: m.GetDurationsSeconds(), DurationsAt: map[string][]int32{}, Resolutions: m.GetResolutions(), TaskResolutions: map[string][]string{},
+		AspectRatios: m.GetAspectRatios(), Audio: m.GetAudio(), AudioAlways: m.GetAudioAlways(), Seed: m.GetSeed(),
+		NegativePrompt: m.GetNegativePrompt(), Watermark: m.GetWatermark(), Provenance: m.GetProvenance(), Priced: m.GetPriced(), Prices: prices(m.GetPrices()), Sources: sources(m),
+		TypicalSeconds: orNull(m.GetTypicalSeconds()), MaxSeconds: orNull(m.GetMaxSeconds()),
+		Limits: modelLimitsObject{
+			PromptCharacters: orNull(int64(m.GetMaxPromptCharacters())), NegativePromptCharacters: orNull(int64(m.GetMaxNegativePromptCharacters())),
+			RequestsPerMinute: orNull(int64(m.GetRequestsPerMinute())), ConcurrentTasks: orNull(int64(m.GetConcurrentTasks())),
+		},
+		Regions: append([]string{}, m.GetRegions()...), ResultLifeSeconds: orNull(m.GetResultLifeSeconds()),
+		Source: modelSourceObject{Note: m.GetSource(), URL: m.GetSourceUrl(), Date: m.GetSourceDate()},
+	}
 	for _, l := range m.GetLimits() {
 		if l.GetResolution() != "" {
-			durationsAt[l.GetResolution()] = l.GetDurationsSeconds()
+			o.DurationsAt[l.GetResolution()] = l.GetDurationsSeconds()
 		} else {
-			taskResolutions[l.GetTask()] = l.GetResolutions()
+			o.TaskResolutions[l.GetTask()] = l.GetResolutions()
 		}
 	}
-	var from any
 	if m.GetPriced() {
-		from = money.Format(m.GetPricePerSecondMicros())
+		from := money.Format(m.GetPricePerSecondMicros())
+		o.PricePerSecondFrom = &from
 	}
-	provenance, regions := m.GetProvenance(), m.GetRegions()
-	if provenance == nil {
-		provenance = map[string]string{}
+	if o.Provenance == nil {
+		o.Provenance = map[string]string{}
 	}
-	if regions == nil {
-		regions = []string{}
-	}
-	return map[string]any{
-		"id": m.GetId(), "object": "model", "created": 0, "owned_by": m.GetProvider(), "name": m.GetDisplayName(), "provider": m.GetProvider(), "tasks": m.GetTasks(),
-		"durations": m.GetDurationsSeconds(), "durations_at": durationsAt, "resolutions": m.GetResolutions(), "task_resolutions": taskResolutions,
-		"aspect_ratios": m.GetAspectRatios(), "audio": m.GetAudio(), "audio_always": m.GetAudioAlways(), "seed": m.GetSeed(),
-		"negative_prompt": m.GetNegativePrompt(), "watermark": m.GetWatermark(), "provenance": provenance,
-		"sources": sources(m),
-		"priced":  m.GetPriced(), "price_per_second_from": from, "prices": prices(m.GetPrices()),
-		"typical_seconds": orNull(m.GetTypicalSeconds()), "max_seconds": orNull(m.GetMaxSeconds()),
-		"limits": map[string]any{
-			"prompt_characters": orNull(int64(m.GetMaxPromptCharacters())), "negative_prompt_characters": orNull(int64(m.GetMaxNegativePromptCharacters())),
-			"requests_per_minute": orNull(int64(m.GetRequestsPerMinute())), "concurrent_tasks": orNull(int64(m.GetConcurrentTasks())),
-		},
-		"regions": regions, "result_life_seconds": orNull(m.GetResultLifeSeconds()),
-		"source": map[string]any{"note": m.GetSource(), "url": m.GetSourceUrl(), "date": m.GetSourceDate()},
-	}
+	return o
 }
 
 // sources are the tasks that work on a video, by name.
-func sources(m *videov1.Model) map[string]any {
-	out := map[string]any{}
-	for _, s := range m.GetSources() {
-		one := map[string]any{"own": s.GetOwn(), "max_seconds": orNull(int64(s.GetMaxSeconds())), "same_length": s.GetSameLength()}
-		if len(s.GetDurationsSeconds()) > 0 {
-			one["durations"] = s.GetDurationsSeconds()
+func sources(m *videov1.Model) map[string]modelTaskObject {
+	out := map[string]modelTaskObject{}
+	for _, x := range m.GetSources() {
+		one := modelTaskObject{Own: x.GetOwn(), MaxSeconds: orNull(int64(x.GetMaxSeconds())), SameLength: x.GetSameLength(), Durations: x.GetDurationsSeconds()}
+		if len(x.GetPrices()) > 0 {
+			one.Prices = prices(x.GetPrices())
 		}
-		if len(s.GetPrices()) > 0 {
-			one["prices"] = prices(s.GetPrices())
-		}
-		out[s.GetTask()] = one
+		out[x.GetTask()] = one
 	}
 	return out
 }
 
-func prices(ps []*videov1.ModelPrice) []map[string]any {
-	out := []map[string]any{}
+func prices(ps []*videov1.ModelPrice) []modelPriceObject {
+	out := []modelPriceObject{}
 	for _, p := range ps {
-		price := map[string]any{"resolution": p.GetResolution(), "audio": p.GetAudio()}
+		price := modelPriceObject{Resolution: p.GetResolution(), Audio: p.GetAudio()}
 		if p.GetClipSeconds() > 0 {
-			price["duration"], price["per_clip"] = p.GetClipSeconds(), money.Format(p.GetAmountMicros())
+			price.Duration, price.PerClip = p.GetClipSeconds(), money.Format(p.GetAmountMicros())
 		} else {
-			price["per_second"] = money.Format(p.GetAmountMicros())
+			price.PerSecond = money.Format(p.GetAmountMicros())
 		}
 		out = append(out, price)
 	}
@@ -135,9 +126,9 @@ func prices(ps []*videov1.ModelPrice) []map[string]any {
 }
 
 // orNull is n, or nothing where 0 means not known.
-func orNull(n int64) any {
+func orNull(n int64) *int64 {
 	if n == 0 {
 		return nil
 	}
-	return n
+	return &n
 }

@@ -135,7 +135,7 @@ func (s *Service) postToken(w http.ResponseWriter, r *http.Request, p auth.Princ
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "realtime.token", "id": t.GetId(), "token": t.GetToken(), "expires_at": t.GetExpiresAt().GetSeconds()})
+	videojson.Write(w, http.StatusOK, tokenObject{Object: "realtime.token", ID: t.GetId(), Token: t.GetToken(), ExpiresAt: t.GetExpiresAt().GetSeconds()})
 	return nil
 }
 
@@ -143,7 +143,7 @@ func (s *Service) deleteToken(w http.ResponseWriter, r *http.Request, p auth.Pri
 	if err := s.revokeToken(r.Context(), p, r.PathValue("id")); err != nil {
 		return err
 	}
-	videojson.Write(w, http.StatusOK, map[string]any{"id": r.PathValue("id"), "object": "realtime.token.revoked", "revoked": true})
+	videojson.Write(w, http.StatusOK, revokedObject{ID: r.PathValue("id"), Object: "realtime.token.revoked", Revoked: true})
 	return nil
 }
 

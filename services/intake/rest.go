@@ -20,8 +20,13 @@ import (
 // Handler serves the REST API of DESIGN §7 that is intake's.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
-	route := func(pattern, scope string, h func(http.ResponseWriter, *http.Request, auth.Principal) error) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+	for _, row := range routes() {
+		h, scope := row.serve(s), row.Scope
+		mux.HandleFunc(row.Method+" "+row.Path, func(w http.ResponseWriter, r *http.Request) {
+			if scope == "" {
+				s.fail(w, r, h(w, r, auth.Principal{}))
+				return
+			}
 			p, err := s.d.Auth.Authenticate(r.Context(), auth.Bearer(r.Header.Get("Authorization")))
 			if err == nil {
 				err = s.throttle(r.Context(), p, w.Header().Set)
@@ -35,33 +40,6 @@ func (s *Service) Handler() http.Handler {
 			s.fail(w, r, err)
 		})
 	}
-	route("POST /v1/videos", auth.VideosWrite, s.postVideo)
-	route("GET /v1/videos", auth.VideosRead, s.listVideos)
-	route("GET /v1/videos/{id}", auth.VideosRead, s.getVideo)
-	route("DELETE /v1/videos/{id}", auth.VideosWrite, s.deleteVideo)
-	route("POST /v1/videos/{id}/cancel", auth.VideosWrite, s.cancelVideo)
-	route("POST /v1/videos/{id}/remix", auth.VideosWrite, s.postOfVideo(false))
-	route("POST /v1/videos/edits", auth.VideosWrite, s.postOfVideo(false))
-	route("POST /v1/videos/extensions", auth.VideosWrite, s.postOfVideo(true))
-	route("GET /v1/videos/{id}/content", auth.VideosRead, s.content)
-	route("POST /v1/videos:quote", auth.VideosRead, s.quoteVideo)
-	route("GET /v1/models", auth.VideosRead, s.listModels)
-	route("GET /v1/models/{id...}", auth.VideosRead, s.getModel)
-	route("GET /v1/balance", auth.BillingRead, s.getBalance)
-	route("GET /v1/usage", auth.BillingRead, s.getUsage)
-	route("GET /v1/statement", auth.BillingRead, s.getStatement)
-	s.routeWebhooks(route)
-	s.routeUploads(route)
-	s.routeDeadLetters(route)
-	route("POST /v1/realtime/tokens", auth.VideosRead, s.postToken)
-	route("DELETE /v1/realtime/tokens/{id}", auth.VideosRead, s.deleteToken)
-	mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, r *http.Request) {
-		if err := s.d.Health(r.Context()); err != nil {
-			videojson.Write(w, http.StatusServiceUnavailable, map[string]string{"status": "unavailable"})
-			return
-		}
-		videojson.Write(w, http.StatusOK, map[string]string{"status": "ok"})
-	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if allowed := methods(mux, r); len(allowed) > 0 {
 			w.Header().Set("Allow", strings.Join(allowed, ", "))
@@ -159,7 +137,7 @@ func (s *Service) deleteVideo(w http.ResponseWriter, r *http.Request, p auth.Pri
 	if err := s.remove(r.Context(), p, r.PathValue("id")); err != nil {
 		return err
 	}
-	videojson.Write(w, http.StatusOK, map[string]any{"id": r.PathValue("id"), "object": "video.deleted", "deleted": true})
+	videojson.Write(w, http.StatusOK, deletedObject{ID: r.PathValue("id"), Object: "video.deleted", Deleted: true})
 	return nil
 }
 
@@ -201,9 +179,9 @@ func (s *Service) listVideos(w http.ResponseWriter, r *http.Request, p auth.Prin
 		}
 		data = append(data, o)
 	}
-	out := map[string]any{"object": "list", "data": data, "has_more": resp.GetHasMore(), "first_id": nil, "last_id": nil}
+	out := videosObject{Object: "list", Data: data, HasMore: resp.GetHasMore()}
 	if n := len(data); n > 0 {
-		out["first_id"], out["last_id"] = data[0].ID, data[n-1].ID
+		out.FirstID, out.LastID = &data[0].ID, &data[n-1].ID
 	}
 	videojson.Write(w, http.StatusOK, out)
 	return nil
@@ -218,29 +196,38 @@ func (s *Service) quoteVideo(w http.ResponseWriter, r *http.Request, p auth.Prin
 	if err != nil {
 		return err
 	}
-	routes := []map[string]any{}
+	made := q.GetParams()
+	out := quoteObject{Object: "quote", Model: made.GetModel(), Duration: made.GetDurationSeconds(), Resolution: made.GetResolution(), AspectRatio: made.GetAspectRatio(),
+		Width: made.GetWidth(), Height: made.GetHeight(), Lines: lines(q.GetLines()), Total: money.Format(q.GetTotalMicros()), TotalMicros: q.GetTotalMicros(),
+		Route: q.GetRoute(), Routes: []quoteRouteObject{}}
 	for _, x := range q.GetRoutes() {
-		routes = append(routes, priced(map[string]any{"provider": x.GetProvider(), "price": money.Format(x.GetPriceMicros()), "price_micros": x.GetPriceMicros(),
-			"dropped": append([]string{}, x.GetDropped()...)}, x.GetParams(), x.GetLines()))
-	}
-	out := priced(map[string]any{"object": "quote", "total": money.Format(q.GetTotalMicros()), "total_micros": q.GetTotalMicros(), "routes": routes}, q.GetParams(), q.GetLines())
-	if q.GetRoute() != "" {
-		out["route"] = q.GetRoute()
+		p := x.GetParams()
+		out.Routes = append(out.Routes, quoteRouteObject{Provider: x.GetProvider(), Model: p.GetModel(), Duration: p.GetDurationSeconds(), Resolution: p.GetResolution(),
+			AspectRatio: p.GetAspectRatio(), Width: p.GetWidth(), Height: p.GetHeight(), Lines: lines(x.GetLines()),
+			Price: money.Format(x.GetPriceMicros()), PriceMicros: x.GetPriceMicros(), Dropped: append([]string{}, x.GetDropped()...)})
 	}
 	videojson.Write(w, http.StatusOK, out)
 	return nil
 }
 
-// priced adds to an object what is made and how its price comes about.
-func priced(o map[string]any, p *videov1.VideoParams, ls []*videov1.PriceLine) map[string]any {
-	lines := []map[string]any{}
+// lines are how a price comes about.
+func lines(ls []*videov1.PriceLine) []lineObject {
+	out := []lineObject{}
 	for _, l := range ls {
-		lines = append(lines, map[string]any{"description": l.GetDescription(), "unit": money.Format(l.GetUnitMicros()), "quantity": l.GetQuantity(),
-			"amount": money.Format(l.GetAmountMicros()), "amount_micros": l.GetAmountMicros()})
+		out = append(out, lineObject{Description: l.GetDescription(), Unit: money.Format(l.GetUnitMicros()), Quantity: l.GetQuantity(),
+			Amount: money.Format(l.GetAmountMicros()), AmountMicros: l.GetAmountMicros()})
 	}
-	o["model"], o["duration"], o["resolution"], o["aspect_ratio"] = p.GetModel(), p.GetDurationSeconds(), p.GetResolution(), p.GetAspectRatio()
-	o["width"], o["height"], o["lines"] = p.GetWidth(), p.GetHeight(), lines
-	return o
+	return out
+}
+
+// health needs no key: who asks is a load balancer.
+func (s *Service) health(w http.ResponseWriter, r *http.Request, _ auth.Principal) error {
+	status, out := http.StatusOK, healthObject{"ok"}
+	if err := s.d.Health(r.Context()); err != nil {
+		status, out = http.StatusServiceUnavailable, healthObject{"unavailable"}
+	}
+	videojson.Write(w, status, out)
+	return nil
 }
 
 func (s *Service) getBalance(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
@@ -248,7 +235,7 @@ func (s *Service) getBalance(w http.ResponseWriter, r *http.Request, p auth.Prin
 	if err != nil {
 		return fault.FromStatus(err)
 	}
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "balance", "available": money.Format(b.GetAvailableMicros()), "held": money.Format(b.GetHeldMicros()),
-		"available_micros": b.GetAvailableMicros(), "held_micros": b.GetHeldMicros(), "granted": money.Format(b.GetGrantedMicros())})
+	videojson.Write(w, http.StatusOK, balanceObject{Object: "balance", Available: money.Format(b.GetAvailableMicros()), Held: money.Format(b.GetHeldMicros()),
+		AvailableMicros: b.GetAvailableMicros(), HeldMicros: b.GetHeldMicros(), Granted: money.Format(b.GetGrantedMicros())})
 	return nil
 }

@@ -94,10 +94,10 @@ func statementRow(m *ledgerv1.Movement) statementMovement {
 }
 
 func writeStatementJSON(w io.Writer, first *ledgerv1.GetStatementResponse, pages statementPages) error {
-	head, err := json.Marshal(map[string]any{"object": "statement", "month": first.GetMonth(), "time_zone": first.GetTimeZone(),
-		"starts_at": first.GetStartsAt().AsTime().Format(time.RFC3339), "ends_at": first.GetEndsAt().AsTime().Format(time.RFC3339),
-		"opening": map[string]string{"available": money.Format(first.GetOpeningAvailableMicros()), "held": money.Format(first.GetOpeningHeldMicros())},
-		"closing": map[string]string{"available": money.Format(first.GetClosingAvailableMicros()), "held": money.Format(first.GetClosingHeldMicros())}})
+	head, err := json.Marshal(statementHead{Object: "statement", Month: first.GetMonth(), TimeZone: first.GetTimeZone(),
+		StartsAt: first.GetStartsAt().AsTime().Format(time.RFC3339), EndsAt: first.GetEndsAt().AsTime().Format(time.RFC3339),
+		Opening: statementBooks{Available: money.Format(first.GetOpeningAvailableMicros()), Held: money.Format(first.GetOpeningHeldMicros())},
+		Closing: statementBooks{Available: money.Format(first.GetClosingAvailableMicros()), Held: money.Format(first.GetClosingHeldMicros())}})
 	if err != nil {
 		return fmt.Errorf("marshal statement: %w", err)
 	}

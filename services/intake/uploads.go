@@ -376,25 +376,22 @@ func (f *parts) add(part *multipart.Part, fields map[string]any) (bad *fault.Fie
 
 func (f *parts) drop() { f.s.drop(f.ctx, f.p, f.ids...) }
 
-// routeUploads adds the routes of uploads.
-func (s *Service) routeUploads(route func(pattern, scope string, h handler)) {
-	route("POST /v1/uploads", auth.VideosWrite, s.postUpload)
-	route("GET /v1/uploads", auth.VideosRead, s.listUploads)
-	route("GET /v1/uploads/{id}", auth.VideosRead, func(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-		found, err := s.findUpload(r.Context(), p, r.PathValue("id"))
-		return showUpload(w, found.GetUpload(), err)
-	})
-	route("POST /v1/uploads/{id}/complete", auth.VideosWrite, func(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-		u, err := s.completeUpload(r.Context(), p, r.PathValue("id"))
-		return showUpload(w, u, err)
-	})
-	route("DELETE /v1/uploads/{id}", auth.VideosWrite, func(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-		if err := s.deleteUpload(r.Context(), p, r.PathValue("id")); err != nil {
-			return err
-		}
-		videojson.Write(w, http.StatusOK, map[string]any{"id": r.PathValue("id"), "object": "upload.deleted", "deleted": true})
-		return nil
-	})
+func (s *Service) getUpload(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	found, err := s.findUpload(r.Context(), p, r.PathValue("id"))
+	return showUpload(w, found.GetUpload(), err)
+}
+
+func (s *Service) postComplete(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	u, err := s.completeUpload(r.Context(), p, r.PathValue("id"))
+	return showUpload(w, u, err)
+}
+
+func (s *Service) dropUpload(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	if err := s.deleteUpload(r.Context(), p, r.PathValue("id")); err != nil {
+		return err
+	}
+	videojson.Write(w, http.StatusOK, deletedObject{ID: r.PathValue("id"), Object: "upload.deleted", Deleted: true})
+	return nil
 }
 
 // postUpload takes a file, or promises to have one taken by the bucket.
@@ -446,13 +443,16 @@ func filePart(mr *multipart.Reader) (io.Reader, error) {
 	return nil, invalid([]fault.Field{{Name: "file", Message: "is missing"}})
 }
 
+// uploadBody begins an upload that goes straight to the bucket.
+type uploadBody struct {
+	Bytes       number `json:"bytes"`
+	ContentType string `json:"content_type"`
+	Purpose     string `json:"purpose"`
+}
+
 // postPromise begins an upload that goes straight to the bucket.
 func (s *Service) postPromise(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-	var b struct {
-		Bytes       number `json:"bytes"`
-		ContentType string `json:"content_type"`
-		Purpose     string `json:"purpose"`
-	}
+	var b uploadBody
 	r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
 	if err := bodyInto(r, &b); err != nil {
 		return err
@@ -588,12 +588,18 @@ func (s *Service) listUploads(w http.ResponseWriter, r *http.Request, p auth.Pri
 	if err != nil {
 		return fault.FromStatus(err)
 	}
-	data := []uploadObject{}
+	out := uploadsObject{Object: "list", Data: []uploadObject{}, HasMore: resp.GetHasMore()}
 	for _, u := range resp.GetUploads() {
-		data = append(data, uploadJSON(u))
+		out.Data = append(out.Data, uploadJSON(u))
 	}
-	videojson.Write(w, http.StatusOK, map[string]any{"object": "list", "data": data, "has_more": resp.GetHasMore()})
+	videojson.Write(w, http.StatusOK, out)
 	return nil
+}
+
+type uploadsObject struct {
+	Object  string         `json:"object"`
+	Data    []uploadObject `json:"data"`
+	HasMore bool           `json:"has_more"`
 }
 
 // uploadObject is an upload as JSON.

@@ -146,9 +146,9 @@ func (s *Service) getUsage(w http.ResponseWriter, r *http.Request, p auth.Princi
 		}
 		data = append(data, row)
 	}
-	out := map[string]any{"object": "list", "data": data, "from": q.GetFrom(), "to": q.GetTo(), "has_more": resp.GetNext() != "", "next": nil}
-	if resp.GetNext() != "" {
-		out["next"] = resp.GetNext()
+	out := usageObject{Object: "list", Data: data, From: q.GetFrom(), To: q.GetTo(), HasMore: resp.GetNext() != ""}
+	if next := resp.GetNext(); next != "" {
+		out.Next = &next
 	}
 	videojson.Write(w, http.StatusOK, out)
 	return nil

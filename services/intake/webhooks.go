@@ -89,57 +89,6 @@ func own[Q, A any](ctx context.Context, s *Service, p auth.Principal, rid, scope
 	return a, nil
 }
 
-type handler = func(http.ResponseWriter, *http.Request, auth.Principal) error
-
-// routeWebhooks adds the routes of endpoints and deliveries.
-func (s *Service) routeWebhooks(route func(pattern, scope string, h handler)) {
-	h := s.d.Webhooks
-	const write, read = auth.VideosWrite, auth.VideosRead
-	route("POST /v1/webhook_endpoints", write, answer(s, write, h.CreateEndpoint, createEndpoint, func(a *webhookv1.CreateEndpointResponse) any {
-		return endpointJSON(a.GetEndpoint(), a.GetSecret())
-	}))
-	route("GET /v1/webhook_endpoints", read, answer(s, read, h.ListEndpoints, listEndpoints, func(a *webhookv1.ListEndpointsResponse) any {
-		data := []endpointObject{}
-		for _, e := range a.GetEndpoints() {
-			data = append(data, endpointJSON(e, ""))
-		}
-		return map[string]any{"object": "list", "data": data, "has_more": a.GetHasMore()}
-	}))
-	route("GET /v1/webhook_endpoints/{id}", read, answer(s, read, h.GetEndpoint, func(r *http.Request) (*webhookv1.GetEndpointRequest, error) {
-		return &webhookv1.GetEndpointRequest{Id: r.PathValue("id")}, nil
-	}, func(a *webhookv1.GetEndpointResponse) any { return endpointJSON(a.GetEndpoint(), "") }))
-	route("POST /v1/webhook_endpoints/{id}", write, answer(s, write, h.UpdateEndpoint, updateEndpoint, func(a *webhookv1.UpdateEndpointResponse) any {
-		return endpointJSON(a.GetEndpoint(), "")
-	}))
-	route("DELETE /v1/webhook_endpoints/{id}", write, answer(s, write, h.DeleteEndpoint, func(r *http.Request) (*webhookv1.DeleteEndpointRequest, error) {
-		return &webhookv1.DeleteEndpointRequest{Id: r.PathValue("id")}, nil
-	}, func(a *webhookv1.DeleteEndpointResponse) any {
-		return map[string]any{"id": a.GetEndpoint().GetId(), "object": "webhook_endpoint.deleted", "deleted": true}
-	}))
-	route("POST /v1/webhook_endpoints/{id}/rotate_secret", write, answer(s, write, h.RotateSecret, rotateSecret, func(a *webhookv1.RotateSecretResponse) any {
-		return endpointJSON(a.GetEndpoint(), a.GetSecret())
-	}))
-	route("POST /v1/webhook_endpoints/{id}/test", write, answer(s, write, h.TestEndpoint, func(r *http.Request) (*webhookv1.TestEndpointRequest, error) {
-		return &webhookv1.TestEndpointRequest{Id: r.PathValue("id")}, nil
-	}, func(a *webhookv1.TestEndpointResponse) any { return deliveryJSON(a.GetDelivery(), nil) }))
-	route("POST /v1/webhook_endpoints/{id}/replay", write, answer(s, write, h.ReplayEndpoint, replayEndpoint, func(a *webhookv1.ReplayEndpointResponse) any {
-		return map[string]any{"object": "webhook_replay", "deliveries": a.GetDeliveries()}
-	}))
-	route("GET /v1/webhook_deliveries", read, answer(s, read, h.ListDeliveries, listDeliveries, func(a *webhookv1.ListDeliveriesResponse) any {
-		data := []deliveryObject{}
-		for _, d := range a.GetDeliveries() {
-			data = append(data, deliveryJSON(d, nil))
-		}
-		return map[string]any{"object": "list", "data": data, "has_more": a.GetHasMore()}
-	}))
-	route("GET /v1/webhook_deliveries/{id}", read, answer(s, read, h.GetDelivery, func(r *http.Request) (*webhookv1.GetDeliveryRequest, error) {
-		return &webhookv1.GetDeliveryRequest{Id: r.PathValue("id")}, nil
-	}, func(a *webhookv1.GetDeliveryResponse) any { return deliveryJSON(a.GetDelivery(), a.GetAttempts()) }))
-	route("POST /v1/webhook_deliveries/{id}/replay", write, answer(s, write, h.ReplayDelivery, func(r *http.Request) (*webhookv1.ReplayDeliveryRequest, error) {
-		return &webhookv1.ReplayDeliveryRequest{Id: r.PathValue("id")}, nil
-	}, func(a *webhookv1.ReplayDeliveryResponse) any { return deliveryJSON(a.GetDelivery(), nil) }))
-}
-
 // answer is a route that reads a request, asks the ledger, and shows the answer.
 func answer[Q, A any](s *Service, scope string, call func(context.Context, *Q, ...grpc.CallOption) (*A, error), read func(*http.Request) (*Q, error), show func(*A) any) handler {
 	return func(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
@@ -178,25 +127,31 @@ func bodyInto(r *http.Request, b any) error {
 	return nil
 }
 
+// endpointBody is a request for an endpoint as callers write it.
+type endpointBody struct {
+	URL         string            `json:"url"`
+	Description string            `json:"description"`
+	Events      []string          `json:"events"`
+	Headers     map[string]string `json:"headers"`
+}
+
 func createEndpoint(r *http.Request) (*webhookv1.CreateEndpointRequest, error) {
-	var b struct {
-		URL         string            `json:"url"`
-		Description string            `json:"description"`
-		Events      []string          `json:"events"`
-		Headers     map[string]string `json:"headers"`
-	}
+	var b endpointBody
 	err := bodyInto(r, &b)
 	return &webhookv1.CreateEndpointRequest{Url: b.URL, Description: b.Description, Events: b.Events, Headers: b.Headers}, err
 }
 
+// endpointChanges are what is to change; what is left out stays.
+type endpointChanges struct {
+	URL         *string            `json:"url"`
+	Description *string            `json:"description"`
+	Events      []string           `json:"events"`
+	Headers     *map[string]string `json:"headers"`
+	Enabled     *bool              `json:"enabled"`
+}
+
 func updateEndpoint(r *http.Request) (*webhookv1.UpdateEndpointRequest, error) {
-	var b struct {
-		URL         *string            `json:"url"`
-		Description *string            `json:"description"`
-		Events      []string           `json:"events"`
-		Headers     *map[string]string `json:"headers"`
-		Enabled     *bool              `json:"enabled"`
-	}
+	var b endpointChanges
 	err := bodyInto(r, &b)
 	q := &webhookv1.UpdateEndpointRequest{Id: r.PathValue("id"), Url: b.URL, Description: b.Description, Events: b.Events, Enabled: b.Enabled}
 	if b.Headers != nil {
@@ -205,10 +160,13 @@ func updateEndpoint(r *http.Request) (*webhookv1.UpdateEndpointRequest, error) {
 	return q, err
 }
 
+// rotateBody is a request for a new secret.
+type rotateBody struct {
+	Overlap *int64 `json:"overlap_seconds"`
+}
+
 func rotateSecret(r *http.Request) (*webhookv1.RotateSecretRequest, error) {
-	var b struct {
-		Overlap *int64 `json:"overlap_seconds"`
-	}
+	var b rotateBody
 	q := &webhookv1.RotateSecretRequest{Id: r.PathValue("id")}
 	if err := bodyInto(r, &b); err != nil {
 		return nil, err
@@ -222,12 +180,15 @@ func rotateSecret(r *http.Request) (*webhookv1.RotateSecretRequest, error) {
 	return q, nil
 }
 
+// replayBody says what is sent again.
+type replayBody struct {
+	From       string `json:"from"`
+	To         string `json:"to"`
+	OnlyFailed *bool  `json:"only_failed"`
+}
+
 func replayEndpoint(r *http.Request) (*webhookv1.ReplayEndpointRequest, error) {
-	var b struct {
-		From       string `json:"from"`
-		To         string `json:"to"`
-		OnlyFailed *bool  `json:"only_failed"`
-	}
+	var b replayBody
 	if err := bodyInto(r, &b); err != nil {
 		return nil, err
 	}

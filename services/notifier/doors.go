@@ -21,9 +21,9 @@ const (
 // Handler serves WebSocket, SSE, and the module by which browsers use them.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/videos/{id}/events", func(w http.ResponseWriter, r *http.Request) { s.sse(w, r, r.PathValue("id"), "") })
-	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { s.sse(w, r, "", r.URL.Query().Get("user")) })
-	mux.HandleFunc("GET /v1/stream", s.socket)
+	for _, d := range doors() {
+		mux.HandleFunc(d.Method+" "+d.Path, func(w http.ResponseWriter, r *http.Request) { d.serve(s, w, r) })
+	}
 	for path, f := range web.Files() {
 		mux.Handle("GET "+path, f)
 	}

@@ -72,6 +72,7 @@ func (s *Service) upgrader(protocol string) *websocket.Upgrader {
 // request that stays keeps its buffers and a deep stack.
 func (s *Service) socket(w http.ResponseWriter, r *http.Request) {
 	rid := id.New(id.Request)
+	w.Header().Set("X-Request-Id", rid)
 	if err := s.fromElsewhere(r); err != nil {
 		videojson.WriteFault(w, rid, err)
 		return
