@@ -45,7 +45,7 @@ func (s *stack) moves(alert string, firing func() bool) {
 // exec changes the live database behind the back of all.
 func (s *stack) exec(statement string) {
 	s.t.Helper()
-	conn := s.database()
+	conn := s.connect()
 	defer func() { _ = conn.Close(context.Background()) }()
 	if _, err := conn.Exec(context.Background(), statement); err != nil {
 		s.t.Fatal(err)

@@ -35,9 +35,6 @@ type apart struct {
 	account  string
 }
 
-// adminKey is the operator's in a stack apart.
-const adminKey = "rw_admin_for_services_that_run_apart"
-
 // atlasKey is that of Atlas Cloud in a stack apart.
 const atlasKey = "atlas-key-of-services-that-run-apart"
 

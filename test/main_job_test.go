@@ -281,9 +281,8 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 	s.books(1_000_000)
 }
 
-func TestIdempotencyUnderConcurrentRetries(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
+// Retries of one request at the same time are one video.
+func concurrentRetries(t *testing.T, s *stack) {
 	ids := make([]string, 100)
 	var wg sync.WaitGroup
 	for i := range ids {
@@ -302,7 +301,7 @@ func TestIdempotencyUnderConcurrentRetries(t *testing.T) {
 		t.Errorf("another body: %d %s", a.status, a.raw)
 	}
 	s.await(90*time.Second, ids[0])
-	if n := len(s.tasks("")); n != 1 {
+	if n := len(s.tasks(ids[0])); n != 1 {
 		t.Errorf("the provider has %d tasks", n)
 	}
 	s.books(first - kling)
@@ -367,9 +366,7 @@ func coherent(t *testing.T, told []string) {
 
 // A stream cut at any place and resumed tells the same story, once; and who
 // knows its end is told that there is no more.
-func TestEventsResumeWithoutGapOrRepetition(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
+func eventsResume(t *testing.T, s *stack) {
 	var wg sync.WaitGroup
 	for every := range 3 {
 		for _, model := range []string{"seedance-2.0", "kling-v2-6"} {
@@ -408,7 +405,7 @@ func sse(t *testing.T, s *stack, id, after string, n int) (events []string, last
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Authorization", "Bearer "+s.key)
 	if after != "" {
 		req.Header.Set("Last-Event-ID", after)
 	}
@@ -457,9 +454,7 @@ func TestSignedURLExpires(t *testing.T) {
 
 // A socket that watches all of an account is cut in the middle and resumes at
 // its cursor: each change of every job comes once.
-func TestWebSocketResumes(t *testing.T) {
-	t.Parallel()
-	s := setup(t)
+func webSocketResumes(t *testing.T, s *stack) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	type told struct {
@@ -470,7 +465,7 @@ func TestWebSocketResumes(t *testing.T) {
 	}
 	open := func(after string) (*websocket.Conn, func() told) {
 		// As a browser does it: the key is in the subprotocol.
-		c, resp, err := websocket.Dial(ctx, strings.Replace(s.base, "http", "ws", 1)+"/v1/stream", &websocket.DialOptions{Subprotocols: []string{"reelway.bearer." + key}})
+		c, resp, err := websocket.Dial(ctx, strings.Replace(s.base, "http", "ws", 1)+"/v1/stream", &websocket.DialOptions{Subprotocols: []string{"reelway.bearer." + s.key}})
 		if err != nil {
 			t.Fatal(err)
 		}

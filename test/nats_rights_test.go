@@ -300,7 +300,7 @@ func TestServicesWithTheirRightsAlone(t *testing.T) {
 	if _, err := money.TopUp(ctx, &ledgerv1.TopUpRequest{AccountId: a.GetAccountId(), AmountMicros: 10 * atlas, IdempotencyKey: "k"}); err != nil {
 		t.Fatal(err)
 	}
-	s := &stack{t: t, base: "http://" + intakeAddr, sim: web}
+	s := &stack{t: t, key: key, base: "http://" + intakeAddr, sim: web}
 	var ids []string
 	for _, model := range []string{"seedance-2.0", "kling-v2-6", "seedance-2.0"} {
 		ans := s.call(http.MethodPost, "/v1/videos", request(model, "x"))
@@ -314,7 +314,7 @@ func TestServicesWithTheirRightsAlone(t *testing.T) {
 			t.Errorf("%s: %s with %d tasks", id, v.State, len(s.tasks(id)))
 		}
 	}
-	watched := &stack{t: t, base: "http://" + notifierAddr, sim: web}
+	watched := &stack{t: t, key: key, base: "http://" + notifierAddr, sim: web}
 	if events, _, final := sse(t, watched, ids[0], "", 1); !final || events[0] != "succeeded 100" {
 		t.Errorf("the notifier says %v", events)
 	}
@@ -445,7 +445,7 @@ func TestRightsAtNATS(t *testing.T) {
 		"$JS.API.STREAM.CREATE.JOBS": "ledger", "$JS.API.STREAM.UPDATE.EVENTS": "ledger", "$JS.API.STREAM.PURGE.EVENTS": "ledger",
 		"$JS.API.STREAM.CREATE.OTHER": "", "$JS.API.STREAM.DELETE.JOBS": "", "$JS.API.STREAM.PURGE.JOBS": "", "$JS.API.STREAM.NAMES": "",
 		"$JS.API.STREAM.MSG.GET.EVENTS": "", "$JS.API.DIRECT.GET.EVENTS": "", "$JS.API.DIRECT.GET.DEAD": "ledger", "$JS.API.STREAM.MSG.DELETE.DEAD": "ledger",
-		"$JS.API.STREAM.MSG.DELETE.JOBS": "", "$JS.API.STREAM.SNAPSHOT.EVENTS": "", "$JS.API.STREAM.INFO.JOBS": "ledger", "$JS.API.STREAM.INFO.EVENTS": "ledger notifier",
+		"$JS.API.STREAM.MSG.DELETE.JOBS": "", "$JS.API.STREAM.SNAPSHOT.EVENTS": "", "$JS.API.STREAM.INFO.JOBS": "ledger doctor", "$JS.API.STREAM.INFO.EVENTS": "ledger notifier doctor",
 		"$JS.API.CONSUMER.CREATE.JOBS.x.jobs.submit.kling": "dispatcher", "$JS.API.CONSUMER.CREATE.JOBS.x": "", "$JS.API.CONSUMER.CREATE.OBSERVATIONS.x": "",
 		"$JS.API.CONSUMER.CREATE.OBSERVATIONS.x.observed.>": "", "$JS.API.CONSUMER.CREATE.OBSERVATIONS.ledger.observed.>": "ledger",
 		"$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.x": "", "$JS.API.CONSUMER.CREATE.EVENTS.x": "notifier", "$JS.API.CONSUMER.CREATE.EVENTS.archiver.job.>": "",
@@ -454,7 +454,7 @@ func TestRightsAtNATS(t *testing.T) {
 		"$JS.API.CONSUMER.MSG.NEXT.OBSERVATIONS.ledger": "ledger", "$JS.API.CONSUMER.DELETE.EVENTS.archiver": "", "$JS.API.CONSUMER.DELETE.EVENTS.projection": "",
 		"$JS.API.CONSUMER.DELETE.OBSERVATIONS.ledger": "", "$JS.API.CONSUMER.DELETE.JOBS.dispatcher-kling": "",
 		"$JS.ACK.EVENTS.archiver.1.1.1.1.0": "archiver", "$JS.ACK.EVENTS.mail.1.1.1.1.0": "notifier", "$JS.ACK.EVENTS.projection.1.1.1.1.0": "ledger", "$JS.ACK.OBSERVATIONS.ledger.1.1.1.1.0": "ledger", "$JS.ACK.JOBS.dispatcher-kling.1.1.1.1.0": "dispatcher",
-		"$JS.API.INFO": "ledger dispatcher", "_INBOX.ledger.x": "", "$SYS.REQ.SERVER.PING": "", "other": "",
+		"$JS.API.CONSUMER.INFO.OBSERVATIONS.ledger": "doctor", "$JS.API.INFO": "ledger dispatcher doctor", "_INBOX.ledger.x": "", "$SYS.REQ.SERVER.PING": "", "other": "",
 	}
 	reads := map[string]string{"_INBOX.>": "", ">": "", "job.>": "", "observed.>": "", "jobs.>": "", "$KV.>": "", "$JS.ACK.>": "", "access.changed": "intake notifier"}
 	for user := range cluster.users {

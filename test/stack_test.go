@@ -55,6 +55,8 @@ func TestMain(m *testing.M) {
 // stack is a Reelway process beside a simulator that outlives it.
 type stack struct {
 	t      *testing.T
+	key    string // of the account that calls
+	keyID  string // its id, where a test made it
 	dir    string
 	env    []string
 	base   string
@@ -64,6 +66,8 @@ type stack struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	ops    string
+
+	database string // its URL, when it is not the stack's own
 }
 
 const key = "rw_dev_for_tests_0123456789"
@@ -108,6 +112,13 @@ func freePort(t *testing.T) string {
 // which SIM stands for the simulator's address.
 func setup(t *testing.T, settings ...string) *stack {
 	t.Helper()
+	srv, shut := simulate(t, 400*time.Millisecond)
+	return setupWith(t, srv, shut, settings...)
+}
+
+// setupWith starts a stack beside providers, which end after it.
+func setupWith(t *testing.T, srv *httptest.Server, shut func(), settings ...string) *stack {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "reelway-stack-")
 	if err != nil {
 		t.Fatal(err)
@@ -116,41 +127,54 @@ func setup(t *testing.T, settings ...string) *stack {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cfg := simulator.Config{TimeScale: 1, Render: 400 * time.Millisecond, AtlasKey: "atlas", Key: "simulated", KlingAccess: "access", KlingSecret: "a-secret-key-for-kling-of-32-bytes",
-		WebhookSecret: "whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5"}
-	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewServer(sim.Handler())
-	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	s := &stack{t: t, dir: dir, sim: srv, log: &lockedBuffer{}}
+	s := &stack{t: t, key: key, dir: dir, sim: srv, log: &lockedBuffer{}}
 	http1, grpc1, ops := freePort(t), freePort(t), freePort(t)
 	s.base, s.grpc, s.ops = "http://"+http1, grpc1, "http://"+ops
 	settings = slices.Clone(settings) // tests share lists
 	for i := range settings {
 		settings[i] = strings.ReplaceAll(settings[i], "SIM", srv.URL)
 	}
-	s.env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir(),
+	s.env = append(append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir(),
 		"REELWAY_HTTP_ADDR=" + http1, "REELWAY_GRPC_ADDR=" + grpc1, "REELWAY_OPS_ADDR=" + ops, "REELWAY_DATA_DIR=" + dir + "/data",
-		"REELWAY_DEV_API_KEY=" + key, "REELWAY_ATLASCLOUD_URL=" + srv.URL + "/atlascloud", "REELWAY_ATLASCLOUD_KEY=atlas",
-		"REELWAY_KLING_URL=" + srv.URL + "/kling", "REELWAY_KLING_ACCESS_KEY=access", "REELWAY_KLING_SECRET_KEY=" + cfg.KlingSecret,
-		"REELWAY_KLING_WEBHOOK_SECRET=" + cfg.WebhookSecret, "REELWAY_ALLOW_PRIVATE_URLS=true",
+		"REELWAY_DEV_API_KEY=" + key, "REELWAY_ALLOW_PRIVATE_URLS=true",
 		"REELWAY_SUBMIT_TIMEOUT=15s", "REELWAY_WATCH_AFTER=2s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_SWEEP_INTERVAL=500ms", "REELWAY_SWEEP_AFTER=3s",
 		"REELWAY_ARCHIVE_PATIENCE=1s", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms",
-		"REELWAY_VARIANTS=off"}, settings...)
+		"REELWAY_VARIANTS=off"}, providers(srv.URL)...), settings...)
 	s.start()
 	t.Cleanup(func() {
 		s.stop(syscall.SIGTERM)
-		srv.CloseClientConnections()
-		sim.Close()
-		srv.Close()
+		shut()
 		if t.Failed() {
 			t.Logf("log of the stack:\n%s", tail(s.log.String(), 6000))
 		}
 		_ = os.RemoveAll(dir)
 	})
 	return s
+}
+
+const (
+	klingSecret = "a-secret-key-for-kling-of-32-bytes"
+	klingHook   = "whsec_c2ltdWxhdGVkLWtsaW5nLXdlYmhvb2sta2V5"
+)
+
+// simulate starts the providers. They outlive whatever uses them, which has to
+// shut them.
+func simulate(t *testing.T, render time.Duration) (srv *httptest.Server, shut func()) {
+	t.Helper()
+	cfg := simulator.Config{TimeScale: 1, Render: render, AtlasKey: "atlas", KlingAccess: "access", KlingSecret: klingSecret, WebhookSecret: klingHook}
+	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv = httptest.NewServer(sim.Handler())
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	return srv, func() { srv.CloseClientConnections(); sim.Close(); srv.Close() }
+}
+
+// providers are the settings by which simulated providers are reached.
+func providers(url string) []string {
+	return []string{"REELWAY_ATLASCLOUD_URL=" + url + "/atlascloud", "REELWAY_ATLASCLOUD_KEY=atlas", "REELWAY_KLING_URL=" + url + "/kling",
+		"REELWAY_KLING_ACCESS_KEY=access", "REELWAY_KLING_SECRET_KEY=" + klingSecret, "REELWAY_KLING_WEBHOOK_SECRET=" + klingHook}
 }
 
 func tail(s string, n int) string { return s[max(len(s)-n, 0):] }
@@ -239,7 +263,7 @@ func (s *stack) try(method, path string, body any, header ...string) (answer, er
 	if err != nil {
 		return answer{}, err
 	}
-	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Authorization", "Bearer "+s.key)
 	req.Header.Set("Content-Type", "application/json")
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
@@ -298,14 +322,18 @@ func (s *stack) tasks(job string) (out []simulator.Task) {
 	return out
 }
 
-// database is a connection to the live one.
-func (s *stack) database() *pgx.Conn {
+// connect opens a connection to the live one.
+func (s *stack) connect() *pgx.Conn {
 	s.t.Helper()
-	pid, err := os.ReadFile(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
-	if err != nil {
-		s.t.Fatal(err)
+	address := s.database
+	if address == "" {
+		pid, err := os.ReadFile(filepath.Join(s.dir, "data/postgres/data/postmaster.pid"))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		address = "postgres://reelway@/reelway?host=" + strings.Split(string(pid), "\n")[4]
 	}
-	conn, err := pgx.Connect(context.Background(), "postgres://reelway@/reelway?host="+strings.Split(string(pid), "\n")[4])
+	conn, err := pgx.Connect(context.Background(), address)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -315,7 +343,7 @@ func (s *stack) database() *pgx.Conn {
 // sql asks the live database one question.
 func (s *stack) sql(query string, into ...any) {
 	s.t.Helper()
-	ctx, conn := context.Background(), s.database()
+	ctx, conn := context.Background(), s.connect()
 	defer func() { _ = conn.Close(ctx) }()
 	if err := conn.QueryRow(ctx, query).Scan(into...); err != nil {
 		s.t.Fatal(err)

@@ -148,8 +148,11 @@ func finish(ctx context.Context, method string, err error) error {
 		err = fault.Wrap(err, fault.Timeout, "the call took longer than its deadline, or than %s without one; retry with the same idempotency key", Bound)
 	}
 	s := fault.ToStatus(err)
-	// A caller that went away is no failure of ours.
-	if f := fault.FromStatus(s); (f.Code == fault.Internal || f.Code == fault.Unavailable) && !errors.Is(ctx.Err(), context.Canceled) {
+	// A caller that went away is no failure of ours, nor is what we refuse for a
+	// time, such as maintenance.
+	own := fault.From(err)
+	meant := own.Code == fault.Unavailable && own.RetryAfter > 0 && errors.Unwrap(own) == nil
+	if f := fault.FromStatus(s); (f.Code == fault.Internal || f.Code == fault.Unavailable && !meant) && !errors.Is(ctx.Err(), context.Canceled) {
 		slog.ErrorContext(ctx, "call failed", "method", method, "request_id", RequestID(ctx), "error", err.Error())
 	}
 	return s

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"reelway.dev/pkg/bus"
@@ -87,7 +88,8 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 	case b.GetGranted():
 		return nil, s.send(ctx, call, d, p, m, b)
 	case b.GetFull():
-		no := &busy{why: b.GetFullReason(), wait: time.Duration(b.GetRetryAfterMs()) * time.Millisecond, all: b.GetFullReason() != "model" && b.GetFullReason() != "closed"}
+		no := &busy{why: b.GetFullReason(), wait: time.Duration(b.GetRetryAfterMs()) * time.Millisecond,
+			all: !slices.Contains([]string{"model", "closed", "paused"}, b.GetFullReason())}
 		if b.GetFullReason() == "provider" {
 			d.full.pause(s.d.Now().Add(no.wait))
 		}

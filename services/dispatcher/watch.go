@@ -9,6 +9,7 @@ import (
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/catalog"
 	"reelway.dev/pkg/fault"
+	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/provider"
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
@@ -66,6 +67,11 @@ func (s *Service) lookFor(ctx context.Context, attempt string) error {
 		return bus.After(min(wait, s.cfg.PollInterval), errors.New("not found yet"))
 	}
 	if !found {
+		if r, found, err = s.lookFurther(ctx, a, t); err != nil {
+			return err
+		}
+	}
+	if !found {
 		f := fault.New(fault.ProviderUnavailable, "%s did not take the task", a.GetProvider())
 		return s.publish(ctx, refused(seen, f))
 	}
@@ -78,6 +84,34 @@ func find(ctx context.Context, a provider.Adapter, t provider.Task) (provider.Re
 		return finder.Find(ctx, t)
 	}
 	return provider.Report{}, false, provider.ErrNotSearchable
+}
+
+// lostAttempts is how many attempts after the open one are asked for before its
+// absence is believed.
+const lostAttempts = 4
+
+// lookFurther looks for what the ledger cannot know: where a backup was restored
+// the task may be of a later attempt that was lost, or of another key. By another
+// key it cannot be followed: its webhook, or the deadline, will tell.
+func (s *Service) lookFurther(ctx context.Context, a *ledgerv1.GetAttemptResponse, t provider.Task) (provider.Report, bool, error) {
+	for _, k := range s.keys[a.GetProvider()].Keys() {
+		for n := range lostAttempts + 1 {
+			if t.AttemptID = id.Nth(id.Attempt, a.GetJobId(), int(a.GetNumber())+n); n == 0 && k.ID == a.GetKeyId() {
+				continue // asked for already
+			}
+			r, found, err := find(ctx, k.Adapter, t)
+			switch {
+			case err != nil:
+				return r, false, fmt.Errorf("look for task of a lost attempt: %w", err)
+			case found && k.ID != a.GetKeyId():
+				return r, false, bus.After(time.Minute, fmt.Errorf("the task exists, but of key %q", k.ID))
+			case found:
+				s.d.Logger.WarnContext(ctx, "task of a lost attempt found", "job_id", a.GetJobId(), "attempt_id", a.GetAttemptId(), "provider", a.GetProvider(), "lost", n)
+				return r, true, nil
+			}
+		}
+	}
+	return provider.Report{}, false, nil
 }
 
 // giveUp frees the job of an attempt of unknown outcome for another, if its

@@ -63,7 +63,7 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 		pass(s, ledgerv1.DeadLetterService_ReplayDeadLetter_FullMethodName, dead.ReplayDeadLetter),
 		pass(s, ledgerv1.DeadLetterService_DropDeadLetter_FullMethodName, dead.DropDeadLetter),
 	)
-	s.open(r, ledgerv1.ProviderService_ServiceDesc, pass(s, ledgerv1.ProviderService_ListProviders_FullMethodName, s.d.Providers.ListProviders))
+	s.registerSwitches(r)
 }
 
 // open registers some of a service's methods. The others are unimplemented.

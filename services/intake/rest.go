@@ -52,6 +52,7 @@ func (s *Service) Handler() http.Handler {
 	route("GET /v1/statement", auth.BillingRead, s.getStatement)
 	s.routeWebhooks(route)
 	s.routeUploads(route)
+	s.routeDeadLetters(route)
 	route("POST /v1/realtime/tokens", auth.VideosRead, s.postToken)
 	route("DELETE /v1/realtime/tokens/{id}", auth.VideosRead, s.deleteToken)
 	mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, r *http.Request) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -22,7 +23,7 @@ var errNotAmple = errors.New("written ahead in vain")
 // ever. Should one of the group not pass, nothing is committed and done is
 // false: the group is opened the other way, where each has its own verdict.
 func (s *Service) openAhead(ctx context.Context, group []*openCall) (done bool, _ error) {
-	if len(group) < aheadFrom || !s.ample.enough(group) {
+	if len(group) < aheadFrom || slices.ContainsFunc(group, func(c *openCall) bool { return c.req.refusal != nil }) || !s.ample.enough(group) {
 		return false, nil
 	}
 	err := s.write(ctx, func(ctx context.Context, u *unit) error {

@@ -33,7 +33,11 @@ func (g *jobServer) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRe
 
 // begin judges a group of intents in the order of arrival.
 func (s *Service) begin(ctx context.Context, group []*beginCall) error {
-	err := s.write(ctx, func(ctx context.Context, u *unit) error {
+	sw, err := s.switched(ctx)
+	if err != nil {
+		return err
+	}
+	err = s.write(ctx, func(ctx context.Context, u *unit) error {
 		ids := make([]string, len(group))
 		for i, c := range group {
 			c.resp, c.err = &ledgerv1.BeginAttemptResponse{}, nil
@@ -57,7 +61,7 @@ func (s *Service) begin(ctx context.Context, group []*beginCall) error {
 				c.err = notFound()
 				continue
 			}
-			if err := s.beginOne(ctx, u, c, j, rooms[c.req.GetProvider()]); err != nil {
+			if err := s.beginOne(ctx, u, c, j, rooms[c.req.GetProvider()], sw); err != nil {
 				return err
 			}
 		}
@@ -74,7 +78,7 @@ func choose(r *ledgerv1.BeginAttemptRequest, jobs map[string]*record) *record {
 
 // beginOne judges one intent. Its verdict is the call's; an error is the
 // group's.
-func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record, m *room) error {
+func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record, m *room, sw *switches) error {
 	r, resp := c.req, c.resp
 	resp.JobId, resp.AccountId = j.ID, j.Account
 	// Another provider cannot tell what became of an open attempt: its "no such
@@ -86,11 +90,8 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 	if j.State != job.Queued || j.Provider != r.GetProvider() || j.SubmitAfter.After(u.now) {
 		return nil
 	}
-	if away := r.GetUnavailableModel(); away != "" {
-		if j.Model == away && j.next() != nil {
-			return s.leave(c.ctx, u, j)
-		}
-		resp.Full, resp.FullReason, resp.RetryAfterMs = true, fullClosed, askAgainAfter(fullClosed).Milliseconds()
+	wait := func(full string) error {
+		resp.Full, resp.FullReason, resp.RetryAfterMs = true, full, askAgainAfter(full).Milliseconds()
 		return nil
 	}
 	params := &videov1.VideoParams{}
@@ -101,21 +102,42 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 	if err != nil {
 		return err
 	}
-	key, full := m.choose(r, keys, j)
-	if full != "" {
-		resp.Full, resp.FullReason, resp.RetryAfterMs = true, full, askAgainAfter(full).Milliseconds()
+	if j.Restored && r.GetUnavailableModel() == "" {
+		// As after a crash between intent and submit: it is looked for by the id
+		// that it had then, and submitted only when it is absent.
+		key := ""
+		if len(keys) > 0 {
+			key = keys[0].GetKeyId()
+		}
+		a, err := s.intend(c.ctx, u, j, key)
+		if err != nil {
+			return err
+		}
+		m.add(a)
+		resp.OpenAttemptId = a.ID
 		return nil
 	}
-	deadline := u.now.Add(s.cfg.MaxRuntime)
-	j.AttemptCount++
-	a := &attempt{ID: id.New(id.Attempt), JobID: j.ID, Number: j.AttemptCount, Route: j.Route, Provider: j.Provider, State: "intended", CreatedAt: u.now,
-		KeyID: key, Model: j.Model, Cost: j.Cost}
-	j.AttemptID, j.DeadlineAt, j.Attempts = &a.ID, &deadline, append(j.Attempts, a)
-	u.begun = append(u.begun, a)
-	m.add(a)
-	if _, err := u.advance(c.ctx, j, job.Begin); err != nil {
+	if sw.paused(j.Provider, j.Model) != nil {
+		if sw.freeLater(j) {
+			return s.leave(c.ctx, u, j)
+		}
+		return wait(fullPaused)
+	}
+	if away := r.GetUnavailableModel(); away != "" {
+		if j.Model == away && j.next() != nil {
+			return s.leave(c.ctx, u, j)
+		}
+		return wait(fullClosed)
+	}
+	key, full := m.choose(r, keys, j)
+	if full != "" {
+		return wait(full)
+	}
+	a, err := s.intend(c.ctx, u, j, key)
+	if err != nil {
 		return err
 	}
+	m.add(a)
 	resp.Granted, resp.AttemptId, resp.Number, resp.KeyId = true, a.ID, int32(a.Number), key
 	resp.Params = params
 	return nil
@@ -139,6 +161,20 @@ func (u *unit) besideSource(ctx context.Context, keys []*ledgerv1.KeyOffer, prov
 	return keys, nil
 }
 
+// intend begins the job's next attempt, by a key. Its id follows from job and
+// number: a database that was set back names the same attempt the same again.
+func (s *Service) intend(ctx context.Context, u *unit, j *record, key string) (*attempt, error) {
+	deadline := u.now.Add(s.cfg.MaxRuntime)
+	j.AttemptCount++
+	j.Restored = false
+	a := &attempt{ID: id.Nth(id.Attempt, j.ID, j.AttemptCount), JobID: j.ID, Number: j.AttemptCount, Route: j.Route, Provider: j.Provider, State: "intended", CreatedAt: u.now,
+		KeyID: key, Model: j.Model, Cost: j.Cost}
+	j.AttemptID, j.DeadlineAt, j.Attempts = &a.ID, &deadline, append(j.Attempts, a)
+	u.begun = append(u.begun, a)
+	_, err := u.advance(ctx, j, job.Begin)
+	return a, err
+}
+
 // Why there is no room for a job.
 const (
 	fullProvider = "provider"
@@ -146,13 +182,17 @@ const (
 	fullKey      = "key"
 	fullBudget   = "budget"
 	fullClosed   = "closed"
+	fullPaused   = "paused"
 )
 
 // askAgainAfter is when to come again: a task may end at any moment, a day does
 // not.
 func askAgainAfter(full string) time.Duration {
-	if full == fullBudget {
+	switch full {
+	case fullBudget:
 		return time.Minute
+	case fullPaused:
+		return 5 * time.Second
 	}
 	return time.Second
 }

@@ -99,6 +99,7 @@ type Service struct {
 	fell    metric.Int64Counter
 	meters  meters
 	trust   trusted
+	known   knownSwitches
 }
 
 // New returns a ledger on a migrated database.
@@ -119,7 +120,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	s.meters, err2 = newMeters(meter)
 	s.fell, err3 = meter.Int64Counter("reelway.ledger.fallbacks", metric.WithUnit("{job}"),
 		metric.WithDescription("jobs that went on to their next route, by the provider left and the next one"))
-	return s, errors.Join(err1, err2, err3, s.watchOutbox(meter), s.measureJobs(meter), s.bus.Measure(), s.measureBooks(meter), s.measureTrust(meter), s.measureHooks(meter))
+	return s, errors.Join(err1, err2, err3, s.watchOutbox(meter), s.measureJobs(meter), s.bus.Measure(), s.measureBooks(meter), s.measureTrust(meter), s.measureHooks(meter), s.measureSwitches(meter))
 }
 
 // Register puts the ledger's gRPC services on a server.
@@ -131,6 +132,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	ledgerv1.RegisterPrivacyServiceServer(r, &privacyServer{s: s})
 	ledgerv1.RegisterProviderServiceServer(r, &providerServer{s: s})
+	ledgerv1.RegisterMaintenanceServiceServer(r, &maintenanceServer{s: s})
 	ledgerv1.RegisterMailServiceServer(r, &mailServer{s: s})
 	ledgerv1.RegisterDeadLetterServiceServer(r, &deadLetterServer{s: s})
 	webhookv1.RegisterWebhookServiceServer(r, &webhookServer{s: s})

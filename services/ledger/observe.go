@@ -258,6 +258,11 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 		u.cleared = append(u.cleared, d.GetKey())
 		return applied, nil
 	}
+	if j.lost(o.GetAttemptId()) {
+		if _, err := s.intend(ctx, u, j, ""); err != nil {
+			return "", err
+		}
+	}
 	a := j.current()
 	if j.State == job.NeedsReview && a != nil && a.ID == o.GetAttemptId() {
 		return s.judgeFate(ctx, u, x, a, owners)

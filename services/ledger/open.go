@@ -23,7 +23,8 @@ import (
 type opening struct {
 	*ledgerv1.OpenJobRequest
 	params, metadata, plan []byte
-	turn                   int64 // given with the first try, and kept
+	turn                   int64        // given with the first try, and kept
+	refusal                *fault.Error // of what is new; what was accepted before is answered all the same
 }
 
 // opened is what became of it.
@@ -38,7 +39,12 @@ type openCall = call[opening, opened]
 // transaction with whatever other jobs arrive meanwhile.
 func (g *jobServer) OpenJob(ctx context.Context, r *ledgerv1.OpenJobRequest) (resp *ledgerv1.OpenJobResponse, err error) {
 	defer func() { g.s.meters.opened(ctx, resp.GetReplayed(), err) }()
-	o := opening{OpenJobRequest: r, metadata: []byte("{}")}
+	sw, err := g.s.switched(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := opening{OpenJobRequest: r, metadata: []byte("{}"), refusal: sw.refuses(r)}
+	sw.prefer(r)
 	if o.params, err = proto.Marshal(r.GetParams()); err != nil {
 		return nil, fmt.Errorf("marshal params: %w", err)
 	}
@@ -212,6 +218,10 @@ func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims clai
 	if b == nil {
 		c.err = fault.New(fault.NotFound, "no such account")
 		return nil
+	}
+	if c.req.refusal != nil {
+		c.err = c.req.refusal
+		return nil //nolint:nilerr // the call's verdict, not the group's failure
 	}
 	j := u.draft(c, claims)
 	refusal, err := s.admit(ctx, u, b, j)

@@ -20,8 +20,8 @@ type providerServer struct {
 	s *Service
 }
 
-// ListProviders shows how the providers stand: what runs is counted here, the
-// rest is what the dispatchers share.
+// ListProviders shows how the providers stand: what runs is counted here, pauses
+// are an operator's, the rest is what the dispatchers share.
 func (g *providerServer) ListProviders(ctx context.Context, _ *ledgerv1.ListProvidersRequest) (*ledgerv1.ListProvidersResponse, error) {
 	values, err := g.s.bus.Shared().All(ctx)
 	if err != nil {
@@ -35,6 +35,11 @@ func (g *providerServer) ListProviders(ctx context.Context, _ *ledgerv1.ListProv
 		return nil, err
 	}
 	v.traffic()
+	sw, err := readSwitches(ctx, g.s.pool)
+	if err != nil {
+		return nil, err
+	}
+	v.pauses(sw)
 	resp := &ledgerv1.ListProvidersResponse{}
 	for _, p := range v.byName {
 		slices.SortFunc(p.Models, func(a, b *ledgerv1.ProviderModel) int { return cmp.Compare(a.GetModel(), b.GetModel()) })

@@ -33,6 +33,7 @@ type record struct {
 	CreatedAt, SubmitAfter           time.Time
 	DeadlineAt, CompletedAt          *time.Time
 	Late, Deleted                    bool
+	Restored                         bool // it may have been submitted in what a restored database does not know
 	Counted                          bool // in usage
 	RequestHash                      []byte
 	NotifyEmail                      string // of one that is being opened; kept apart
@@ -55,7 +56,7 @@ type record struct {
 const columns = `id, account_id, provider, end_user, api_key_id, state, version, quote_micros, captured_micros, attempt_count,
 	attempt_id, created_at, submit_after, deadline_at, completed_at, late_result, request_hash, params, error, artifact,
 	metadata, result_url, traceparent, deleted_at is not null, counted_in, model, counted,
-	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn, cancel_requested_at, cancel_refused, plan, route, ` + keepColumn
+	granted_micros, refunded_micros, cost_micros, cost_currency, cost_source, turn, cancel_requested_at, cancel_refused, plan, route, restored, ` + keepColumn
 
 func scan(r pgx.CollectableRow) (*record, error) {
 	var j record
@@ -67,7 +68,7 @@ func (j *record) fields() []any {
 	return []any{&j.ID, &j.Account, &j.Provider, &j.User, &j.Key, &j.State, &j.Version, &j.Quote, &j.Captured, &j.AttemptCount,
 		&j.AttemptID, &j.CreatedAt, &j.SubmitAfter, &j.DeadlineAt, &j.CompletedAt, &j.Late, &j.RequestHash, &j.Params,
 		&j.Error, &j.Artifact, &j.Metadata, &j.ResultURL, &j.Traceparent, &j.Deleted, &j.Budgets, &j.Model, &j.Counted,
-		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn, &j.Cancel.At, &j.Cancel.Refused, &j.Plan, &j.Route, &j.Keep}
+		&j.Granted, &j.Refunded, &j.Cost, &j.CostCurrency, &j.CostSource, &j.Turn, &j.Cancel.At, &j.Cancel.Refused, &j.Plan, &j.Route, &j.Restored, &j.Keep}
 }
 
 type querier interface {
@@ -302,15 +303,16 @@ func (u *unit) writeChanged(b *pgx.Batch) {
 	column(&t, u.changed, func(j *record) int64 { return j.Cost })
 	column(&t, u.changed, func(j *record) string { return j.CostCurrency })
 	column(&t, u.changed, func(j *record) string { return j.CostSource })
+	column(&t, u.changed, func(j *record) bool { return j.Restored })
 	b.Queue(`update job set state = x.state, version = x.version, captured_micros = x.captured, hold_state = x.hold_state,
 			completed_at = x.completed_at, error = x.error, artifact = x.artifact, result_url = x.result_url, attempt_id = x.attempt_id,
 			attempt_count = x.attempt_count, submit_after = x.submit_after, deadline_at = x.deadline_at, late_result = x.late, counted = x.counted,
-			refunded_micros = x.refunded, cost_micros = x.cost, cost_currency = x.currency, cost_source = x.cost_source,
+			refunded_micros = x.refunded, cost_micros = x.cost, cost_currency = x.currency, cost_source = x.cost_source, restored = x.restored,
 			updated_at = case when job.version = x.version then updated_at else now() end, swept_at = now()
 		from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::timestamptz[], $7::bytea[], $8::bytea[], $9::text[],
-			$10::text[], $11::int[], $12::timestamptz[], $13::timestamptz[], $14::boolean[], $15::boolean[], $16::bigint[], $17::bigint[], $18::text[], $19::text[])
+			$10::text[], $11::int[], $12::timestamptz[], $13::timestamptz[], $14::boolean[], $15::boolean[], $16::bigint[], $17::bigint[], $18::text[], $19::text[], $20::boolean[])
 			as x (id, state, version, captured, hold_state, completed_at, error, artifact, result_url, attempt_id, attempt_count,
-				submit_after, deadline_at, late, counted, refunded, cost, currency, cost_source)
+				submit_after, deadline_at, late, counted, refunded, cost, currency, cost_source, restored)
 		where job.id = x.id`, t.columns...)
 }
 

@@ -102,9 +102,10 @@ func (j *record) tries() (all, limited int) {
 }
 
 // next is the route that a job may go on to: none when its end is wanted, and
-// none after an attempt that was given up, whose task may exist and cost.
+// none where a task may exist and cost: after an attempt that was given up, and in
+// what was lost by restoring a backup.
 func (j *record) next() *ledgerv1.Route {
-	if j.Cancel.At != nil || slices.ContainsFunc(j.Attempts, func(a *attempt) bool { return a.GivenUp }) {
+	if j.Cancel.At != nil || j.Restored || slices.ContainsFunc(j.Attempts, func(a *attempt) bool { return a.GivenUp }) {
 		return nil
 	}
 	return j.routeAt(j.Route + 1)

@@ -66,6 +66,8 @@ type cli struct {
 	Providers   providersCmd   `cmd:"" help:"How the providers stand; match their invoices, certify their adapters."`
 	Webhooks    webhooksCmd    `cmd:"" help:"Webhook endpoints of an account: create, list, update, rotate, test, deliveries, replay."`
 	DeadLetters deadLettersCmd `cmd:"" help:"Messages that consumers gave up on: list, show, replay, drop."`
+	Maintenance maintenanceCmd `cmd:"" help:"Refuse new videos while what was accepted goes on: on, off, status."`
+	Restored    restoredCmd    `cmd:"" help:"After a backup was restored, before anything runs on it: have what was queued looked for before it is submitted."`
 	Audit       auditCmd       `cmd:"" help:"What administrators did, the latest first."`
 	Models      modelsCmd      `cmd:"" help:"The catalogue: list what is offered, check files of models, import a provider's list."`
 }

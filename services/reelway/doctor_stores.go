@@ -71,7 +71,7 @@ func (c *checkup) broker(ctx context.Context) []Check {
 	}
 	cfg := c.bus
 	cfg.URL = c.NATSURL
-	nc, err := cfg.Dial(nats.Name("reelway doctor"), nats.Timeout(5*time.Second), nats.NoReconnect())
+	nc, err := cfg.Dial(nats.Name("reelway doctor"), nats.CustomInboxPrefix("_INBOX.doctor"), nats.Timeout(5*time.Second), nats.NoReconnect())
 	if err != nil {
 		return []Check{fail(reach, "check REELWAY_NATS_URL, REELWAY_NATS_CREDS and the certificates, and that the server runs", "%v", err)}
 	}

@@ -12,9 +12,11 @@ import (
 )
 
 type providersCmd struct {
-	List      providerListCmd `cmd:"" help:"Show each provider with its keys and models."`
-	Reconcile reconcileCmd    `cmd:"" help:"Match a provider's invoice or usage export with the tasks that we know. Exit code 1 when something differs."`
-	Test      certifyCmd      `cmd:"" help:"Certify an adapter, built in or described in a file, by the suite that every adapter passes. Exit code 1 when a check fails."`
+	List      providerListCmd   `cmd:"" help:"Show each provider with its keys and models."`
+	Pause     providerPauseCmd  `cmd:"" help:"Submit nothing new to a provider, or of one of its models; what runs goes on."`
+	Resume    providerResumeCmd `cmd:"" help:"End a pause."`
+	Reconcile reconcileCmd      `cmd:"" help:"Match a provider's invoice or usage export with the tasks that we know. Exit code 1 when something differs."`
+	Test      certifyCmd        `cmd:"" help:"Certify an adapter, built in or described in a file, by the suite that every adapter passes. Exit code 1 when a check fails."`
 }
 
 type providerListCmd struct{ admin }
@@ -28,12 +30,12 @@ func (c *providerListCmd) Run(ctx context.Context, out io.Writer) error {
 		}
 		var rows [][]string
 		for _, p := range r.GetProviders() {
-			rows = append(rows, []string{p.GetName(), "running " + of(p.GetRunning(), p.GetMaxRunning()), "at most " + perSecond(p.GetRate())})
+			rows = append(rows, []string{p.GetName(), "running " + of(p.GetRunning(), p.GetMaxRunning()), "at most " + perSecond(p.GetRate()), pause(p.GetPause())})
 			for _, k := range p.GetKeys() {
 				rows = append(rows, []string{"", "key " + k.GetId(), keyState(k), "running " + of(k.GetRunning(), k.GetMaxRunning()), "weight " + strconv.Itoa(int(k.GetWeight())), spent(k)})
 			}
 			for _, m := range p.GetModels() {
-				rows = append(rows, []string{"", "model " + m.GetModel(), circuit(m), "running " + strconv.Itoa(int(m.GetRunning())), health(m), slowed(m)})
+				rows = append(rows, []string{"", "model " + m.GetModel(), circuit(m), "running " + strconv.Itoa(int(m.GetRunning())), health(m), slowed(m), pause(m.GetPause())})
 			}
 		}
 		return c.answer(out, r, rows...)

@@ -223,8 +223,36 @@ func TestWebhookCommands(t *testing.T) {
 		_, out, _ := sh.run("dead-letters", "list", "--consumer", bus.ObservationConsumer.Name, "--json")
 		return strings.Contains(out, `"id":"2"`)
 	})
-	sh.table([]string{"dead-letters", "drop", "2"}, "dropped")
-	sh.fails(1, "no such dead letter", "dead-letters", "show", "2")
+	// The same over REST.
+	rest := func(method, path string) (status int, body string) {
+		req, err := http.NewRequestWithContext(t.Context(), method, st.HTTPURL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+st.AdminKey)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		raw, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(raw)
+	}
+	if status, body := rest(http.MethodGet, "/v1/dead_letters?after=1&limit=1"); status != http.StatusOK || !strings.Contains(body, `"id":"2"`) || !strings.Contains(body, "observation of an unknown job") || strings.Contains(body, "signature") {
+		t.Errorf("%d %s", status, body)
+	}
+	if status, body := rest(http.MethodPost, "/v1/dead_letters/2/replay"); status != http.StatusOK || !strings.Contains(body, `"replayed":true`) {
+		t.Errorf("%d %s", status, body)
+	}
+	soon(t, "it died once more", func() bool {
+		_, body := rest(http.MethodGet, "/v1/dead_letters")
+		return strings.Contains(body, `"id":"3"`) && !strings.Contains(body, `"id":"2"`)
+	})
+	sh.table([]string{"dead-letters", "drop", "3"}, "dropped")
+	sh.fails(1, "no such dead letter", "dead-letters", "show", "3")
 	if _, err := hooks.ListEndpoints(as(t, "no-such-key"), &webhookv1.ListEndpointsRequest{}); code(err) != fault.Unauthenticated {
 		t.Error(err)
 	}

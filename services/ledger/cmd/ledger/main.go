@@ -1,5 +1,6 @@
 // Command ledger runs the ledger service: gRPC on REELWAY_LEDGER_ADDR. Its verb
-// migrate brings the schema and the streams up to date, and ends.
+// migrate brings the schema and the streams up to date, and ends; its verb restored
+// prepares a database that was restored from a backup, and ends.
 package main
 
 import (
@@ -17,6 +18,9 @@ import (
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "migrate" {
 		os.Exit(migrate())
+	}
+	if len(os.Args) == 2 && os.Args[1] == "restored" {
+		os.Exit(restored())
 	}
 	ledger.CollectLess()
 	cfg, nats, db, door, keys, callers := &ledger.Config{}, &bus.Config{}, &postgres.Config{}, &rpc.LedgerConfig{}, &seal.Config{}, &rpc.CallersConfig{}

@@ -7,6 +7,7 @@
 package ledgerv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -110,9 +111,11 @@ type Provider struct {
 	Running    int32 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
 	MaxRunning int32 `protobuf:"varint,3,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
 	// Requests a second that are allowed.
-	Rate          float64          `protobuf:"fixed64,4,opt,name=rate,proto3" json:"rate,omitempty"`
-	Keys          []*ProviderKey   `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
-	Models        []*ProviderModel `protobuf:"bytes,6,rep,name=models,proto3" json:"models,omitempty"`
+	Rate   float64          `protobuf:"fixed64,4,opt,name=rate,proto3" json:"rate,omitempty"`
+	Keys   []*ProviderKey   `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	Models []*ProviderModel `protobuf:"bytes,6,rep,name=models,proto3" json:"models,omitempty"`
+	// Of all its models; absent while it takes tasks.
+	Pause         *ProviderPause `protobuf:"bytes,47,opt,name=pause,proto3" json:"pause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -185,6 +188,13 @@ func (x *Provider) GetKeys() []*ProviderKey {
 func (x *Provider) GetModels() []*ProviderModel {
 	if x != nil {
 		return x.Models
+	}
+	return nil
+}
+
+func (x *Provider) GetPause() *ProviderPause {
+	if x != nil {
+		return x.Pause
 	}
 	return nil
 }
@@ -318,7 +328,9 @@ type ProviderModel struct {
 	MeanMs    int64 `protobuf:"varint,8,opt,name=mean_ms,json=meanMs,proto3" json:"mean_ms,omitempty"`
 	// The slowest rate of its keys after they were told to slow down, in submits
 	// a second; 0 when none was.
-	SlowedRate    float64 `protobuf:"fixed64,9,opt,name=slowed_rate,json=slowedRate,proto3" json:"slowed_rate,omitempty"`
+	SlowedRate float64 `protobuf:"fixed64,9,opt,name=slowed_rate,json=slowedRate,proto3" json:"slowed_rate,omitempty"`
+	// Of this model alone; absent while it is offered tasks.
+	Pause         *ProviderPause `protobuf:"bytes,50,opt,name=pause,proto3" json:"pause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -416,14 +428,289 @@ func (x *ProviderModel) GetSlowedRate() float64 {
 	return 0
 }
 
+func (x *ProviderModel) GetPause() *ProviderPause {
+	if x != nil {
+		return x.Pause
+	}
+	return nil
+}
+
+// ProviderPause is when nothing new is submitted. What was submitted is polled,
+// canceled, fetched and charged as ever.
+type ProviderPause struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Since  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// When it ends by itself; absent when an operator ends it.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderPause) Reset() {
+	*x = ProviderPause{}
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderPause) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderPause) ProtoMessage() {}
+
+func (x *ProviderPause) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderPause.ProtoReflect.Descriptor instead.
+func (*ProviderPause) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ProviderPause) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ProviderPause) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ProviderPause) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+// PauseProviderRequest begins a pause, or changes its reason and end.
+type PauseProviderRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Provider string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// One of its models, by its id here; all when empty.
+	Model  string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// With it, requests that name nothing but what is paused are refused until
+	// then; without it they wait in the queue.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseProviderRequest) Reset() {
+	*x = PauseProviderRequest{}
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseProviderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseProviderRequest) ProtoMessage() {}
+
+func (x *PauseProviderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseProviderRequest.ProtoReflect.Descriptor instead.
+func (*PauseProviderRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PauseProviderRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *PauseProviderRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *PauseProviderRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PauseProviderRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+type PauseProviderResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pause         *ProviderPause         `protobuf:"bytes,1,opt,name=pause,proto3" json:"pause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseProviderResponse) Reset() {
+	*x = PauseProviderResponse{}
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseProviderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseProviderResponse) ProtoMessage() {}
+
+func (x *PauseProviderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseProviderResponse.ProtoReflect.Descriptor instead.
+func (*PauseProviderResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PauseProviderResponse) GetPause() *ProviderPause {
+	if x != nil {
+		return x.Pause
+	}
+	return nil
+}
+
+type ResumeProviderRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Provider string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The model whose own pause ends; that of the provider when empty.
+	Model         string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeProviderRequest) Reset() {
+	*x = ResumeProviderRequest{}
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeProviderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeProviderRequest) ProtoMessage() {}
+
+func (x *ResumeProviderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeProviderRequest.ProtoReflect.Descriptor instead.
+func (*ResumeProviderRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ResumeProviderRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *ResumeProviderRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+type ResumeProviderResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeProviderResponse) Reset() {
+	*x = ResumeProviderResponse{}
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeProviderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeProviderResponse) ProtoMessage() {}
+
+func (x *ResumeProviderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeProviderResponse.ProtoReflect.Descriptor instead.
+func (*ResumeProviderResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{9}
+}
+
 var File_reelway_ledger_v1_provider_proto protoreflect.FileDescriptor
 
 const file_reelway_ledger_v1_provider_proto_rawDesc = "" +
 	"\n" +
-	" reelway/ledger/v1/provider.proto\x12\x11reelway.ledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
+	" reelway/ledger/v1/provider.proto\x12\x11reelway.ledger.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
 	"\x14ListProvidersRequest\"R\n" +
 	"\x15ListProvidersResponse\x129\n" +
-	"\tproviders\x18\x01 \x03(\v2\x1b.reelway.ledger.v1.ProviderR\tproviders\"\xdb\x01\n" +
+	"\tproviders\x18\x01 \x03(\v2\x1b.reelway.ledger.v1.ProviderR\tproviders\"\x93\x02\n" +
 	"\bProvider\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\arunning\x18\x02 \x01(\x05R\arunning\x12\x1f\n" +
@@ -431,7 +718,8 @@ const file_reelway_ledger_v1_provider_proto_rawDesc = "" +
 	"maxRunning\x12\x12\n" +
 	"\x04rate\x18\x04 \x01(\x01R\x04rate\x122\n" +
 	"\x04keys\x18\x05 \x03(\v2\x1e.reelway.ledger.v1.ProviderKeyR\x04keys\x128\n" +
-	"\x06models\x18\x06 \x03(\v2 .reelway.ledger.v1.ProviderModelR\x06models\"\xbd\x02\n" +
+	"\x06models\x18\x06 \x03(\v2 .reelway.ledger.v1.ProviderModelR\x06models\x126\n" +
+	"\x05pause\x18/ \x01(\v2 .reelway.ledger.v1.ProviderPauseR\x05pause\"\xbd\x02\n" +
 	"\vProviderKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -442,7 +730,7 @@ const file_reelway_ledger_v1_provider_proto_rawDesc = "" +
 	"\vmax_running\x18\a \x01(\x05R\n" +
 	"maxRunning\x12,\n" +
 	"\x12spent_today_micros\x18\b \x01(\x03R\x10spentTodayMicros\x12.\n" +
-	"\x13daily_budget_micros\x18\t \x01(\x03R\x11dailyBudgetMicros\"\x9c\x02\n" +
+	"\x13daily_budget_micros\x18\t \x01(\x03R\x11dailyBudgetMicros\"\xd4\x02\n" +
 	"\rProviderModel\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
 	"\abreaker\x18\x02 \x01(\tR\abreaker\x12\x16\n" +
@@ -454,9 +742,28 @@ const file_reelway_ledger_v1_provider_proto_rawDesc = "" +
 	"\x06failed\x18\a \x01(\x05R\x06failed\x12\x17\n" +
 	"\amean_ms\x18\b \x01(\x03R\x06meanMs\x12\x1f\n" +
 	"\vslowed_rate\x18\t \x01(\x01R\n" +
-	"slowedRate2u\n" +
+	"slowedRate\x126\n" +
+	"\x05pause\x182 \x01(\v2 .reelway.ledger.v1.ProviderPauseR\x05pause\"\x8b\x01\n" +
+	"\rProviderPause\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x99\x02\n" +
+	"\x14PauseProviderRequest\x12%\n" +
+	"\bprovider\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\bprovider\x12\x1e\n" +
+	"\x05model\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x12~\n" +
+	"\x06reason\x18\x03 \x01(\tBf\xbaHc\xba\x01Y\n" +
+	"\x10reason.printable\x12 must not hold control characters\x1a#!this.matches('[\\\\x00-\\\\x1f\\\\x7f]')r\x05\x10\x01\x18\x80\x02R\x06reason\x12:\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x02@\x01R\x05until\"O\n" +
+	"\x15PauseProviderResponse\x126\n" +
+	"\x05pause\x18\x01 \x01(\v2 .reelway.ledger.v1.ProviderPauseR\x05pause\"^\n" +
+	"\x15ResumeProviderRequest\x12%\n" +
+	"\bprovider\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\bprovider\x12\x1e\n" +
+	"\x05model\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\"\x18\n" +
+	"\x16ResumeProviderResponse2\xc0\x02\n" +
 	"\x0fProviderService\x12b\n" +
-	"\rListProviders\x12'.reelway.ledger.v1.ListProvidersRequest\x1a(.reelway.ledger.v1.ListProvidersResponseB2Z0reelway.dev/proto/gen/reelway/ledger/v1;ledgerv1b\x06proto3"
+	"\rListProviders\x12'.reelway.ledger.v1.ListProvidersRequest\x1a(.reelway.ledger.v1.ListProvidersResponse\x12b\n" +
+	"\rPauseProvider\x12'.reelway.ledger.v1.PauseProviderRequest\x1a(.reelway.ledger.v1.PauseProviderResponse\x12e\n" +
+	"\x0eResumeProvider\x12(.reelway.ledger.v1.ResumeProviderRequest\x1a).reelway.ledger.v1.ResumeProviderResponseB2Z0reelway.dev/proto/gen/reelway/ledger/v1;ledgerv1b\x06proto3"
 
 var (
 	file_reelway_ledger_v1_provider_proto_rawDescOnce sync.Once
@@ -470,28 +777,43 @@ func file_reelway_ledger_v1_provider_proto_rawDescGZIP() []byte {
 	return file_reelway_ledger_v1_provider_proto_rawDescData
 }
 
-var file_reelway_ledger_v1_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_reelway_ledger_v1_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_reelway_ledger_v1_provider_proto_goTypes = []any{
-	(*ListProvidersRequest)(nil),  // 0: reelway.ledger.v1.ListProvidersRequest
-	(*ListProvidersResponse)(nil), // 1: reelway.ledger.v1.ListProvidersResponse
-	(*Provider)(nil),              // 2: reelway.ledger.v1.Provider
-	(*ProviderKey)(nil),           // 3: reelway.ledger.v1.ProviderKey
-	(*ProviderModel)(nil),         // 4: reelway.ledger.v1.ProviderModel
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*ListProvidersRequest)(nil),   // 0: reelway.ledger.v1.ListProvidersRequest
+	(*ListProvidersResponse)(nil),  // 1: reelway.ledger.v1.ListProvidersResponse
+	(*Provider)(nil),               // 2: reelway.ledger.v1.Provider
+	(*ProviderKey)(nil),            // 3: reelway.ledger.v1.ProviderKey
+	(*ProviderModel)(nil),          // 4: reelway.ledger.v1.ProviderModel
+	(*ProviderPause)(nil),          // 5: reelway.ledger.v1.ProviderPause
+	(*PauseProviderRequest)(nil),   // 6: reelway.ledger.v1.PauseProviderRequest
+	(*PauseProviderResponse)(nil),  // 7: reelway.ledger.v1.PauseProviderResponse
+	(*ResumeProviderRequest)(nil),  // 8: reelway.ledger.v1.ResumeProviderRequest
+	(*ResumeProviderResponse)(nil), // 9: reelway.ledger.v1.ResumeProviderResponse
+	(*timestamppb.Timestamp)(nil),  // 10: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_provider_proto_depIdxs = []int32{
-	2, // 0: reelway.ledger.v1.ListProvidersResponse.providers:type_name -> reelway.ledger.v1.Provider
-	3, // 1: reelway.ledger.v1.Provider.keys:type_name -> reelway.ledger.v1.ProviderKey
-	4, // 2: reelway.ledger.v1.Provider.models:type_name -> reelway.ledger.v1.ProviderModel
-	5, // 3: reelway.ledger.v1.ProviderKey.benched_until:type_name -> google.protobuf.Timestamp
-	5, // 4: reelway.ledger.v1.ProviderModel.open_until:type_name -> google.protobuf.Timestamp
-	0, // 5: reelway.ledger.v1.ProviderService.ListProviders:input_type -> reelway.ledger.v1.ListProvidersRequest
-	1, // 6: reelway.ledger.v1.ProviderService.ListProviders:output_type -> reelway.ledger.v1.ListProvidersResponse
-	6, // [6:7] is the sub-list for method output_type
-	5, // [5:6] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	2,  // 0: reelway.ledger.v1.ListProvidersResponse.providers:type_name -> reelway.ledger.v1.Provider
+	3,  // 1: reelway.ledger.v1.Provider.keys:type_name -> reelway.ledger.v1.ProviderKey
+	4,  // 2: reelway.ledger.v1.Provider.models:type_name -> reelway.ledger.v1.ProviderModel
+	5,  // 3: reelway.ledger.v1.Provider.pause:type_name -> reelway.ledger.v1.ProviderPause
+	10, // 4: reelway.ledger.v1.ProviderKey.benched_until:type_name -> google.protobuf.Timestamp
+	10, // 5: reelway.ledger.v1.ProviderModel.open_until:type_name -> google.protobuf.Timestamp
+	5,  // 6: reelway.ledger.v1.ProviderModel.pause:type_name -> reelway.ledger.v1.ProviderPause
+	10, // 7: reelway.ledger.v1.ProviderPause.since:type_name -> google.protobuf.Timestamp
+	10, // 8: reelway.ledger.v1.ProviderPause.until:type_name -> google.protobuf.Timestamp
+	10, // 9: reelway.ledger.v1.PauseProviderRequest.until:type_name -> google.protobuf.Timestamp
+	5,  // 10: reelway.ledger.v1.PauseProviderResponse.pause:type_name -> reelway.ledger.v1.ProviderPause
+	0,  // 11: reelway.ledger.v1.ProviderService.ListProviders:input_type -> reelway.ledger.v1.ListProvidersRequest
+	6,  // 12: reelway.ledger.v1.ProviderService.PauseProvider:input_type -> reelway.ledger.v1.PauseProviderRequest
+	8,  // 13: reelway.ledger.v1.ProviderService.ResumeProvider:input_type -> reelway.ledger.v1.ResumeProviderRequest
+	1,  // 14: reelway.ledger.v1.ProviderService.ListProviders:output_type -> reelway.ledger.v1.ListProvidersResponse
+	7,  // 15: reelway.ledger.v1.ProviderService.PauseProvider:output_type -> reelway.ledger.v1.PauseProviderResponse
+	9,  // 16: reelway.ledger.v1.ProviderService.ResumeProvider:output_type -> reelway.ledger.v1.ResumeProviderResponse
+	14, // [14:17] is the sub-list for method output_type
+	11, // [11:14] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_provider_proto_init() }
@@ -505,7 +827,7 @@ func file_reelway_ledger_v1_provider_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_provider_proto_rawDesc), len(file_reelway_ledger_v1_provider_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

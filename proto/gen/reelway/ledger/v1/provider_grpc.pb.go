@@ -19,16 +19,21 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ProviderService_ListProviders_FullMethodName = "/reelway.ledger.v1.ProviderService/ListProviders"
+	ProviderService_ListProviders_FullMethodName  = "/reelway.ledger.v1.ProviderService/ListProviders"
+	ProviderService_PauseProvider_FullMethodName  = "/reelway.ledger.v1.ProviderService/PauseProvider"
+	ProviderService_ResumeProvider_FullMethodName = "/reelway.ledger.v1.ProviderService/ResumeProvider"
 )
 
 // ProviderServiceClient is the client API for ProviderService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ProviderService tells operators how the providers stand.
+// ProviderService tells operators how the providers stand, and pauses them.
 type ProviderServiceClient interface {
 	ListProviders(ctx context.Context, in *ListProvidersRequest, opts ...grpc.CallOption) (*ListProvidersResponse, error)
+	PauseProvider(ctx context.Context, in *PauseProviderRequest, opts ...grpc.CallOption) (*PauseProviderResponse, error)
+	// Without a pause it is a success.
+	ResumeProvider(ctx context.Context, in *ResumeProviderRequest, opts ...grpc.CallOption) (*ResumeProviderResponse, error)
 }
 
 type providerServiceClient struct {
@@ -49,13 +54,36 @@ func (c *providerServiceClient) ListProviders(ctx context.Context, in *ListProvi
 	return out, nil
 }
 
+func (c *providerServiceClient) PauseProvider(ctx context.Context, in *PauseProviderRequest, opts ...grpc.CallOption) (*PauseProviderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PauseProviderResponse)
+	err := c.cc.Invoke(ctx, ProviderService_PauseProvider_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *providerServiceClient) ResumeProvider(ctx context.Context, in *ResumeProviderRequest, opts ...grpc.CallOption) (*ResumeProviderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeProviderResponse)
+	err := c.cc.Invoke(ctx, ProviderService_ResumeProvider_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ProviderServiceServer is the server API for ProviderService service.
 // All implementations must embed UnimplementedProviderServiceServer
 // for forward compatibility.
 //
-// ProviderService tells operators how the providers stand.
+// ProviderService tells operators how the providers stand, and pauses them.
 type ProviderServiceServer interface {
 	ListProviders(context.Context, *ListProvidersRequest) (*ListProvidersResponse, error)
+	PauseProvider(context.Context, *PauseProviderRequest) (*PauseProviderResponse, error)
+	// Without a pause it is a success.
+	ResumeProvider(context.Context, *ResumeProviderRequest) (*ResumeProviderResponse, error)
 	mustEmbedUnimplementedProviderServiceServer()
 }
 
@@ -68,6 +96,12 @@ type UnimplementedProviderServiceServer struct{}
 
 func (UnimplementedProviderServiceServer) ListProviders(context.Context, *ListProvidersRequest) (*ListProvidersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProviders not implemented")
+}
+func (UnimplementedProviderServiceServer) PauseProvider(context.Context, *PauseProviderRequest) (*PauseProviderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PauseProvider not implemented")
+}
+func (UnimplementedProviderServiceServer) ResumeProvider(context.Context, *ResumeProviderRequest) (*ResumeProviderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeProvider not implemented")
 }
 func (UnimplementedProviderServiceServer) mustEmbedUnimplementedProviderServiceServer() {}
 func (UnimplementedProviderServiceServer) testEmbeddedByValue()                         {}
@@ -108,6 +142,42 @@ func _ProviderService_ListProviders_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProviderService_PauseProvider_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PauseProviderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProviderServiceServer).PauseProvider(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProviderService_PauseProvider_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProviderServiceServer).PauseProvider(ctx, req.(*PauseProviderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ProviderService_ResumeProvider_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeProviderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProviderServiceServer).ResumeProvider(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProviderService_ResumeProvider_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProviderServiceServer).ResumeProvider(ctx, req.(*ResumeProviderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ProviderService_ServiceDesc is the grpc.ServiceDesc for ProviderService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -118,6 +188,14 @@ var ProviderService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListProviders",
 			Handler:    _ProviderService_ListProviders_Handler,
+		},
+		{
+			MethodName: "PauseProvider",
+			Handler:    _ProviderService_PauseProvider_Handler,
+		},
+		{
+			MethodName: "ResumeProvider",
+			Handler:    _ProviderService_ResumeProvider_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
