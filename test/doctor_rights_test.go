@@ -15,7 +15,7 @@ import (
 // nothing, on the cluster that is delivered.
 func TestDoctorAtNATS(t *testing.T) {
 	t.Parallel()
-	cluster := startNATS(t, 3)
+	cluster := startNATS(t, 3, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, "doctor", "--json")
