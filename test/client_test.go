@@ -209,10 +209,13 @@ func TestClient(t *testing.T) {
 		t.Errorf("another request by the same key: %v", err)
 	}
 
-	// A token watches what it was made for.
+	if up, err := c.Uploads().CreateUpload(ctx, &videov1.CreateUploadRequest{}); !client.Is(err, fault.InvalidRequest) {
+		t.Errorf("an upload of nothing: %v %v", up, err)
+	}
 	if _, err := c.Webhooks().GetEndpoint(ctx, &webhookv1.GetEndpointRequest{Id: "whe_none"}); !client.Is(err, fault.NotFound) {
 		t.Errorf("an endpoint that there is not: %v", err)
 	}
+	// A token watches what it was made for.
 	token, err := c.Tokens().CreateRealtimeToken(ctx, &videov1.CreateRealtimeTokenRequest{User: "eve"})
 	if err != nil {
 		t.Fatal(err)

@@ -56,6 +56,7 @@ type Client struct {
 	watching videov1.WatchServiceClient
 	webhooks webhookv1.WebhookServiceClient
 	tokens   videov1.RealtimeServiceClient
+	uploads  videov1.UploadServiceClient
 }
 
 // Open returns a client. It does not wait for a connection: that is made by the
@@ -81,6 +82,7 @@ func Open(cfg Config) (*Client, error) {
 	}
 	c.videos, c.usage, c.billing = videov1.NewVideoServiceClient(intake), videov1.NewUsageServiceClient(intake), videov1.NewBillingServiceClient(intake)
 	c.webhooks, c.tokens = webhookv1.NewWebhookServiceClient(intake), videov1.NewRealtimeServiceClient(intake)
+	c.uploads = videov1.NewUploadServiceClient(intake)
 	c.watching = videov1.NewWatchServiceClient(notifier)
 	return c, nil
 }
@@ -101,6 +103,10 @@ func (c *Client) Webhooks() webhookv1.WebhookServiceClient { return c.webhooks }
 // Tokens makes and revokes what browsers watch with. Errors are as everywhere
 // here, but nothing is tried again.
 func (c *Client) Tokens() videov1.RealtimeServiceClient { return c.tokens }
+
+// Uploads takes the files that videos are made of: each is sent by PUT to where
+// CreateUpload says. Errors are as everywhere here, but nothing is tried again.
+func (c *Client) Uploads() videov1.UploadServiceClient { return c.uploads }
 
 // dial opens a door. Where its name has several addresses, all are used, and one
 // that does not answer costs the others nothing.

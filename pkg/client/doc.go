@@ -26,6 +26,6 @@
 // What may be asked again is asked again, while the fault says that it helps: after
 // the time that it names or, where it names none, after 0.2 s, doubling to 5 s, for
 // Config.Patience at most and never past the context's deadline. Create may because
-// of its idempotency key: the same key is the same job. What Webhooks and Tokens
-// return makes each call once.
+// of its idempotency key: the same key is the same job. What Webhooks, Tokens
+// and Uploads return makes each call once.
 package client

@@ -30,8 +30,8 @@ type billingServer struct {
 }
 
 // Register puts VideoService, UsageService, BillingService, WebhookService,
-// RealtimeService and UploadService, and for admin keys the ledger's services, on a server built by pkg/rpc, which validates requests and maps
-// faults.
+// RealtimeService and UploadService, and for admin keys the ledger's services, on a
+// server built by pkg/rpc, which validates requests and maps faults.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	videov1.RegisterVideoServiceServer(r, &videoServer{s: s})
 	videov1.RegisterUsageServiceServer(r, &usageServer{s: s})
