@@ -69,7 +69,7 @@ func startApart(ctx context.Context, t *testing.T, provider string, settings map
 		env           [][]string
 	}{
 		{"ledger", "make", [][]string{{"REELWAY_DATABASE_URL=" + a.database, "REELWAY_LEDGER_CALLERS=intake,dispatcher,callback,notifier", "REELWAY_ADMIN_API_KEY=" + adminKey}}},
-		{"dispatcher", "find", [][]string{providers}},
+		{"dispatcher", "find", [][]string{providers, files}},
 		{"archiver", "find", [][]string{files, {"REELWAY_ALLOW_HTTP_URLS=true", "REELWAY_ALLOW_PRIVATE_URLS=true"}}},
 		{"callback", "find", [][]string{providers, {"REELWAY_CALLBACK_ADDR=" + callback}}},
 		{"notifier", "find", [][]string{files, {"REELWAY_NOTIFIER_ADDR=" + a.notifier, "REELWAY_GRPC_ADDR=" + freePort(t)}}},

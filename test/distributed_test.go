@@ -114,7 +114,7 @@ func distribute(t *testing.T, settings map[string][]string) *distributed {
 	}
 	d.ready(time.Minute)
 	for i := range each {
-		begin("dispatcher", []string{led}, tokens, providers(web.URL))
+		begin("dispatcher", []string{led}, tokens, providers(web.URL), files)
 		begin("archiver", files, private)
 		begin("callback", []string{"REELWAY_CALLBACK_ADDR=" + callback.addrs[i]}, tokens, providers(web.URL))
 		begin("notifier", []string{led, "REELWAY_NOTIFIER_ADDR=" + notifier.addrs[i], "REELWAY_GRPC_ADDR=" + freePort(t), realtime, sealed}, files, private)

@@ -277,7 +277,7 @@ func TestServicesWithTheirRightsAlone(t *testing.T) {
 		})
 	}
 	begin("ledger", "", led, "REELWAY_DATABASE_URL="+pg.URL)
-	begin("dispatcher", "find", append([]string{led}, providers...)...)
+	begin("dispatcher", "find", append(append([]string{led}, providers...), files...)...)
 	begin("archiver", "find", append([]string{"REELWAY_ALLOW_HTTP_URLS=true", "REELWAY_ALLOW_PRIVATE_URLS=true"}, files...)...)
 	begin("callback", "find", append([]string{"REELWAY_CALLBACK_ADDR=" + callbackAddr}, providers...)...)
 	begin("notifier", "find", append([]string{led, "REELWAY_NOTIFIER_ADDR=" + notifierAddr, "REELWAY_GRPC_ADDR=" + freePort(t)}, files...)...)

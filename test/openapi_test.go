@@ -57,14 +57,6 @@ func (o operation) scope() string {
 	return ""
 }
 
-// key is one that may do the operation.
-func (o operation) key() string {
-	if o.scope() == "admin" {
-		return adminKey
-	}
-	return key
-}
-
 // exampleVideo is the id of a video in the examples of the document.
 const exampleVideo = "video_0199d5c2-8a51-7d0e-b3a4-5f0d3c1e9a77"
 
@@ -191,6 +183,18 @@ type caller struct {
 	seen map[string]map[int]int // answers by operation and status
 }
 
+// key is one that may do the operation.
+func (c *caller) key(op operation) string {
+	if op.scope() != "admin" {
+		return key
+	}
+	data, err := os.ReadFile(c.s.dir + "/data/admin.key")
+	if err != nil {
+		c.s.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
 // send makes one request. values take the places of the examples of parameters;
 // what is not in them is left out of the query. Its answer must be as described.
 func (c *caller) send(op operation, key string, values map[string]string, body []byte, header ...string) answer {
@@ -313,7 +317,7 @@ func (s *stack) newKey(account, scopes string) string {
 func TestOpenAPIExamples(t *testing.T) {
 	t.Parallel()
 	ops, raw, v := readContract(t)
-	s := setup(t, append([]string{"REELWAY_ADMIN_API_KEY=" + adminKey}, everyProvider...)...)
+	s := setup(t, everyProvider...)
 	c := &caller{s: s, v: v, seen: map[string]map[int]int{}}
 	of := map[string]operation{}
 	for _, op := range ops {
@@ -407,7 +411,7 @@ func TestOpenAPIExamples(t *testing.T) {
 				want = http.StatusNotFound
 			}
 			body = bytes.ReplaceAll(body, []byte(exampleVideo), []byte(film))
-			key := op.key()
+			key := c.key(op)
 			header := []string{"Idempotency-Key", fmt.Sprint(op.OperationID, i)}
 			if want == http.StatusSwitchingProtocols {
 				header = handshake
@@ -520,16 +524,16 @@ func (c *caller) refusals(op operation, idOf func(operation) string, poor, billi
 		if strings.Contains(op.path, "/realtime/") {
 			nowhere = "key_1"
 		}
-		expect("of nothing", c.send(op, op.key(), map[string]string{"id": nowhere}, body), http.StatusNotFound)
+		expect("of nothing", c.send(op, c.key(op), map[string]string{"id": nowhere}, body), http.StatusNotFound)
 	}
 	if op.RequestBody != nil {
 		id := map[string]string{}
 		if strings.Contains(op.path, "{id}") && op.OperationID != "deleteWebhookEndpoint" {
 			id["id"] = idOf(op)
 		}
-		expect("with an unknown field", c.send(op, op.key(), id, []byte(`{"nothing":1}`)), http.StatusBadRequest)
+		expect("with an unknown field", c.send(op, c.key(op), id, []byte(`{"nothing":1}`)), http.StatusBadRequest)
 		if _, told := op.Responses["413"]; told {
-			expect("with a body that is too large", c.send(op, op.key(), id, []byte(`{"prompt":"`+strings.Repeat("a", 1<<20)+`"}`)), http.StatusRequestEntityTooLarge)
+			expect("with a body that is too large", c.send(op, c.key(op), id, []byte(`{"prompt":"`+strings.Repeat("a", 1<<20)+`"}`)), http.StatusRequestEntityTooLarge)
 		}
 		return
 	}
@@ -540,11 +544,11 @@ func (c *caller) refusals(op operation, idOf func(operation) string, poor, billi
 			if strings.Contains(op.path, "{id}") {
 				values["id"] = idOf(op)
 			}
-			expect("with "+p.Name, c.send(op, op.key(), values, nil), http.StatusBadRequest)
+			expect("with "+p.Name, c.send(op, c.key(op), values, nil), http.StatusBadRequest)
 		}
 	}
 	if op.OperationID == "openStream" {
-		expect("without an upgrade", c.send(op, op.key(), nil, nil), http.StatusUpgradeRequired)
+		expect("without an upgrade", c.send(op, c.key(op), nil, nil), http.StatusUpgradeRequired)
 	}
 }
 

@@ -149,7 +149,7 @@ func TestSourcesAreRefused(t *testing.T) {
 		"no source to extend":  {"/v1/videos/extensions", `{"prompt":"p"}`, 400, "video", "is required"},
 		"two sources":          {"/v1/videos/" + done + "/remix", `{"prompt":"p","video":{"id":"video_2"}}`, 400, "video", "contradicts the path"},
 		"a URL, and a video":   {"/v1/videos/edits", `{"prompt":"p","model":"runway-seedance-2.0","video":{"id":"` + done + `"},"video_url":"https://v.example/a.mp4"}`, 400, "video_url", "contradicts video"},
-		"no URL":               {"/v1/videos/edits", `{"prompt":"p","model":"runway-seedance-2.0","video_url":"bucket:other/key.mp4"}`, 400, "video_url", "address is not allowed"},
+		"no URL":               {"/v1/videos/edits", `{"prompt":"p","model":"runway-seedance-2.0","video_url":"bucket:other/key.mp4"}`, 400, "video_url", "must be an https URL or the id of an upload"},
 		"a URL where own":      {"/v1/videos/edits", `{"prompt":"p","model":"sora-2","video_url":"https://v.example/a.mp4"}`, 400, "video_url", "works only on videos that it made"},
 		"a length of no model": {"/v1/videos/extensions", `{"prompt":"p","seconds":"8","video":{"id":"` + done + `"}}`, 400, "duration", "kling-v1-6 makes 5 seconds, not 8"},
 		"too dear":             {"/v1/videos/extensions", `{"prompt":"p","max_cost":0.1,"video":{"id":"` + done + `"}}`, 400, "max_cost", "costs 0.28"},

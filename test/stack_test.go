@@ -161,7 +161,7 @@ const (
 // shut them.
 func simulate(t *testing.T, render time.Duration) (srv *httptest.Server, shut func()) {
 	t.Helper()
-	cfg := simulator.Config{TimeScale: 1, Render: render, AtlasKey: "atlas", KlingAccess: "access", KlingSecret: klingSecret, WebhookSecret: klingHook}
+	cfg := simulator.Config{TimeScale: 1, Render: render, AtlasKey: "atlas", Key: "simulated", KlingAccess: "access", KlingSecret: klingSecret, WebhookSecret: klingHook}
 	sim, err := simulator.New(cfg, simulator.Deps{Client: &http.Client{Timeout: 5 * time.Second}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
