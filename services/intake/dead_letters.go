@@ -35,7 +35,7 @@ type deadLettersObject struct {
 
 func deadLetter(l *ledgerv1.DeadLetter) deadLetterObject {
 	return deadLetterObject{Object: "dead_letter", ID: strconv.FormatUint(l.GetId(), 10), Stream: l.GetStream(), Subject: l.GetSubject(), Consumer: l.GetConsumer(),
-		Reason: l.GetReason(), Deliveries: int64(l.GetDeliveries()), Type: l.GetType(), DiedAt: l.GetDiedAt().AsTime().UTC().Format(time.RFC3339), SizeBytes: int64(l.GetSizeBytes())}
+		Reason: l.GetReason(), Deliveries: int64(l.GetDeliveries()), Type: l.GetType(), DiedAt: l.GetDiedAt().AsTime().UTC().Format(time.RFC3339), SizeBytes: l.GetSizeBytes()}
 }
 
 func (s *Service) listDeadLetters(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
