@@ -56,8 +56,8 @@ type Task struct {
 	Charged    bool      `json:"charged"`
 	Key        string    `json:"key"` // fingerprint of the key that submitted it
 	// Source is what it works on: another task, or the address of a video.
-	Source string `json:"source,omitempty"`
-	Inputs     []Input   `json:"inputs,omitempty"`
+	Source string  `json:"source,omitempty"`
+	Inputs []Input `json:"inputs,omitempty"`
 
 	d             *dialect
 	sourceTask    string // Source, where it is a task
