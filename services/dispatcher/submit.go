@@ -89,7 +89,7 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 		return nil, s.send(ctx, call, d, p, m, b)
 	case b.GetFull():
 		no := &busy{why: b.GetFullReason(), wait: time.Duration(b.GetRetryAfterMs()) * time.Millisecond,
-			all: !slices.Contains([]string{"model", "closed", "paused"}, b.GetFullReason())}
+			all: !slices.Contains([]string{"model", "closed", "paused", "source_key"}, b.GetFullReason())}
 		if b.GetFullReason() == "provider" {
 			d.full.pause(s.d.Now().Add(no.wait))
 		}

@@ -333,3 +333,32 @@ func TestLateHintIsTold(t *testing.T) {
 		t.Errorf("%v", o)
 	}
 }
+
+// findable can be asked for a task by its attempt, and has none.
+type findable struct {
+	*plain
+
+	asked chan string
+}
+
+func (f findable) Find(_ context.Context, t provider.Task) (provider.Report, bool, error) {
+	f.asked <- t.AttemptID
+	return provider.Report{}, false, nil
+}
+
+// What is absent is believed after one question, for an attempt is of one key; only
+// where the database was set back are attempts asked for that it may have lost.
+func TestAbsenceOfOneAttempt(t *testing.T) {
+	t.Parallel()
+	for restored, want := range map[bool]int{false: 1, true: 5} {
+		t.Run(fmt.Sprint(restored), func(t *testing.T) {
+			t.Parallel()
+			asked := make(chan string, 16)
+			x := setup(t, findable{&plain{}, asked}, &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000, Number: 1, Restored: restored}, "")
+			x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme"})
+			if o := x.next(t); !o.GetRefused().GetRetry() || len(asked) != want {
+				t.Errorf("%v after %d questions, not %d", o, len(asked), want)
+			}
+		})
+	}
+}
