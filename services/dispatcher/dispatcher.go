@@ -154,6 +154,10 @@ func (s *Service) task(ctx context.Context, seen provider.Seen, p *videov1.Video
 	}, nil
 }
 
+// signAgain is when a job comes again whose files could not be signed: its attempts
+// have to outlast a store that is away for a moment.
+const signAgain = 30 * time.Second
+
 // sign puts signed URLs in the place of a task's references to the bucket.
 func (s *Service) sign(ctx context.Context, t *provider.Task) error {
 	for _, u := range []*string{&t.ImageURL, &t.EndImageURL, &t.VideoURL} {
@@ -163,7 +167,9 @@ func (s *Service) sign(ctx context.Context, t *provider.Task) error {
 		}
 		signed, _, err := s.d.Files.Sign(ctx, key, bucket.Response{Life: s.cfg.SourceLife})
 		if err != nil {
-			return fault.Wrap(err, fault.Unavailable, "a file of the job could not be signed")
+			f := fault.Wrap(err, fault.Unavailable, "a file of the job could not be signed")
+			f.RetryAfter = signAgain
+			return f
 		}
 		*u = signed
 	}

@@ -87,6 +87,7 @@ type pass struct {
 	model  string
 	probe  bool
 	offers []*ledgerv1.KeyOffer
+	rest   []string // keys that are there, and cannot take a task now
 	closed []string // models whose jobs must not be granted with it
 }
 
@@ -154,6 +155,11 @@ func (d *desk) turn(ctx context.Context, p *pass, keys []*registry.Key, now time
 		// those with a rate of their own, in which no place was taken.
 		if k != chosen && k.Rate == 0 && k.Models[p.model].Rate == 0 && !slowed[[2]string{k.ID, p.model}] {
 			p.offers = append(p.offers, offer(k))
+		}
+	}
+	for _, k := range d.ring.Keys() {
+		if !k.Retiring && !slices.ContainsFunc(p.offers, func(o *ledgerv1.KeyOffer) bool { return o.GetKeyId() == k.ID }) {
+			p.rest = append(p.rest, k.ID)
 		}
 	}
 	for lane := range slowed {
@@ -257,7 +263,7 @@ func running(models map[string]registry.Limits) map[string]int32 {
 // request asks the ledger for an attempt with this pass.
 func (d *desk) request(jobID string, p *pass) *ledgerv1.BeginAttemptRequest {
 	return &ledgerv1.BeginAttemptRequest{JobId: jobID, Provider: d.name, Keys: p.offers, MaxRunning: int32(d.maxRunning()),
-		MaxRunningByModel: running(d.ring.Models()), ClosedModels: p.closed}
+		MaxRunningByModel: running(d.ring.Models()), ClosedModels: p.closed, RestingKeys: p.rest}
 }
 
 // settings are the desk's for whoever asks how the provider stands.

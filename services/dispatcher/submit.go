@@ -33,6 +33,9 @@ func (s *Service) submit(ctx context.Context, stop <-chan struct{}, m *eventv1.S
 			return err
 		}
 		s.m.held(ctx, d.name, no.why)
+		if no.why == "paused" {
+			return nil // for hours it may be in the way of other models' jobs; the ledger's sweep sends it again
+		}
 		// A tenth more, by chance, so that a crowd spreads out.
 		wait := no.wait + time.Duration(rand.Int64N(int64(no.wait/10+100*time.Millisecond)))
 		// Only what holds up everybody is waited for in hand: other models' jobs
@@ -89,7 +92,7 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 		return nil, s.send(ctx, call, d, p, m, b)
 	case b.GetFull():
 		no := &busy{why: b.GetFullReason(), wait: time.Duration(b.GetRetryAfterMs()) * time.Millisecond,
-			all: !slices.Contains([]string{"model", "closed", "paused"}, b.GetFullReason())}
+			all: !slices.Contains([]string{"model", "closed", "source_key"}, b.GetFullReason())}
 		if b.GetFullReason() == "provider" {
 			d.full.pause(s.d.Now().Add(no.wait))
 		}

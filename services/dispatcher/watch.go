@@ -66,7 +66,7 @@ func (s *Service) lookFor(ctx context.Context, attempt string) error {
 	if !found && wait > 0 {
 		return bus.After(min(wait, s.cfg.PollInterval), errors.New("not found yet"))
 	}
-	if !found {
+	if !found && a.GetRestored() {
 		if r, found, err = s.lookFurther(ctx, a, t); err != nil {
 			return err
 		}
@@ -94,16 +94,20 @@ const lostAttempts = 4
 // the task may be of a later attempt that was lost, or of another key. By another
 // key it cannot be followed: its webhook, or the deadline, will tell.
 func (s *Service) lookFurther(ctx context.Context, a *ledgerv1.GetAttemptResponse, t provider.Task) (provider.Report, bool, error) {
-	for _, k := range s.keys[a.GetProvider()].Keys() {
+	ring, own := s.keys[a.GetProvider()], a.GetKeyId()
+	if k := ring.Key(own); k != nil {
+		own = k.ID // an attempt without one is of the default key
+	}
+	for _, k := range ring.Keys() {
 		for n := range lostAttempts + 1 {
-			if t.AttemptID = id.Nth(id.Attempt, a.GetJobId(), int(a.GetNumber())+n); n == 0 && k.ID == a.GetKeyId() {
+			if t.AttemptID = id.Nth(id.Attempt, a.GetJobId(), int(a.GetNumber())+n); n == 0 && k.ID == own {
 				continue // asked for already
 			}
 			r, found, err := find(ctx, k.Adapter, t)
 			switch {
 			case err != nil:
 				return r, false, fmt.Errorf("look for task of a lost attempt: %w", err)
-			case found && k.ID != a.GetKeyId():
+			case found && k.ID != own:
 				return r, false, bus.After(time.Minute, fmt.Errorf("the task exists, but of key %q", k.ID))
 			case found:
 				s.d.Logger.WarnContext(ctx, "task of a lost attempt found", "job_id", a.GetJobId(), "attempt_id", a.GetAttemptId(), "provider", a.GetProvider(), "lost", n)

@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
 	"reelway.dev/pkg/callbacktoken"
 	"reelway.dev/pkg/fault"
@@ -57,7 +58,7 @@ func (stranger) Cancel(context.Context, string, provider.Task) error {
 	return fmt.Errorf("cancel: %w", provider.ErrNoTask)
 }
 
-// attempts answers for the ledger.
+// attempts answers for the ledger: an attempt without a state is granted.
 type attempts struct {
 	ledgerv1.JobServiceClient
 	a *ledgerv1.GetAttemptResponse
@@ -68,6 +69,9 @@ func (x attempts) GetAttempt(context.Context, *ledgerv1.GetAttemptRequest, ...gr
 }
 
 func (x attempts) BeginAttempt(context.Context, *ledgerv1.BeginAttemptRequest, ...grpc.CallOption) (*ledgerv1.BeginAttemptResponse, error) {
+	if x.a.GetState() == "" {
+		return &ledgerv1.BeginAttemptResponse{Granted: true, JobId: x.a.GetJobId(), AttemptId: x.a.GetAttemptId(), Params: x.a.GetParams()}, nil
+	}
 	return &ledgerv1.BeginAttemptResponse{OpenAttemptId: x.a.GetAttemptId()}, nil
 }
 
@@ -77,8 +81,12 @@ type bench struct {
 	seen chan *eventv1.Observation
 }
 
-// unsigned is a bucket that no job of these tests refers to.
-type unsigned struct{ dispatcher.Files }
+// unsigned is a bucket that cannot sign.
+type unsigned struct{}
+
+func (unsigned) Sign(context.Context, string, bucket.Response) (string, time.Time, error) {
+	return "", time.Time{}, errors.New("it is away")
+}
 
 func setup(t *testing.T, adapter provider.Adapter, a *ledgerv1.GetAttemptResponse, policy string) *bench {
 	t.Helper()
@@ -87,7 +95,10 @@ func setup(t *testing.T, adapter provider.Adapter, a *ledgerv1.GetAttemptRespons
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.JobId, a.AttemptId, a.Provider, a.Params = "video_1", "att_1", "acme", &videov1.VideoParams{Model: "m"}
+	a.JobId, a.AttemptId, a.Provider = "video_1", "att_1", "acme"
+	if a.Params == nil {
+		a.Params = &videov1.VideoParams{Model: "m"}
+	}
 	s, err := dispatcher.New(dispatcher.Config{SubmitTimeout: time.Second, PollInterval: 20 * time.Millisecond, MaxRuntime: time.Hour, Concurrency: 2, Rate: 1000},
 		dispatcher.Deps{Bus: b, Jobs: attempts{a: a}, Providers: map[string]provider.Adapter{"acme": adapter}, Model: func(*videov1.VideoParams) (string, error) { return "m", nil },
 			Tokens: tokens, Files: unsigned{}, Logger: slog.New(slog.DiscardHandler), Now: time.Now, OnUncertain: func(model string) string { return map[string]string{"m": policy}[model] }})
@@ -332,4 +343,45 @@ func TestLateHintIsTold(t *testing.T) {
 	if o := x.next(t); o.GetProgressed() == nil || o.GetSource() != "hint" {
 		t.Errorf("%v", o)
 	}
+}
+
+// findable can be asked for a task by its attempt, and has none.
+type findable struct {
+	*plain
+
+	asked chan string
+}
+
+func (f findable) Find(_ context.Context, t provider.Task) (provider.Report, bool, error) {
+	f.asked <- t.AttemptID
+	return provider.Report{}, false, nil
+}
+
+// What is absent is believed after one question, for an attempt is of one key; only
+// where the database was set back are attempts asked for that it may have lost.
+func TestAbsenceOfOneAttempt(t *testing.T) {
+	t.Parallel()
+	for restored, want := range map[bool]int{false: 1, true: 5} {
+		t.Run(fmt.Sprint(restored), func(t *testing.T) {
+			t.Parallel()
+			asked := make(chan string, 16)
+			x := setup(t, findable{&plain{}, asked}, &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000, Number: 1, Restored: restored}, "")
+			x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme"})
+			if o := x.next(t); !o.GetRefused().GetRetry() || len(asked) != want {
+				t.Errorf("%v after %d questions, not %d", o, len(asked), want)
+			}
+		})
+	}
+}
+
+// A file that cannot be signed keeps its job from the provider, which is told of
+// nothing; the attempt is over, and another follows later.
+func TestAFileThatCannotBeSigned(t *testing.T) {
+	t.Parallel()
+	x := setup(t, &plain{}, &ledgerv1.GetAttemptResponse{Params: &videov1.VideoParams{Model: "m", ImageUrl: bucket.Ref("uploads/acct_1/a.png")}}, "")
+	x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
+	if o := x.next(t); !o.GetRefused().GetRetry() || o.GetRefused().GetRetryAfterMs() < 10_000 || o.GetRefused().GetError().GetCode() != string(fault.Unavailable) {
+		t.Errorf("%v", o)
+	}
+	x.nothingElse(t)
 }

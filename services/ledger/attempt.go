@@ -161,10 +161,10 @@ func (g *jobServer) GetAttempt(ctx context.Context, r *ledgerv1.GetAttemptReques
 	err := g.s.pool.QueryRow(ctx, `select a.job_id, a.provider, a.state, coalesce(a.provider_task_id, ''), a.created_at, a.number,
 			(extract(epoch from clock_timestamp() - a.created_at) * 1000)::bigint, j.params, j.plan, a.route, j.state, j.attempt_id, j.model, a.key_id,
 			j.cancel_requested_at is not null and j.cancel_refused = '' and j.state = 'running',
-			exists (select from review v where v.job_id = j.id and v.attempt_id = a.id and v.outcome is null and v.opened_at > now() - $2::interval)
+			exists (select from review v where v.job_id = j.id and v.attempt_id = a.id and v.outcome is null and v.opened_at > now() - $2::interval), j.restored
 		from attempt a join job j on j.id = a.job_id where a.id = $1`, r.GetAttemptId(), g.s.cfg.ReviewFor).
 		Scan(&resp.JobId, &resp.Provider, &resp.State, &resp.ProviderTaskId, &created, &resp.Number, &resp.AgeMs, &j.Params, &j.Plan, &route, &state, &current, &j.Model, &resp.KeyId,
-			&resp.CancelRequested, &resp.InReview)
+			&resp.CancelRequested, &resp.InReview, &resp.Restored)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fault.New(fault.NotFound, "no such attempt")
 	}

@@ -98,7 +98,7 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 	if err := proto.Unmarshal(j.Params, params); err != nil {
 		return err
 	}
-	keys, err := u.besideSource(ctx, r.GetKeys(), j.Provider, params.GetSourceTask())
+	keys, rests, err := u.besideSource(ctx, r, j.Provider, params.GetSourceTask())
 	if err != nil {
 		return err
 	}
@@ -129,6 +129,9 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 		}
 		return wait(fullClosed)
 	}
+	if rests {
+		return wait(fullSource)
+	}
 	key, full := m.choose(r, keys, j)
 	if full != "" {
 		return wait(full)
@@ -144,21 +147,22 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 }
 
 // besideSource are the keys that may take a job: where it works on a task of its
-// provider's, the one that made that, while it is on offer; another may be of an
-// account that does not know the task.
-func (u *unit) besideSource(ctx context.Context, keys []*ledgerv1.KeyOffer, provider, task string) ([]*ledgerv1.KeyOffer, error) {
-	if task == "" || len(keys) < 2 {
-		return keys, nil
+// provider's, the one that made that, while it is there; another may be of an
+// account that does not know the task. rests says that it has to be waited for.
+func (u *unit) besideSource(ctx context.Context, r *ledgerv1.BeginAttemptRequest, provider, task string) (keys []*ledgerv1.KeyOffer, rests bool, _ error) {
+	keys = r.GetKeys()
+	if task == "" || len(keys)+len(r.GetRestingKeys()) < 2 {
+		return keys, false, nil
 	}
 	var made string
 	err := u.tx.QueryRow(ctx, "select key_id from attempt where provider = $1 and provider_task_id = $2", provider, task).Scan(&made)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("read source's key: %w", err)
+		return nil, false, fmt.Errorf("read source's key: %w", err)
 	}
 	if i := slices.IndexFunc(keys, func(k *ledgerv1.KeyOffer) bool { return k.GetKeyId() == made }); i >= 0 {
-		return keys[i : i+1], nil
+		return keys[i : i+1], false, nil
 	}
-	return keys, nil
+	return keys, slices.Contains(r.GetRestingKeys(), made), nil
 }
 
 // intend begins the job's next attempt, by a key. Its id follows from job and
@@ -166,7 +170,6 @@ func (u *unit) besideSource(ctx context.Context, keys []*ledgerv1.KeyOffer, prov
 func (s *Service) intend(ctx context.Context, u *unit, j *record, key string) (*attempt, error) {
 	deadline := u.now.Add(s.cfg.MaxRuntime)
 	j.AttemptCount++
-	j.Restored = false
 	a := &attempt{ID: id.Nth(id.Attempt, j.ID, j.AttemptCount), JobID: j.ID, Number: j.AttemptCount, Route: j.Route, Provider: j.Provider, State: "intended", CreatedAt: u.now,
 		KeyID: key, Model: j.Model, Cost: j.Cost}
 	j.AttemptID, j.DeadlineAt, j.Attempts = &a.ID, &deadline, append(j.Attempts, a)
@@ -183,6 +186,7 @@ const (
 	fullBudget   = "budget"
 	fullClosed   = "closed"
 	fullPaused   = "paused"
+	fullSource   = "source_key"
 )
 
 // askAgainAfter is when to come again: a task may end at any moment, a day does

@@ -123,7 +123,8 @@ func TestWhatIsInTheWayOfAnAttempt(t *testing.T) {
 }
 
 // What works on a provider's own task goes to the key that made that: it waits for
-// its room, and takes another only where that key is not on offer any more.
+// its room, or until it may take a task again, and takes another only where that key
+// is not there any more.
 func TestAVideoOfAVideoIsMadeByItsKey(t *testing.T) {
 	t.Parallel()
 	x := setup(t, price, still)
@@ -147,6 +148,9 @@ func TestAVideoOfAVideoIsMadeByItsKey(t *testing.T) {
 	waits := of("made")
 	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: waits, Keys: offers(a, b)}); r.GetGranted() || r.GetFullReason() != "key" {
 		t.Errorf("%v does not wait for room", r)
+	}
+	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: waits, Keys: offers(a), RestingKeys: []string{"c", "b"}}); r.GetGranted() || r.GetFullReason() != "source_key" {
+		t.Errorf("%v does not wait for a key that rests", r)
 	}
 	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: waits, Keys: offers(a, &ledgerv1.KeyOffer{KeyId: "c"})}); r.GetKeyId() != "a" {
 		t.Errorf("%v waits for a key that is gone", r)

@@ -23,3 +23,6 @@ func Prove(ctx context.Context, s *Service, tx pgx.Tx, whole bool) ([]string, er
 func ForgetMail(ctx context.Context, s *Service, kept time.Duration) error {
 	return s.forgetMailOnce(ctx, kept)
 }
+
+// SweepOnce publishes again what has been silent, as is done in the background.
+func SweepOnce(ctx context.Context, s *Service) error { return s.sweepOnce(ctx) }

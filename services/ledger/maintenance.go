@@ -78,6 +78,7 @@ func (s *Service) turn(ctx context.Context, d deed, sql string, args ...any) err
 	})
 	s.known.forget()
 	if err == nil {
+		s.wakeOpened() // what waited for it
 		s.log.InfoContext(ctx, "switch turned", "action", d.action, "target", d.target)
 	}
 	return err

@@ -407,6 +407,7 @@ func read(j *record, o *eventv1.Observation) (m meaning, err error) {
 // move makes a legal move.
 func (s *Service) move(u *unit, x *sighting, a *attempt, m meaning) error {
 	j, o := x.job, x.o
+	j.Restored = false // what became of it is known
 	if o.GetSource() == "webhook" {
 		u.heard = o.GetObservedAt()
 		defer func() { u.heard = nil }()

@@ -109,8 +109,13 @@ const (
 			union all
 			select (select q.provider from queue q where q.provider > p.provider order by q.provider limit 1) from p where p.provider is not null)
 		select provider from p where provider is not null`
+	// nextTurnsSQL passes by what is paused and has nowhere else to go: on the bus it
+	// would take the room of the provider's other models.
 	nextTurnsSQL = `select q.turn, q.job_id, coalesce(j.account_id, ''), coalesce(j.traceparent, ''), coalesce(j.model, ''), coalesce(j.state = 'queued', false), coalesce(j.attempt_count, 0)
-		from queue q left join job j on j.id = q.job_id where q.provider = $1 order by q.turn, q.job_id limit $2`
+		from queue q left join job j on j.id = q.job_id where q.provider = $1
+			and not exists (select from provider_pause p where p.provider = $1 and p.model in ('', j.model) and (p.until is null or p.until > now())
+				and j.state = 'queued' and j.route + 1 >= j.routes and not j.restored)
+		order by q.turn, q.job_id limit $2`
 	// aheadSQL counts to a limit: who is further back need not know exactly.
 	aheadSQL = "select count(*) from (select from queue where provider = $1 and (turn, job_id) < ($2, $3) limit 10000) x"
 )

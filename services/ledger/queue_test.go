@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -306,5 +307,32 @@ func TestLostCommandsKeepTheirTurns(t *testing.T) {
 	}
 	if len(order) != len(owner) || last > 600 {
 		t.Errorf("%d of %d had their turn, the last of the lost at place %d", len(order), len(owner), last)
+	}
+}
+
+// What is paused waits in the queue, where the provider's other models pass by it;
+// on the bus it would take their room.
+func TestPausedJobsStandInNobodysWay(t *testing.T) {
+	t.Parallel()
+	x := setup(t, price, still)
+	if _, err := x.pool.Exec(t.Context(), `insert into provider_pause (provider, model, reason) values ('testprovider', 'm', 'x')`); err != nil {
+		t.Fatal(err)
+	}
+	first, second, other := x.opened(t, "m"), x.opened(t, "m"), x.opened(t, "n")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	defer time.AfterFunc(time.Minute, stop).Stop()
+	var came []string
+	if err := bus.Consume(ctx, x.bus, bus.SubmitConsumer("testprovider"), 1, func(ctx context.Context, m *eventv1.SubmitJob) error {
+		if came = append(came, m.GetJobId()); len(came) == 3 {
+			stop()
+		}
+		_, err := x.pool.Exec(ctx, "delete from provider_pause")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{other, first, second}; !slices.Equal(came, want) {
+		t.Errorf("%v came, not %v", came, want)
 	}
 }

@@ -19,9 +19,10 @@ const restoredGrace = 30 * time.Minute
 // service runs on it, and returns how many jobs it marked. What was queued then may
 // have been submitted since: each such job's next attempt is looked for at its
 // provider first, and where the provider cannot be asked it waits for a webhook,
-// its deadline or an operator, as any submit of unknown outcome. Jobs that were
-// submitted are known, and are polled, whatever their deadline was. It migrates the database, and may be run
-// again.
+// its deadline or an operator, as any submit of unknown outcome. A submit that was
+// under way may have been repeated since, and is looked for as widely. Jobs that
+// were submitted are known, and are polled or copied, whatever their deadline was. It
+// migrates the database, and may be run again.
 func Restored(ctx context.Context, url string) (int64, error) {
 	pool, err := postgres.Open(ctx, url, 2)
 	if err != nil {
@@ -33,14 +34,15 @@ func Restored(ctx context.Context, url string) (int64, error) {
 	}
 	var n int64
 	err = postgres.InTx(ctx, pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, "update job set restored = true where completed_at is null and state = 'queued'")
+		// No job may be given up for time that passed while nothing ran: what is
+		// queued has waited from now on.
+		tag, err := tx.Exec(ctx, "update job set restored = true, submit_after = greatest(submit_after, now()) where completed_at is null and state = 'queued'")
 		if err != nil {
 			return fmt.Errorf("mark jobs: %w", err)
 		}
 		n = tag.RowsAffected()
-		// No job may be given up for time that passed while nothing ran.
-		if _, err := tx.Exec(ctx, `update job set deadline_at = greatest(deadline_at, now() + $1::interval)
-			where completed_at is null and state in ('submitting', 'running')`, restoredGrace); err != nil {
+		if _, err := tx.Exec(ctx, `update job set deadline_at = greatest(deadline_at, now() + $1::interval), restored = state = 'submitting'
+			where completed_at is null and state in ('submitting', 'running', 'storing')`, restoredGrace); err != nil {
 			return fmt.Errorf("put off deadlines: %w", err)
 		}
 		return nil

@@ -82,7 +82,11 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 }
 
 func (s *Service) waitedTooLong(u *unit, j *record) bool {
-	return j.State == job.Queued && u.now.Sub(j.CreatedAt) > s.cfg.QueueLife
+	since := j.CreatedAt
+	if j.Restored {
+		since = j.SubmitAfter // it has not waited while nothing ran, and is to be looked for
+	}
+	return j.State == job.Queued && u.now.Sub(since) > s.cfg.QueueLife
 }
 
 // revive publishes again what a silent job waits for; a command only where there

@@ -77,15 +77,17 @@ type knownSwitches struct {
 // or submitted.
 func (s *Service) switched(ctx context.Context) (*switches, error) {
 	k := &s.known
-	k.mu.Lock()
-	last, fresh := k.last, time.Since(k.read) < switchesFor
-	k.mu.Unlock()
+	last, fresh := k.get()
 	if last == nil {
-		k.reading.Lock()
+		k.reading.Lock() // all at once when the process is new: the first reads for all
+		last, fresh = k.get()
 	} else if fresh || !k.reading.TryLock() {
 		return last, nil
 	}
 	defer k.reading.Unlock()
+	if fresh {
+		return last, nil
+	}
 	began := time.Now()
 	sw, err := readSwitches(ctx, s.pool)
 	if err != nil {
@@ -95,6 +97,13 @@ func (s *Service) switched(ctx context.Context) (*switches, error) {
 	defer k.mu.Unlock()
 	k.last, k.read = sw, began
 	return sw, nil
+}
+
+// get is what was read last, nil for nothing, and whether one may go by it.
+func (k *knownSwitches) get() (last *switches, fresh bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.last, time.Since(k.read) < switchesFor
 }
 
 // forget has the next one read the switches anew.

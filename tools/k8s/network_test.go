@@ -16,6 +16,7 @@ func itoa(n int32) string { return strconv.Itoa(int(n)) }
 // edges are all ways between pods, by workload and port.
 var edges = []string{
 	"archiver > nats:4222",
+	"callback > ledger:9091",
 	"callback > nats:4222",
 	"dispatcher > ledger:9091",
 	"dispatcher > nats:4222",

@@ -904,8 +904,11 @@ type BeginAttemptRequest struct {
 	// circuit is open, or no key may be used. Then nothing is granted; a job of the
 	// model goes on to its next route where it has one, and waits where it has none.
 	UnavailableModel string `protobuf:"bytes,37,opt,name=unavailable_model,json=unavailableModel,proto3" json:"unavailable_model,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The provider's keys that are there but cannot take a task now: their rate is
+	// used up, or they rest. A job that only one of them can do waits for it.
+	RestingKeys   []string `protobuf:"bytes,38,rep,name=resting_keys,json=restingKeys,proto3" json:"resting_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BeginAttemptRequest) Reset() {
@@ -985,6 +988,13 @@ func (x *BeginAttemptRequest) GetUnavailableModel() string {
 		return x.UnavailableModel
 	}
 	return ""
+}
+
+func (x *BeginAttemptRequest) GetRestingKeys() []string {
+	if x != nil {
+		return x.RestingKeys
+	}
+	return nil
 }
 
 // KeyOffer is one key of a provider that may take a task, and what it allows.
@@ -1303,7 +1313,10 @@ type GetAttemptResponse struct {
 	CancelRequested bool `protobuf:"varint,44,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
 	// How much the provider's webhooks have been worth lately, 0 to 100; absent
 	// while there is nothing to judge by.
-	WebhookTrust  *int32 `protobuf:"varint,45,opt,name=webhook_trust,json=webhookTrust,proto3,oneof" json:"webhook_trust,omitempty"`
+	WebhookTrust *int32 `protobuf:"varint,45,opt,name=webhook_trust,json=webhookTrust,proto3,oneof" json:"webhook_trust,omitempty"`
+	// True when the database was set back and what it lost of this job is not known:
+	// its task may be of a later attempt, or of another key.
+	Restored      bool `protobuf:"varint,46,opt,name=restored,proto3" json:"restored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1448,6 +1461,13 @@ func (x *GetAttemptResponse) GetWebhookTrust() int32 {
 		return *x.WebhookTrust
 	}
 	return 0
+}
+
+func (x *GetAttemptResponse) GetRestored() bool {
+	if x != nil {
+		return x.Restored
+	}
+	return false
 }
 
 // FindAttemptRequest asks whose a provider's task is.
@@ -4162,7 +4182,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\"\x13\n" +
-	"\x11DeleteJobResponse\"\xc7\x03\n" +
+	"\x11DeleteJobResponse\"\xea\x03\n" +
 	"\x13BeginAttemptRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12#\n" +
 	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x129\n" +
@@ -4171,7 +4191,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"maxRunning\x12n\n" +
 	"\x14max_running_by_model\x18\x19 \x03(\v2=.reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntryR\x11maxRunningByModel\x12#\n" +
 	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x12+\n" +
-	"\x11unavailable_model\x18% \x01(\tR\x10unavailableModel\x1aD\n" +
+	"\x11unavailable_model\x18% \x01(\tR\x10unavailableModel\x12!\n" +
+	"\fresting_keys\x18& \x03(\tR\vrestingKeys\x1aD\n" +
 	"\x16MaxRunningByModelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x02\n" +
@@ -4207,7 +4228,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x0e_webhook_trust\";\n" +
 	"\x11GetAttemptRequest\x12&\n" +
 	"\n" +
-	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xb4\x04\n" +
+	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\"\xd0\x04\n" +
 	"\x12GetAttemptResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -4228,7 +4249,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\aslow_ms\x18\r \x01(\x03R\x06slowMs\x12\x15\n" +
 	"\x06key_id\x18\" \x01(\tR\x05keyId\x12)\n" +
 	"\x10cancel_requested\x18, \x01(\bR\x0fcancelRequested\x12(\n" +
-	"\rwebhook_trust\x18- \x01(\x05H\x00R\fwebhookTrust\x88\x01\x01B\x10\n" +
+	"\rwebhook_trust\x18- \x01(\x05H\x00R\fwebhookTrust\x88\x01\x01\x12\x1a\n" +
+	"\brestored\x18. \x01(\bR\brestoredB\x10\n" +
 	"\x0e_webhook_trust\"l\n" +
 	"\x12FindAttemptRequest\x12#\n" +
 	"\bprovider\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x121\n" +
