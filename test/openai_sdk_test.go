@@ -1,10 +1,14 @@
 package test
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -123,4 +127,95 @@ func TestOpenAISDKOfVideos(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// A file of the caller's own is edited as well: by the model that is named, or by
+// the first that takes any video. The provider is given its bytes.
+func TestOpenAISDKEditsAFile(t *testing.T) {
+	t.Parallel()
+	s := setup(t, everyProvider...)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	c := openai.NewClient(option.WithBaseURL(s.base+"/v1"), option.WithAPIKey(s.key))
+	made, err := c.Videos.NewAndPoll(ctx, openai.VideoNewParams{Model: "seedance-2.0", Prompt: "A paper boat", Seconds: "4"}, 200)
+	if err != nil || made.Status != openai.VideoStatusCompleted {
+		t.Fatalf("%+v %v", made, err)
+	}
+	resp, err := c.Videos.DownloadContent(ctx, made.ID, openai.VideoDownloadContentParams{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	film, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := sha256.Sum256(film)
+	sum := hex.EncodeToString(raw[:])
+	edit := func(prompt string, fields map[string]any, file []byte, opts ...option.RequestOption) (*openai.Video, error) {
+		p := openai.VideoEditParams{Prompt: prompt, Video: openai.VideoEditParamsVideoUnion{OfFile: openai.File(bytes.NewReader(file), "a.bin", "application/octet-stream")}}
+		p.SetExtraFields(fields)
+		return c.Videos.Edit(ctx, p, opts...)
+	}
+	for model, x := range map[string]struct {
+		fields             map[string]any
+		want, seconds, due string
+	}{
+		"of none":                {nil, "replicate-gen4-aleph", "5", "0.900000"}, // as long as its source, which may be 5 s
+		"of one by the second":   {map[string]any{"model": "runway-seedance-2.0", "seconds": "4", "max_cost": "1.44"}, "runway-seedance-2.0", "4", "1.440000"},
+		"of one like its source": {map[string]any{"model": "replicate-gen4-aleph"}, "replicate-gen4-aleph", "5", "0.900000"},
+	} {
+		prompt := "At night [fetch] " + model
+		v, err := edit(prompt, x.fields, film)
+		if err != nil {
+			t.Errorf("%s: %v", model, err)
+			continue
+		}
+		got := s.await(90*time.Second, v.ID)
+		if got.Status != "completed" || got.Model != x.want || got.Seconds != x.seconds || got.RemixedFrom != nil || got.Cost.Quote != x.due || got.Cost.Captured != x.due {
+			t.Errorf("%s: %+v", model, got)
+		}
+		if in := s.task(prompt).Inputs; len(in) != 1 || in[0].SHA256 != sum || in[0].ContentType != "video/mp4" {
+			t.Errorf("%s: the provider got %+v, want %s", model, in, sum)
+		}
+	}
+	// The same key and file are the same video.
+	var ids []string
+	for range 2 {
+		v, err := edit("Once", nil, film, option.WithHeader("Idempotency-Key", "edit 1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, v.ID)
+	}
+	if ids[0] != ids[1] {
+		t.Errorf("%v", ids)
+	}
+	s.await(90*time.Second, ids[0])
+	image, _ := picture(t, 1, 0)
+	var e *openai.Error
+	for name, x := range map[string]struct {
+		fields map[string]any
+		file   []byte
+		param  string
+		says   string
+	}{
+		"an image":       {nil, image, "video_url", "is image/png"},
+		"no medium":      {nil, []byte("no video"), "video", "is not a JPEG"},
+		"empty":          {nil, nil, "video", "is empty"},
+		"its own only":   {map[string]any{"model": "sora-2"}, film, "video_url", "works only on videos that it made"},
+		"no such task":   {map[string]any{"model": "seedance-2.0"}, film, "video_url", "choose one of"},
+		"an address too": {map[string]any{"video_url": "https://v.example/a.mp4"}, film, "video_url", "is there twice"},
+		"an id too":      {map[string]any{"video[id]": made.ID}, film, "video_url", "contradicts video"},
+		"too dear":       {map[string]any{"model": "runway-seedance-2.0", "seconds": "4", "max_cost": "1"}, film, "max_cost", "1.44"},
+	} {
+		if _, err := edit("p", x.fields, x.file); !errors.As(err, &e) || e.StatusCode != http.StatusBadRequest || e.Param != x.param || !strings.Contains(e.Message, x.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s.eventually(60*time.Second, "no file is left", func() bool {
+		names, err := filepath.Glob(filepath.Join(s.dir, "data/bucket/uploads/*/*.*"))
+		return err == nil && len(names) == 0
+	})
+	s.books(-1)
 }

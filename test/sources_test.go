@@ -185,3 +185,51 @@ func TestSourcesAreRefused(t *testing.T) {
 	}
 	s.await(90*time.Second, first.video.ID)
 }
+
+// A request that is sent again is answered with its video, also when it would be
+// refused by now: what was accepted once is not refused afterwards.
+func TestAReplayOutlivesItsSource(t *testing.T) {
+	t.Parallel()
+	s := setup(t, everyProvider...)
+	source := s.call(http.MethodPost, "/v1/videos", request("kling-v1-6", "a boat")).video.ID
+	s.await(90*time.Second, source)
+	remix := map[string]any{"prompt": "p", "model": "runway-seedance-2.0", "seconds": "4"}
+	edit := map[string]any{"prompt": "p", "model": "runway-seedance-2.0", "seconds": "4", "video": map[string]any{"id": source}, "max_cost": "2"}
+	send := func(path string, body map[string]any, key string) answer {
+		return s.call(http.MethodPost, path, body, "Idempotency-Key", key)
+	}
+	first, second := send("/v1/videos/"+source+"/remix", remix, "remix 1"), send("/v1/videos/edits", edit, "edit 1")
+	for _, a := range []answer{first, second} {
+		if a.status != http.StatusOK {
+			t.Fatalf("%d %s", a.status, a.raw)
+		}
+		s.await(90*time.Second, a.video.ID)
+	}
+	if a := s.call(http.MethodDelete, "/v1/videos/"+source, nil); a.status != http.StatusOK {
+		t.Fatalf("%d %s", a.status, a.raw)
+	}
+	for range 2 {
+		again, twin := send("/v1/videos/"+source+"/remix", remix, "remix 1"), send("/v1/videos/edits", edit, "edit 1")
+		if again.video.ID != first.video.ID || again.video.Status != "completed" || twin.video.ID != second.video.ID {
+			t.Errorf("%d %s, %d %s", again.status, again.raw, twin.status, twin.raw)
+		}
+	}
+	// Nobody else's, and nothing else, is answered by it.
+	stranger := s.in(t)
+	stranger.key = s.newKey(s.reelway("accounts", "create", "Other", "--credits", "10").AccountID, "videos:read,videos:write")
+	other := map[string]any{"prompt": "q", "model": "runway-seedance-2.0", "seconds": "4"}
+	wrong := map[string]any{"prompt": "p", "model": "runway-seedance-2.0", "seconds": "x"}
+	for name, a := range map[string]answer{
+		"another key": send("/v1/videos/"+source+"/remix", remix, "remix 2"), "no key": send("/v1/videos/"+source+"/remix", remix, ""),
+		"another request": send("/v1/videos/"+source+"/remix", other, "remix 1"),
+		"another account": stranger.call(http.MethodPost, "/v1/videos/"+source+"/remix", remix, "Idempotency-Key", "remix 1"),
+	} {
+		if a.status != http.StatusNotFound || a.fault.Param == nil || *a.fault.Param != "video" {
+			t.Errorf("%s: %d %s", name, a.status, a.raw)
+		}
+	}
+	if a := send("/v1/videos/"+source+"/remix", wrong, "remix 1"); a.status == http.StatusOK {
+		t.Errorf("a request that cannot be read: %s", a.raw)
+	}
+	s.books(-1)
+}

@@ -13,6 +13,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"reelway.dev/pkg/auth"
@@ -136,7 +138,7 @@ func (s *Service) plan(ctx context.Context, p auth.Principal, r *videov1.VideoRe
 	if err != nil {
 		return nil, err
 	}
-	r = meant(r, made)
+	r = s.meant(r, made)
 	plan, worse := s.d.Routes.Table().Resolve(route.Ask{Request: r, Models: s.d.Catalog, Cap: s.cap(p), Tier: p.Tier, Region: s.d.Routes.Region(), Latency: s.took.of, Made: made})
 	bad = append(append(bad, worse...), s.offering(p, r, made)...)
 	for _, u := range []struct{ field, url string }{{"image_url", r.GetImageUrl()}, {"end_image_url", r.GetEndImageUrl()}, {"video_url", r.GetVideoUrl()}} {
@@ -233,20 +235,23 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	if err != nil {
 		return nil, err
 	}
-	plan, err := s.plan(ctx, p, src.request, append(bad, worse...)...)
-	if err != nil {
-		return nil, err
-	}
-	first, hold := plan.Routes[0], plan.Dearest().Price
-	if limit := r.GetMaxCostMicros(); limit > 0 && hold > limit {
-		return nil, invalid([]fault.Field{{Name: "max_cost", Message: fmt.Sprintf("this video costs %s credits, more than the %s allowed",
-			money.Format(hold), money.Format(limit))}})
-	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(src.identity)
 	if err != nil {
 		return nil, fmt.Errorf("marshal request: %w", err)
 	}
 	hash := sha256.Sum256(raw)
+	bad = append(bad, worse...)
+	plan, err := s.plan(ctx, p, src.request, bad...)
+	if err == nil {
+		err = within(plan, r.GetMaxCostMicros())
+	}
+	if err != nil && key != "" && len(bad) == 0 {
+		return s.replay(ctx, p, key, hash[:], err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	first, hold := plan.Routes[0], plan.Dearest().Price
 	resp, err := s.d.Jobs.OpenJob(ctx, &ledgerv1.OpenJobRequest{
 		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: first.Params,
 		Provider: first.Model.Provider, QuoteMicros: first.Price, User: r.GetUser(), Metadata: r.GetMetadata(),
@@ -259,6 +264,30 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	s.d.Logger.InfoContext(ctx, "job opened", "job_id", resp.GetVideo().GetId(), "account_id", p.AccountID, "provider", first.Model.Provider,
 		"model", first.Model.ID, "route", plan.Alias, "routes", len(plan.Routes), "quote_micros", hold, "replayed", resp.GetReplayed())
 	return resp.GetVideo(), nil
+}
+
+// within refuses a plan that may cost more than limit; 0 is no limit.
+func within(p *route.Plan, limit int64) error {
+	hold := p.Dearest().Price
+	if limit == 0 || hold <= limit {
+		return nil
+	}
+	return invalid([]fault.Field{{Name: "max_cost", Message: fmt.Sprintf("this video costs %s credits, more than the %s allowed",
+		money.Format(hold), money.Format(limit))}})
+}
+
+// replay answers a request that would be refused now with the video that the same
+// key and request made before: its source or its model may be gone since. Without
+// one the refusal stands.
+func (s *Service) replay(ctx context.Context, p auth.Principal, key string, hash []byte, refusal error) (*videov1.Video, error) {
+	resp, err := s.d.Jobs.ReplayJob(ctx, &ledgerv1.ReplayJobRequest{AccountId: p.AccountID, IdempotencyKey: key, RequestHash: hash})
+	switch status.Code(err) {
+	case codes.OK:
+		return resp.GetVideo(), nil
+	case codes.NotFound, codes.Unimplemented: // the latter by a ledger that is older
+		return nil, refusal
+	}
+	return nil, fault.FromStatus(err)
 }
 
 func missing() error { return fault.New(fault.NotFound, "no such video") }

@@ -51,7 +51,7 @@ func (number) OpenAPI() openapi.Schema {
 // OpenAPI implements openapi.Described.
 func (body) OpenAPI() openapi.Schema {
 	return openapi.Schema{Name: "VideoRequest", Text: "What to make. A field that is not listed is refused, by name.", Fields: map[string]openapi.Note{
-		"model":           {Text: "A model or an alias of `GET /v1/models`; the first model with a price when left out."},
+		"model":           {Text: "A model or an alias of `GET /v1/models`; the first model with a price when left out, which with `video_url` has to take any video."},
 		"route":           {Text: "An alias, in the place of `model`."},
 		"optional":        {Text: "Names of parameters that may be left out for a model that lacks them."},
 		"prompt":          {Text: "At most 10000 characters; a model may take fewer."},

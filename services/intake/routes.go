@@ -91,7 +91,7 @@ func videoRoutes() []row {
 	return []row{
 		{openapi.Operation{Method: post, Path: "/v1/videos", ID: "createVideo", Tag: "videos", Summary: "Submit a video",
 			Text: "Answers at once with the job; watch it, ask for it, or be told by a webhook.", Scope: write, Params: []openapi.Param{key},
-			Body: body{}, Files: []string{"input_reference", "image", "end_image"}, Examples: requests, Answers: ok("The video as it stands: new, or the one that this `Idempotency-Key` made.", exampleVideo),
+			Body: body{}, Files: []string{"input_reference", "image", "end_image", "video"}, Examples: requests, Answers: ok("The video as it stands: new, or the one that this `Idempotency-Key` made.", exampleVideo),
 			Faults: []fault.Code{fault.InvalidRequest, fault.InsufficientCredits, fault.Conflict, fault.PayloadTooLarge}}, by((*Service).postVideo)},
 		{openapi.Operation{Method: post, Path: "/v1/videos/{id}/remix", ID: "remixVideo", Tag: "videos", Summary: "Make a video anew",
 			Text: "By the model of the video, unless another is named that can.", Scope: write, Params: []openapi.Param{id, key},

@@ -64,13 +64,24 @@ func ofSource(code fault.Code, message string) *fault.Error {
 	return f
 }
 
-// meant is r with the model of its source where it names none.
-func meant(r *videov1.VideoRequest, made *catalog.Made) *videov1.VideoRequest {
-	if made == nil || r.GetModel() != "" || r.GetRoute() != "" {
+// meant is r with a model where it names none: that of its source, or for any
+// other video the first with a price that takes one.
+func (s *Service) meant(r *videov1.VideoRequest, made *catalog.Made) *videov1.VideoRequest {
+	if made == nil && r.GetVideoUrl() == "" || r.GetModel() != "" || r.GetRoute() != "" {
 		return r
 	}
 	r = proto.CloneOf(r)
-	r.Model = made.Model
+	if made != nil {
+		r.Model = made.Model
+		return r
+	}
+	task := catalog.Task(r)
+	for _, m := range s.d.Catalog.Models() {
+		if m.Priced() && m.ProviderModels[task] != "" && !m.Sources[task].Own {
+			r.Model = m.ID
+			break
+		}
+	}
 	return r
 }
 

@@ -57,6 +57,17 @@ func (s *Service) full(ctx context.Context, j *record) (*videov1.Video, error) {
 	return v, nil
 }
 
+// ReplayJob implements JobService.
+func (g *jobServer) ReplayJob(ctx context.Context, r *ledgerv1.ReplayJobRequest) (*ledgerv1.ReplayJobResponse, error) {
+	j, err := one(ctx, g.s.pool, "id = (select job_id from idempotency where account_id = $1 and key = $2 and request_hash = $3)",
+		r.GetAccountId(), r.GetIdempotencyKey(), r.GetRequestHash())
+	if err != nil {
+		return nil, err
+	}
+	v, err := g.s.full(ctx, j)
+	return &ledgerv1.ReplayJobResponse{Video: v}, err
+}
+
 // GetJob reads one job; another account's is not found.
 func (g *jobServer) GetJob(ctx context.Context, r *ledgerv1.GetJobRequest) (*ledgerv1.GetJobResponse, error) {
 	j, err := one(ctx, g.s.pool, "id = $1 and ($2 = '' or account_id = $2) and deleted_at is null", r.GetJobId(), r.GetAccountId())

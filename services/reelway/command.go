@@ -50,7 +50,7 @@ type cli struct {
 	Submit     submitCmd     `cmd:"" help:"Submit a video; with --watch, wait for it and save the file."`
 	Jobs       jobsCmd       `cmd:"" help:"List your videos, the latest first."`
 	Show       showCmd       `cmd:"" help:"Show a video: its state, its file, its attempts, webhooks and money."`
-	Cancel     cancelCmd     `cmd:"" help:"Cancel videos that no provider has begun."`
+	Cancel     cancelCmd     `cmd:"" help:"Cancel videos: at once while no provider has begun them, else at the provider, where it can."`
 	Watch      watchCmd      `cmd:"" help:"Watch a video to its end."`
 	Quote      quoteCmd      `cmd:"" help:"Say what a video would cost."`
 	Balance    balanceCmd    `cmd:"" help:"Show what you may spend, and what is held."`

@@ -28,8 +28,8 @@ type wanted struct {
 	NegativePrompt string            `help:"What not to show." placeholder:"TEXT"`
 	Image          string            `help:"The first frame: a file, which is uploaded, or an https URL." placeholder:"FILE"`
 	EndImage       string            `help:"The last frame: a file or an https URL." placeholder:"FILE"`
-	Remix          string            `help:"A video to make anew: the id of one of yours, or an https URL." placeholder:"VIDEO" xor:"source"`
-	Extend         string            `help:"A video that is to go on: the id of one of yours, or an https URL." placeholder:"VIDEO" xor:"source"`
+	Remix          string            `help:"A video to make anew: the id of one of yours, a file, which is uploaded, or an https URL." placeholder:"VIDEO" xor:"source"`
+	Extend         string            `help:"A video that is to go on: the id of one of yours, a file or an https URL." placeholder:"VIDEO" xor:"source"`
 	Seed           *int64            `help:"The same seed makes the same video, where the model can." placeholder:"N"`
 	Audio          *bool             `negatable:"" help:"With sound."`
 	User           string            `help:"Your own user whom it is for." placeholder:"ID"`
@@ -56,7 +56,7 @@ func (w *wanted) request(in io.Reader, needed bool) (map[string]any, error) {
 	out := map[string]any{}
 	source := cmp.Or(w.Remix, w.Extend)
 	switch {
-	case strings.Contains(source, "://"):
+	case strings.ContainsAny(source, "./") || strings.HasPrefix(source, "upload_"):
 		out["video_url"] = source
 	case source != "":
 		out["video"] = map[string]any{"id": source}

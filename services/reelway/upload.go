@@ -53,9 +53,9 @@ func (c client) upload(ctx context.Context, path string) (string, error) {
 	return u.ID, nil
 }
 
-// sendFiles uploads the images of a request that are files of this machine, and
-// names the uploads in their place. done drops the uploads once the request was
-// answered: a video that was submitted keeps what it needs.
+// sendFiles uploads what a request names as files of this machine, and names the
+// uploads in their place. done drops the uploads once the request was answered: a
+// video that was submitted keeps what it needs.
 func (c client) sendFiles(ctx context.Context, want map[string]any) (done func(), _ error) {
 	var sent []string
 	done = func() {
@@ -64,7 +64,7 @@ func (c client) sendFiles(ctx context.Context, want map[string]any) (done func()
 			_ = c.call(context.WithoutCancel(ctx), http.MethodDelete, "/v1/uploads/"+id, nil, &struct{}{})
 		}
 	}
-	for _, field := range []string{"image_url", "end_image_url"} {
+	for _, field := range []string{"image_url", "end_image_url", "video_url"} {
 		name, _ := want[field].(string)
 		if name == "" || strings.Contains(name, ":") || strings.HasPrefix(name, "upload_") {
 			continue

@@ -17,7 +17,7 @@ import (
 	"reelway.dev/services/simulator"
 )
 
-// An image of this machine is uploaded, comes to the provider, and leaves nothing
+// A file of this machine is uploaded, comes to the provider, and leaves nothing
 // behind.
 func TestSubmitWithAFile(t *testing.T) {
 	t.Parallel()
@@ -40,6 +40,17 @@ func TestSubmitWithAFile(t *testing.T) {
 	if v.code != 0 || json.Unmarshal([]byte(v.out), &saved) != nil || saved.File == "" {
 		t.Fatalf("%+v", v)
 	}
+	// What was saved is edited.
+	if err := os.Rename(saved.File, filepath.Join(p.dir, "boat.mp4")); err != nil {
+		t.Fatal(err)
+	}
+	film, err := os.ReadFile(filepath.Join(p.dir, "boat.mp4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := p.run("", "submit", "At night [fetch]", "--model", "replicate-gen4-aleph", "--remix", "boat.mp4", "--watch"); v.code != 0 {
+		t.Errorf("%+v", v)
+	}
 	resp, err := http.Get(st.SimURL + "/admin/tasks")
 	if err != nil {
 		t.Fatal(err)
@@ -47,8 +58,14 @@ func TestSubmitWithAFile(t *testing.T) {
 	var all struct{ Tasks []simulator.Task }
 	err = json.NewDecoder(resp.Body).Decode(&all)
 	_ = resp.Body.Close()
-	sum := sha256.Sum256(picture.Bytes())
-	if err != nil || len(all.Tasks) != 1 || len(all.Tasks[0].Inputs) != 1 || all.Tasks[0].Inputs[0].SHA256 != hex.EncodeToString(sum[:]) {
+	got := map[string]string{}
+	for _, task := range all.Tasks {
+		for _, in := range task.Inputs {
+			got[task.Prompt] += in.SHA256
+		}
+	}
+	sum, filmSum := sha256.Sum256(picture.Bytes()), sha256.Sum256(film)
+	if err != nil || len(all.Tasks) != 2 || got["A boat [fetch]"] != hex.EncodeToString(sum[:]) || got["At night [fetch]"] != hex.EncodeToString(filmSum[:]) {
 		t.Errorf("%+v %v", all, err)
 	}
 	for name, want := range map[string]string{"absent.png": "absent.png", ".": "is no file"} {

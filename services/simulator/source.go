@@ -11,6 +11,7 @@ import (
 // whose name is task, or one at an address.
 func (t *Task) of(task, url string) *Task {
 	t.sourceTask, t.Source = task, task+url
+	t.Inputs = append(t.Inputs, inputs(url)...)
 	return t
 }
 

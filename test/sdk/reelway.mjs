@@ -46,6 +46,8 @@ for await (const v of client.videos.list({ limit: 2 })) listed.push(v.id);
 const oldest = await client.videos.list({ limit: 1, order: "asc" });
 
 const noRemix = await rejection(client.videos.remix(other.id, { prompt: "p" }));
+const film = Buffer.from(await (await client.videos.downloadContent(video.id)).arrayBuffer());
+const byFile = await finish(await client.videos.edit({ prompt: "By day", video: await OpenAI.toFile(film, "a.mp4") }));
 const file = await rejection(client.videos.edit({ prompt: "p", video: await OpenAI.toFile(Buffer.from("no video"), "a.mp4") }));
 const unfinished = await client.videos.create({ model: "kling-v2-6", prompt: "A raft [fault:unknown_word]", seconds: "5" });
 const before = calls.length;
@@ -60,6 +62,7 @@ const refusal = (e) => [e.constructor.name, e.status, e.code, e.param];
 console.log(JSON.stringify({
   created: [created.status, created.seconds, created.size, created.remixed_from_video_id], ended: [video.status, video.progress],
   variants, made, listed: [listed.length, new Set(listed).size, listed.includes(video.id), oldest.data[0].id === video.id],
+  byFile: [byFile.status, byFile.model, byFile.seconds, byFile.remixed_from_video_id],
   noRemix: refusal(noRemix), advice: noRemix.message.includes("choose one of"), file: refusal(file), tooEarly: [...refusal(tooEarly), tries],
   invalid: refusal(invalid), unknown: refusal(unknown).slice(0, 3), deleted: [deleted.deleted, deleted.object], absent: refusal(absent).slice(0, 3),
   requestId: absent.requestID?.startsWith("req_"),

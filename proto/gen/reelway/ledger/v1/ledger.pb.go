@@ -468,6 +468,111 @@ func (x *OpenJobResponse) GetReplayed() bool {
 	return false
 }
 
+type ReplayJobRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	AccountId      string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// As OpenJobRequest.request_hash.
+	RequestHash   []byte `protobuf:"bytes,3,opt,name=request_hash,json=requestHash,proto3" json:"request_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayJobRequest) Reset() {
+	*x = ReplayJobRequest{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayJobRequest) ProtoMessage() {}
+
+func (x *ReplayJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayJobRequest.ProtoReflect.Descriptor instead.
+func (*ReplayJobRequest) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ReplayJobRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *ReplayJobRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *ReplayJobRequest) GetRequestHash() []byte {
+	if x != nil {
+		return x.RequestHash
+	}
+	return nil
+}
+
+type ReplayJobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Video         *v1.Video              `protobuf:"bytes,1,opt,name=video,proto3" json:"video,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayJobResponse) Reset() {
+	*x = ReplayJobResponse{}
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayJobResponse) ProtoMessage() {}
+
+func (x *ReplayJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayJobResponse.ProtoReflect.Descriptor instead.
+func (*ReplayJobResponse) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReplayJobResponse) GetVideo() *v1.Video {
+	if x != nil {
+		return x.Video
+	}
+	return nil
+}
+
 type GetJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	JobId string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
@@ -479,7 +584,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +596,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +609,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetJobRequest) GetJobId() string {
@@ -530,7 +635,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +647,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +660,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetJobResponse) GetVideo() *v1.Video {
@@ -579,7 +684,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +696,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[6]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +709,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{6}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListJobsRequest) GetAccountId() string {
@@ -659,7 +764,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +776,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[7]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +789,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{7}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListJobsResponse) GetVideos() []*v1.Video {
@@ -711,7 +816,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +828,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[8]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +841,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{8}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CancelJobRequest) GetAccountId() string {
@@ -762,7 +867,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +879,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[9]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +892,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{9}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CancelJobResponse) GetVideo() *v1.Video {
@@ -807,7 +912,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +924,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[10]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +937,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{10}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteJobRequest) GetAccountId() string {
@@ -857,7 +962,7 @@ type DeleteJobResponse struct {
 
 func (x *DeleteJobResponse) Reset() {
 	*x = DeleteJobResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +974,7 @@ func (x *DeleteJobResponse) String() string {
 func (*DeleteJobResponse) ProtoMessage() {}
 
 func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[11]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +987,7 @@ func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{11}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
 }
 
 // BeginAttemptRequest asks for the right to submit a job once.
@@ -913,7 +1018,7 @@ type BeginAttemptRequest struct {
 
 func (x *BeginAttemptRequest) Reset() {
 	*x = BeginAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1030,7 @@ func (x *BeginAttemptRequest) String() string {
 func (*BeginAttemptRequest) ProtoMessage() {}
 
 func (x *BeginAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[12]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1043,7 @@ func (x *BeginAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginAttemptRequest.ProtoReflect.Descriptor instead.
 func (*BeginAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{12}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BeginAttemptRequest) GetJobId() string {
@@ -1013,7 +1118,7 @@ type KeyOffer struct {
 
 func (x *KeyOffer) Reset() {
 	*x = KeyOffer{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1130,7 @@ func (x *KeyOffer) String() string {
 func (*KeyOffer) ProtoMessage() {}
 
 func (x *KeyOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[13]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1143,7 @@ func (x *KeyOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyOffer.ProtoReflect.Descriptor instead.
 func (*KeyOffer) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{13}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *KeyOffer) GetKeyId() string {
@@ -1104,7 +1209,7 @@ type BeginAttemptResponse struct {
 
 func (x *BeginAttemptResponse) Reset() {
 	*x = BeginAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1221,7 @@ func (x *BeginAttemptResponse) String() string {
 func (*BeginAttemptResponse) ProtoMessage() {}
 
 func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[14]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1234,7 @@ func (x *BeginAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginAttemptResponse.ProtoReflect.Descriptor instead.
 func (*BeginAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{14}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BeginAttemptResponse) GetGranted() bool {
@@ -1247,7 +1352,7 @@ type GetAttemptRequest struct {
 
 func (x *GetAttemptRequest) Reset() {
 	*x = GetAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1364,7 @@ func (x *GetAttemptRequest) String() string {
 func (*GetAttemptRequest) ProtoMessage() {}
 
 func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[15]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1377,7 @@ func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptRequest.ProtoReflect.Descriptor instead.
 func (*GetAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{15}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetAttemptRequest) GetAttemptId() string {
@@ -1323,7 +1428,7 @@ type GetAttemptResponse struct {
 
 func (x *GetAttemptResponse) Reset() {
 	*x = GetAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1440,7 @@ func (x *GetAttemptResponse) String() string {
 func (*GetAttemptResponse) ProtoMessage() {}
 
 func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[16]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1453,7 @@ func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptResponse.ProtoReflect.Descriptor instead.
 func (*GetAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{16}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetAttemptResponse) GetJobId() string {
@@ -1481,7 +1586,7 @@ type FindAttemptRequest struct {
 
 func (x *FindAttemptRequest) Reset() {
 	*x = FindAttemptRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1598,7 @@ func (x *FindAttemptRequest) String() string {
 func (*FindAttemptRequest) ProtoMessage() {}
 
 func (x *FindAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[17]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1611,7 @@ func (x *FindAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindAttemptRequest.ProtoReflect.Descriptor instead.
 func (*FindAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{17}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FindAttemptRequest) GetProvider() string {
@@ -1537,7 +1642,7 @@ type FindAttemptResponse struct {
 
 func (x *FindAttemptResponse) Reset() {
 	*x = FindAttemptResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1654,7 @@ func (x *FindAttemptResponse) String() string {
 func (*FindAttemptResponse) ProtoMessage() {}
 
 func (x *FindAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[18]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1667,7 @@ func (x *FindAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindAttemptResponse.ProtoReflect.Descriptor instead.
 func (*FindAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{18}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FindAttemptResponse) GetJobId() string {
@@ -1595,7 +1700,7 @@ type ListLatenciesRequest struct {
 
 func (x *ListLatenciesRequest) Reset() {
 	*x = ListLatenciesRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1712,7 @@ func (x *ListLatenciesRequest) String() string {
 func (*ListLatenciesRequest) ProtoMessage() {}
 
 func (x *ListLatenciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[19]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1725,7 @@ func (x *ListLatenciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLatenciesRequest.ProtoReflect.Descriptor instead.
 func (*ListLatenciesRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{19}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
 }
 
 // Latency is how long a model's last videos took from submission to verdict.
@@ -1637,7 +1742,7 @@ type Latency struct {
 
 func (x *Latency) Reset() {
 	*x = Latency{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1754,7 @@ func (x *Latency) String() string {
 func (*Latency) ProtoMessage() {}
 
 func (x *Latency) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[20]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1767,7 @@ func (x *Latency) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Latency.ProtoReflect.Descriptor instead.
 func (*Latency) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{20}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Latency) GetProvider() string {
@@ -1704,7 +1809,7 @@ type ListLatenciesResponse struct {
 
 func (x *ListLatenciesResponse) Reset() {
 	*x = ListLatenciesResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1821,7 @@ func (x *ListLatenciesResponse) String() string {
 func (*ListLatenciesResponse) ProtoMessage() {}
 
 func (x *ListLatenciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[21]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +1834,7 @@ func (x *ListLatenciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLatenciesResponse.ProtoReflect.Descriptor instead.
 func (*ListLatenciesResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{21}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListLatenciesResponse) GetLatencies() []*Latency {
@@ -1761,7 +1866,7 @@ type ProviderTask struct {
 
 func (x *ProviderTask) Reset() {
 	*x = ProviderTask{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1878,7 @@ func (x *ProviderTask) String() string {
 func (*ProviderTask) ProtoMessage() {}
 
 func (x *ProviderTask) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[22]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1891,7 @@ func (x *ProviderTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderTask.ProtoReflect.Descriptor instead.
 func (*ProviderTask) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{22}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ProviderTask) GetAttemptId() string {
@@ -1863,7 +1968,7 @@ type FindProviderTasksRequest struct {
 
 func (x *FindProviderTasksRequest) Reset() {
 	*x = FindProviderTasksRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +1980,7 @@ func (x *FindProviderTasksRequest) String() string {
 func (*FindProviderTasksRequest) ProtoMessage() {}
 
 func (x *FindProviderTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[23]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +1993,7 @@ func (x *FindProviderTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindProviderTasksRequest.ProtoReflect.Descriptor instead.
 func (*FindProviderTasksRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{23}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FindProviderTasksRequest) GetProvider() string {
@@ -1915,7 +2020,7 @@ type FindProviderTasksResponse struct {
 
 func (x *FindProviderTasksResponse) Reset() {
 	*x = FindProviderTasksResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2032,7 @@ func (x *FindProviderTasksResponse) String() string {
 func (*FindProviderTasksResponse) ProtoMessage() {}
 
 func (x *FindProviderTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[24]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2045,7 @@ func (x *FindProviderTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindProviderTasksResponse.ProtoReflect.Descriptor instead.
 func (*FindProviderTasksResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{24}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FindProviderTasksResponse) GetTasks() []*ProviderTask {
@@ -1968,7 +2073,7 @@ type ListProviderTasksRequest struct {
 
 func (x *ListProviderTasksRequest) Reset() {
 	*x = ListProviderTasksRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2085,7 @@ func (x *ListProviderTasksRequest) String() string {
 func (*ListProviderTasksRequest) ProtoMessage() {}
 
 func (x *ListProviderTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[25]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2098,7 @@ func (x *ListProviderTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProviderTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListProviderTasksRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{25}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListProviderTasksRequest) GetProvider() string {
@@ -2041,7 +2146,7 @@ type ListProviderTasksResponse struct {
 
 func (x *ListProviderTasksResponse) Reset() {
 	*x = ListProviderTasksResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2158,7 @@ func (x *ListProviderTasksResponse) String() string {
 func (*ListProviderTasksResponse) ProtoMessage() {}
 
 func (x *ListProviderTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[26]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2171,7 @@ func (x *ListProviderTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProviderTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListProviderTasksResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{26}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListProviderTasksResponse) GetTasks() []*ProviderTask {
@@ -2092,7 +2197,7 @@ type GetBalanceRequest struct {
 
 func (x *GetBalanceRequest) Reset() {
 	*x = GetBalanceRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2209,7 @@ func (x *GetBalanceRequest) String() string {
 func (*GetBalanceRequest) ProtoMessage() {}
 
 func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[27]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2222,7 @@ func (x *GetBalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceRequest.ProtoReflect.Descriptor instead.
 func (*GetBalanceRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{27}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetBalanceRequest) GetAccountId() string {
@@ -2142,7 +2247,7 @@ type GetBalanceResponse struct {
 
 func (x *GetBalanceResponse) Reset() {
 	*x = GetBalanceResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2259,7 @@ func (x *GetBalanceResponse) String() string {
 func (*GetBalanceResponse) ProtoMessage() {}
 
 func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[28]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2272,7 @@ func (x *GetBalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBalanceResponse.ProtoReflect.Descriptor instead.
 func (*GetBalanceResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{28}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetBalanceResponse) GetAvailableMicros() int64 {
@@ -2218,7 +2323,7 @@ type TopUpRequest struct {
 
 func (x *TopUpRequest) Reset() {
 	*x = TopUpRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2335,7 @@ func (x *TopUpRequest) String() string {
 func (*TopUpRequest) ProtoMessage() {}
 
 func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[29]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2348,7 @@ func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpRequest.ProtoReflect.Descriptor instead.
 func (*TopUpRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TopUpRequest) GetAccountId() string {
@@ -2283,7 +2388,7 @@ type TopUpResponse struct {
 
 func (x *TopUpResponse) Reset() {
 	*x = TopUpResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2400,7 @@ func (x *TopUpResponse) String() string {
 func (*TopUpResponse) ProtoMessage() {}
 
 func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[30]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2413,7 @@ func (x *TopUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopUpResponse.ProtoReflect.Descriptor instead.
 func (*TopUpResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TopUpResponse) GetAvailableMicros() int64 {
@@ -2334,7 +2439,7 @@ type GrantRequest struct {
 
 func (x *GrantRequest) Reset() {
 	*x = GrantRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2451,7 @@ func (x *GrantRequest) String() string {
 func (*GrantRequest) ProtoMessage() {}
 
 func (x *GrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[31]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2464,7 @@ func (x *GrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
 func (*GrantRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{31}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GrantRequest) GetAccountId() string {
@@ -2407,7 +2512,7 @@ type GrantResponse struct {
 
 func (x *GrantResponse) Reset() {
 	*x = GrantResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2524,7 @@ func (x *GrantResponse) String() string {
 func (*GrantResponse) ProtoMessage() {}
 
 func (x *GrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[32]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2537,7 @@ func (x *GrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantResponse.ProtoReflect.Descriptor instead.
 func (*GrantResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{32}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GrantResponse) GetAvailableMicros() int64 {
@@ -2471,7 +2576,7 @@ type Lot struct {
 
 func (x *Lot) Reset() {
 	*x = Lot{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2588,7 @@ func (x *Lot) String() string {
 func (*Lot) ProtoMessage() {}
 
 func (x *Lot) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[33]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2601,7 @@ func (x *Lot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lot.ProtoReflect.Descriptor instead.
 func (*Lot) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{33}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Lot) GetId() string {
@@ -2587,7 +2692,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +2704,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[34]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +2717,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{34}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListGrantsRequest) GetAccountId() string {
@@ -2646,7 +2751,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +2763,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[35]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +2776,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{35}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListGrantsResponse) GetLots() []*Lot {
@@ -2703,7 +2808,7 @@ type RefundRequest struct {
 
 func (x *RefundRequest) Reset() {
 	*x = RefundRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2820,7 @@ func (x *RefundRequest) String() string {
 func (*RefundRequest) ProtoMessage() {}
 
 func (x *RefundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[36]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2833,7 @@ func (x *RefundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
 func (*RefundRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{36}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RefundRequest) GetJobId() string {
@@ -2771,7 +2876,7 @@ type RefundResponse struct {
 
 func (x *RefundResponse) Reset() {
 	*x = RefundResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +2888,7 @@ func (x *RefundResponse) String() string {
 func (*RefundResponse) ProtoMessage() {}
 
 func (x *RefundResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[37]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +2901,7 @@ func (x *RefundResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundResponse.ProtoReflect.Descriptor instead.
 func (*RefundResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{37}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RefundResponse) GetAvailableMicros() int64 {
@@ -2834,7 +2939,7 @@ type AdjustRequest struct {
 
 func (x *AdjustRequest) Reset() {
 	*x = AdjustRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +2951,7 @@ func (x *AdjustRequest) String() string {
 func (*AdjustRequest) ProtoMessage() {}
 
 func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[38]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +2964,7 @@ func (x *AdjustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustRequest.ProtoReflect.Descriptor instead.
 func (*AdjustRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{38}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AdjustRequest) GetAccountId() string {
@@ -2899,7 +3004,7 @@ type AdjustResponse struct {
 
 func (x *AdjustResponse) Reset() {
 	*x = AdjustResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2911,7 +3016,7 @@ func (x *AdjustResponse) String() string {
 func (*AdjustResponse) ProtoMessage() {}
 
 func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[39]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2924,7 +3029,7 @@ func (x *AdjustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdjustResponse.ProtoReflect.Descriptor instead.
 func (*AdjustResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{39}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AdjustResponse) GetAvailableMicros() int64 {
@@ -2948,7 +3053,7 @@ type WriteOffRequest struct {
 
 func (x *WriteOffRequest) Reset() {
 	*x = WriteOffRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3065,7 @@ func (x *WriteOffRequest) String() string {
 func (*WriteOffRequest) ProtoMessage() {}
 
 func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[40]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3078,7 @@ func (x *WriteOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffRequest.ProtoReflect.Descriptor instead.
 func (*WriteOffRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{40}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WriteOffRequest) GetJobId() string {
@@ -3015,7 +3120,7 @@ type WriteOffResponse struct {
 
 func (x *WriteOffResponse) Reset() {
 	*x = WriteOffResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3132,7 @@ func (x *WriteOffResponse) String() string {
 func (*WriteOffResponse) ProtoMessage() {}
 
 func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[41]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3145,7 @@ func (x *WriteOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteOffResponse.ProtoReflect.Descriptor instead.
 func (*WriteOffResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{41}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WriteOffResponse) GetWrittenOffMicros() int64 {
@@ -3078,7 +3183,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3090,7 +3195,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[42]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3103,7 +3208,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{42}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Review) GetJobId() string {
@@ -3189,7 +3294,7 @@ type ListReviewsRequest struct {
 
 func (x *ListReviewsRequest) Reset() {
 	*x = ListReviewsRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3201,7 +3306,7 @@ func (x *ListReviewsRequest) String() string {
 func (*ListReviewsRequest) ProtoMessage() {}
 
 func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[43]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3214,7 +3319,7 @@ func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsRequest.ProtoReflect.Descriptor instead.
 func (*ListReviewsRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{43}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListReviewsRequest) GetAll() bool {
@@ -3248,7 +3353,7 @@ type ListReviewsResponse struct {
 
 func (x *ListReviewsResponse) Reset() {
 	*x = ListReviewsResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3365,7 @@ func (x *ListReviewsResponse) String() string {
 func (*ListReviewsResponse) ProtoMessage() {}
 
 func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[44]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3378,7 @@ func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReviewsResponse.ProtoReflect.Descriptor instead.
 func (*ListReviewsResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{44}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListReviewsResponse) GetReviews() []*Review {
@@ -3303,7 +3408,7 @@ type SettleSuspenseRequest struct {
 
 func (x *SettleSuspenseRequest) Reset() {
 	*x = SettleSuspenseRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3420,7 @@ func (x *SettleSuspenseRequest) String() string {
 func (*SettleSuspenseRequest) ProtoMessage() {}
 
 func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[45]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3433,7 @@ func (x *SettleSuspenseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseRequest.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{45}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SettleSuspenseRequest) GetJobId() string {
@@ -3361,7 +3466,7 @@ type SettleSuspenseResponse struct {
 
 func (x *SettleSuspenseResponse) Reset() {
 	*x = SettleSuspenseResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3373,7 +3478,7 @@ func (x *SettleSuspenseResponse) String() string {
 func (*SettleSuspenseResponse) ProtoMessage() {}
 
 func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[46]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3386,7 +3491,7 @@ func (x *SettleSuspenseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleSuspenseResponse.ProtoReflect.Descriptor instead.
 func (*SettleSuspenseResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{46}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SettleSuspenseResponse) GetReview() *Review {
@@ -3413,7 +3518,7 @@ type GetStatementRequest struct {
 
 func (x *GetStatementRequest) Reset() {
 	*x = GetStatementRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3425,7 +3530,7 @@ func (x *GetStatementRequest) String() string {
 func (*GetStatementRequest) ProtoMessage() {}
 
 func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[47]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3438,7 +3543,7 @@ func (x *GetStatementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementRequest.ProtoReflect.Descriptor instead.
 func (*GetStatementRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{47}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetStatementRequest) GetAccountId() string {
@@ -3492,7 +3597,7 @@ type Movement struct {
 
 func (x *Movement) Reset() {
 	*x = Movement{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[48]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3504,7 +3609,7 @@ func (x *Movement) String() string {
 func (*Movement) ProtoMessage() {}
 
 func (x *Movement) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[48]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3517,7 +3622,7 @@ func (x *Movement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Movement.ProtoReflect.Descriptor instead.
 func (*Movement) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{48}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Movement) GetId() int64 {
@@ -3612,7 +3717,7 @@ type GetStatementResponse struct {
 
 func (x *GetStatementResponse) Reset() {
 	*x = GetStatementResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[49]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3624,7 +3729,7 @@ func (x *GetStatementResponse) String() string {
 func (*GetStatementResponse) ProtoMessage() {}
 
 func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[49]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3637,7 +3742,7 @@ func (x *GetStatementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatementResponse.ProtoReflect.Descriptor instead.
 func (*GetStatementResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{49}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetStatementResponse) GetAccountId() string {
@@ -3733,7 +3838,7 @@ type MarginRequest struct {
 
 func (x *MarginRequest) Reset() {
 	*x = MarginRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[50]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3745,7 +3850,7 @@ func (x *MarginRequest) String() string {
 func (*MarginRequest) ProtoMessage() {}
 
 func (x *MarginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[50]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3758,7 +3863,7 @@ func (x *MarginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRequest.ProtoReflect.Descriptor instead.
 func (*MarginRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{50}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MarginRequest) GetFromDay() string {
@@ -3804,7 +3909,7 @@ type ProviderCost struct {
 
 func (x *ProviderCost) Reset() {
 	*x = ProviderCost{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[51]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3816,7 +3921,7 @@ func (x *ProviderCost) String() string {
 func (*ProviderCost) ProtoMessage() {}
 
 func (x *ProviderCost) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[51]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3829,7 +3934,7 @@ func (x *ProviderCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderCost.ProtoReflect.Descriptor instead.
 func (*ProviderCost) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{51}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ProviderCost) GetCurrency() string {
@@ -3876,7 +3981,7 @@ type MarginRow struct {
 
 func (x *MarginRow) Reset() {
 	*x = MarginRow{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[52]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3888,7 +3993,7 @@ func (x *MarginRow) String() string {
 func (*MarginRow) ProtoMessage() {}
 
 func (x *MarginRow) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[52]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3901,7 +4006,7 @@ func (x *MarginRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginRow.ProtoReflect.Descriptor instead.
 func (*MarginRow) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{52}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *MarginRow) GetDay() string {
@@ -3983,7 +4088,7 @@ type MarginResponse struct {
 
 func (x *MarginResponse) Reset() {
 	*x = MarginResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[53]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3995,7 +4100,7 @@ func (x *MarginResponse) String() string {
 func (*MarginResponse) ProtoMessage() {}
 
 func (x *MarginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[53]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4008,7 +4113,7 @@ func (x *MarginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarginResponse.ProtoReflect.Descriptor instead.
 func (*MarginResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{53}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *MarginResponse) GetRows() []*MarginRow {
@@ -4026,7 +4131,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[54]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4143,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[54]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4156,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{54}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{56}
 }
 
 type VerifyResponse struct {
@@ -4067,7 +4172,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[55]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4079,7 +4184,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[55]
+	mi := &file_reelway_ledger_v1_ledger_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4092,7 +4197,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{55}
+	return file_reelway_ledger_v1_ledger_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *VerifyResponse) GetViolations() []string {
@@ -4154,7 +4259,14 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
 	"\x0fOpenJobResponse\x12-\n" +
 	"\x05video\x18\x01 \x01(\v2\x17.reelway.video.v1.VideoR\x05video\x12\x1a\n" +
-	"\breplayed\x18\x02 \x01(\bR\breplayed\"N\n" +
+	"\breplayed\x18\x02 \x01(\bR\breplayed\"\x98\x01\n" +
+	"\x10ReplayJobRequest\x12&\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x120\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x0eidempotencyKey\x12*\n" +
+	"\frequest_hash\x18\x03 \x01(\fB\a\xbaH\x04z\x02\x10\x01R\vrequestHash\"B\n" +
+	"\x11ReplayJobResponse\x12-\n" +
+	"\x05video\x18\x01 \x01(\v2\x17.reelway.video.v1.VideoR\x05video\"N\n" +
 	"\rGetJobRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -4486,10 +4598,11 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOUTCOME_BILLED\x10\x01\x12\x16\n" +
-	"\x12OUTCOME_NOT_BILLED\x10\x022\xb0\x06\n" +
+	"\x12OUTCOME_NOT_BILLED\x10\x022\x88\a\n" +
 	"\n" +
 	"JobService\x12P\n" +
-	"\aOpenJob\x12!.reelway.ledger.v1.OpenJobRequest\x1a\".reelway.ledger.v1.OpenJobResponse\x12M\n" +
+	"\aOpenJob\x12!.reelway.ledger.v1.OpenJobRequest\x1a\".reelway.ledger.v1.OpenJobResponse\x12V\n" +
+	"\tReplayJob\x12#.reelway.ledger.v1.ReplayJobRequest\x1a$.reelway.ledger.v1.ReplayJobResponse\x12M\n" +
 	"\x06GetJob\x12 .reelway.ledger.v1.GetJobRequest\x1a!.reelway.ledger.v1.GetJobResponse\x12S\n" +
 	"\bListJobs\x12\".reelway.ledger.v1.ListJobsRequest\x1a#.reelway.ledger.v1.ListJobsResponse\x12V\n" +
 	"\tCancelJob\x12#.reelway.ledger.v1.CancelJobRequest\x1a$.reelway.ledger.v1.CancelJobResponse\x12V\n" +
@@ -4530,166 +4643,171 @@ func file_reelway_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_reelway_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_reelway_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_reelway_ledger_v1_ledger_proto_goTypes = []any{
 	(Outcome)(0),                      // 0: reelway.ledger.v1.Outcome
 	(*Route)(nil),                     // 1: reelway.ledger.v1.Route
 	(*Plan)(nil),                      // 2: reelway.ledger.v1.Plan
 	(*OpenJobRequest)(nil),            // 3: reelway.ledger.v1.OpenJobRequest
 	(*OpenJobResponse)(nil),           // 4: reelway.ledger.v1.OpenJobResponse
-	(*GetJobRequest)(nil),             // 5: reelway.ledger.v1.GetJobRequest
-	(*GetJobResponse)(nil),            // 6: reelway.ledger.v1.GetJobResponse
-	(*ListJobsRequest)(nil),           // 7: reelway.ledger.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),          // 8: reelway.ledger.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),          // 9: reelway.ledger.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),         // 10: reelway.ledger.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),          // 11: reelway.ledger.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),         // 12: reelway.ledger.v1.DeleteJobResponse
-	(*BeginAttemptRequest)(nil),       // 13: reelway.ledger.v1.BeginAttemptRequest
-	(*KeyOffer)(nil),                  // 14: reelway.ledger.v1.KeyOffer
-	(*BeginAttemptResponse)(nil),      // 15: reelway.ledger.v1.BeginAttemptResponse
-	(*GetAttemptRequest)(nil),         // 16: reelway.ledger.v1.GetAttemptRequest
-	(*GetAttemptResponse)(nil),        // 17: reelway.ledger.v1.GetAttemptResponse
-	(*FindAttemptRequest)(nil),        // 18: reelway.ledger.v1.FindAttemptRequest
-	(*FindAttemptResponse)(nil),       // 19: reelway.ledger.v1.FindAttemptResponse
-	(*ListLatenciesRequest)(nil),      // 20: reelway.ledger.v1.ListLatenciesRequest
-	(*Latency)(nil),                   // 21: reelway.ledger.v1.Latency
-	(*ListLatenciesResponse)(nil),     // 22: reelway.ledger.v1.ListLatenciesResponse
-	(*ProviderTask)(nil),              // 23: reelway.ledger.v1.ProviderTask
-	(*FindProviderTasksRequest)(nil),  // 24: reelway.ledger.v1.FindProviderTasksRequest
-	(*FindProviderTasksResponse)(nil), // 25: reelway.ledger.v1.FindProviderTasksResponse
-	(*ListProviderTasksRequest)(nil),  // 26: reelway.ledger.v1.ListProviderTasksRequest
-	(*ListProviderTasksResponse)(nil), // 27: reelway.ledger.v1.ListProviderTasksResponse
-	(*GetBalanceRequest)(nil),         // 28: reelway.ledger.v1.GetBalanceRequest
-	(*GetBalanceResponse)(nil),        // 29: reelway.ledger.v1.GetBalanceResponse
-	(*TopUpRequest)(nil),              // 30: reelway.ledger.v1.TopUpRequest
-	(*TopUpResponse)(nil),             // 31: reelway.ledger.v1.TopUpResponse
-	(*GrantRequest)(nil),              // 32: reelway.ledger.v1.GrantRequest
-	(*GrantResponse)(nil),             // 33: reelway.ledger.v1.GrantResponse
-	(*Lot)(nil),                       // 34: reelway.ledger.v1.Lot
-	(*ListGrantsRequest)(nil),         // 35: reelway.ledger.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),        // 36: reelway.ledger.v1.ListGrantsResponse
-	(*RefundRequest)(nil),             // 37: reelway.ledger.v1.RefundRequest
-	(*RefundResponse)(nil),            // 38: reelway.ledger.v1.RefundResponse
-	(*AdjustRequest)(nil),             // 39: reelway.ledger.v1.AdjustRequest
-	(*AdjustResponse)(nil),            // 40: reelway.ledger.v1.AdjustResponse
-	(*WriteOffRequest)(nil),           // 41: reelway.ledger.v1.WriteOffRequest
-	(*WriteOffResponse)(nil),          // 42: reelway.ledger.v1.WriteOffResponse
-	(*Review)(nil),                    // 43: reelway.ledger.v1.Review
-	(*ListReviewsRequest)(nil),        // 44: reelway.ledger.v1.ListReviewsRequest
-	(*ListReviewsResponse)(nil),       // 45: reelway.ledger.v1.ListReviewsResponse
-	(*SettleSuspenseRequest)(nil),     // 46: reelway.ledger.v1.SettleSuspenseRequest
-	(*SettleSuspenseResponse)(nil),    // 47: reelway.ledger.v1.SettleSuspenseResponse
-	(*GetStatementRequest)(nil),       // 48: reelway.ledger.v1.GetStatementRequest
-	(*Movement)(nil),                  // 49: reelway.ledger.v1.Movement
-	(*GetStatementResponse)(nil),      // 50: reelway.ledger.v1.GetStatementResponse
-	(*MarginRequest)(nil),             // 51: reelway.ledger.v1.MarginRequest
-	(*ProviderCost)(nil),              // 52: reelway.ledger.v1.ProviderCost
-	(*MarginRow)(nil),                 // 53: reelway.ledger.v1.MarginRow
-	(*MarginResponse)(nil),            // 54: reelway.ledger.v1.MarginResponse
-	(*VerifyRequest)(nil),             // 55: reelway.ledger.v1.VerifyRequest
-	(*VerifyResponse)(nil),            // 56: reelway.ledger.v1.VerifyResponse
-	nil,                               // 57: reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	nil,                               // 58: reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
-	nil,                               // 59: reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
-	(*v1.VideoParams)(nil),            // 60: reelway.video.v1.VideoParams
-	(v1.Priority)(0),                  // 61: reelway.video.v1.Priority
-	(*v1.Video)(nil),                  // 62: reelway.video.v1.Video
-	(v1.VideoState)(0),                // 63: reelway.video.v1.VideoState
-	(*timestamppb.Timestamp)(nil),     // 64: google.protobuf.Timestamp
+	(*ReplayJobRequest)(nil),          // 5: reelway.ledger.v1.ReplayJobRequest
+	(*ReplayJobResponse)(nil),         // 6: reelway.ledger.v1.ReplayJobResponse
+	(*GetJobRequest)(nil),             // 7: reelway.ledger.v1.GetJobRequest
+	(*GetJobResponse)(nil),            // 8: reelway.ledger.v1.GetJobResponse
+	(*ListJobsRequest)(nil),           // 9: reelway.ledger.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 10: reelway.ledger.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),          // 11: reelway.ledger.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),         // 12: reelway.ledger.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),          // 13: reelway.ledger.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),         // 14: reelway.ledger.v1.DeleteJobResponse
+	(*BeginAttemptRequest)(nil),       // 15: reelway.ledger.v1.BeginAttemptRequest
+	(*KeyOffer)(nil),                  // 16: reelway.ledger.v1.KeyOffer
+	(*BeginAttemptResponse)(nil),      // 17: reelway.ledger.v1.BeginAttemptResponse
+	(*GetAttemptRequest)(nil),         // 18: reelway.ledger.v1.GetAttemptRequest
+	(*GetAttemptResponse)(nil),        // 19: reelway.ledger.v1.GetAttemptResponse
+	(*FindAttemptRequest)(nil),        // 20: reelway.ledger.v1.FindAttemptRequest
+	(*FindAttemptResponse)(nil),       // 21: reelway.ledger.v1.FindAttemptResponse
+	(*ListLatenciesRequest)(nil),      // 22: reelway.ledger.v1.ListLatenciesRequest
+	(*Latency)(nil),                   // 23: reelway.ledger.v1.Latency
+	(*ListLatenciesResponse)(nil),     // 24: reelway.ledger.v1.ListLatenciesResponse
+	(*ProviderTask)(nil),              // 25: reelway.ledger.v1.ProviderTask
+	(*FindProviderTasksRequest)(nil),  // 26: reelway.ledger.v1.FindProviderTasksRequest
+	(*FindProviderTasksResponse)(nil), // 27: reelway.ledger.v1.FindProviderTasksResponse
+	(*ListProviderTasksRequest)(nil),  // 28: reelway.ledger.v1.ListProviderTasksRequest
+	(*ListProviderTasksResponse)(nil), // 29: reelway.ledger.v1.ListProviderTasksResponse
+	(*GetBalanceRequest)(nil),         // 30: reelway.ledger.v1.GetBalanceRequest
+	(*GetBalanceResponse)(nil),        // 31: reelway.ledger.v1.GetBalanceResponse
+	(*TopUpRequest)(nil),              // 32: reelway.ledger.v1.TopUpRequest
+	(*TopUpResponse)(nil),             // 33: reelway.ledger.v1.TopUpResponse
+	(*GrantRequest)(nil),              // 34: reelway.ledger.v1.GrantRequest
+	(*GrantResponse)(nil),             // 35: reelway.ledger.v1.GrantResponse
+	(*Lot)(nil),                       // 36: reelway.ledger.v1.Lot
+	(*ListGrantsRequest)(nil),         // 37: reelway.ledger.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),        // 38: reelway.ledger.v1.ListGrantsResponse
+	(*RefundRequest)(nil),             // 39: reelway.ledger.v1.RefundRequest
+	(*RefundResponse)(nil),            // 40: reelway.ledger.v1.RefundResponse
+	(*AdjustRequest)(nil),             // 41: reelway.ledger.v1.AdjustRequest
+	(*AdjustResponse)(nil),            // 42: reelway.ledger.v1.AdjustResponse
+	(*WriteOffRequest)(nil),           // 43: reelway.ledger.v1.WriteOffRequest
+	(*WriteOffResponse)(nil),          // 44: reelway.ledger.v1.WriteOffResponse
+	(*Review)(nil),                    // 45: reelway.ledger.v1.Review
+	(*ListReviewsRequest)(nil),        // 46: reelway.ledger.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),       // 47: reelway.ledger.v1.ListReviewsResponse
+	(*SettleSuspenseRequest)(nil),     // 48: reelway.ledger.v1.SettleSuspenseRequest
+	(*SettleSuspenseResponse)(nil),    // 49: reelway.ledger.v1.SettleSuspenseResponse
+	(*GetStatementRequest)(nil),       // 50: reelway.ledger.v1.GetStatementRequest
+	(*Movement)(nil),                  // 51: reelway.ledger.v1.Movement
+	(*GetStatementResponse)(nil),      // 52: reelway.ledger.v1.GetStatementResponse
+	(*MarginRequest)(nil),             // 53: reelway.ledger.v1.MarginRequest
+	(*ProviderCost)(nil),              // 54: reelway.ledger.v1.ProviderCost
+	(*MarginRow)(nil),                 // 55: reelway.ledger.v1.MarginRow
+	(*MarginResponse)(nil),            // 56: reelway.ledger.v1.MarginResponse
+	(*VerifyRequest)(nil),             // 57: reelway.ledger.v1.VerifyRequest
+	(*VerifyResponse)(nil),            // 58: reelway.ledger.v1.VerifyResponse
+	nil,                               // 59: reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	nil,                               // 60: reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	nil,                               // 61: reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	(*v1.VideoParams)(nil),            // 62: reelway.video.v1.VideoParams
+	(v1.Priority)(0),                  // 63: reelway.video.v1.Priority
+	(*v1.Video)(nil),                  // 64: reelway.video.v1.Video
+	(v1.VideoState)(0),                // 65: reelway.video.v1.VideoState
+	(*timestamppb.Timestamp)(nil),     // 66: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_ledger_proto_depIdxs = []int32{
-	60, // 0: reelway.ledger.v1.Route.params:type_name -> reelway.video.v1.VideoParams
+	62, // 0: reelway.ledger.v1.Route.params:type_name -> reelway.video.v1.VideoParams
 	1,  // 1: reelway.ledger.v1.Plan.routes:type_name -> reelway.ledger.v1.Route
-	60, // 2: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
-	57, // 3: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
-	61, // 4: reelway.ledger.v1.OpenJobRequest.priority:type_name -> reelway.video.v1.Priority
+	62, // 2: reelway.ledger.v1.OpenJobRequest.params:type_name -> reelway.video.v1.VideoParams
+	59, // 3: reelway.ledger.v1.OpenJobRequest.metadata:type_name -> reelway.ledger.v1.OpenJobRequest.MetadataEntry
+	63, // 4: reelway.ledger.v1.OpenJobRequest.priority:type_name -> reelway.video.v1.Priority
 	2,  // 5: reelway.ledger.v1.OpenJobRequest.plan:type_name -> reelway.ledger.v1.Plan
-	62, // 6: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
-	62, // 7: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
-	63, // 8: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
-	62, // 9: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
-	62, // 10: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
-	14, // 11: reelway.ledger.v1.BeginAttemptRequest.keys:type_name -> reelway.ledger.v1.KeyOffer
-	58, // 12: reelway.ledger.v1.BeginAttemptRequest.max_running_by_model:type_name -> reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
-	59, // 13: reelway.ledger.v1.KeyOffer.max_running_by_model:type_name -> reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
-	60, // 14: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	60, // 15: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
-	64, // 16: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
-	21, // 17: reelway.ledger.v1.ListLatenciesResponse.latencies:type_name -> reelway.ledger.v1.Latency
-	64, // 18: reelway.ledger.v1.ProviderTask.created_at:type_name -> google.protobuf.Timestamp
-	23, // 19: reelway.ledger.v1.FindProviderTasksResponse.tasks:type_name -> reelway.ledger.v1.ProviderTask
-	64, // 20: reelway.ledger.v1.ListProviderTasksRequest.from:type_name -> google.protobuf.Timestamp
-	64, // 21: reelway.ledger.v1.ListProviderTasksRequest.to:type_name -> google.protobuf.Timestamp
-	23, // 22: reelway.ledger.v1.ListProviderTasksResponse.tasks:type_name -> reelway.ledger.v1.ProviderTask
-	64, // 23: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
-	64, // 24: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
-	64, // 25: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
-	64, // 26: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
-	34, // 27: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
-	64, // 28: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
-	0,  // 29: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
-	64, // 30: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
-	43, // 31: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
-	0,  // 32: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
-	43, // 33: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
-	64, // 34: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
-	64, // 35: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
-	64, // 36: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
-	49, // 37: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
-	52, // 38: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
-	53, // 39: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
-	3,  // 40: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
-	5,  // 41: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
-	7,  // 42: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
-	9,  // 43: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
-	11, // 44: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
-	13, // 45: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
-	16, // 46: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
-	20, // 47: reelway.ledger.v1.JobService.ListLatencies:input_type -> reelway.ledger.v1.ListLatenciesRequest
-	18, // 48: reelway.ledger.v1.JobService.FindAttempt:input_type -> reelway.ledger.v1.FindAttemptRequest
-	28, // 49: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
-	30, // 50: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
-	32, // 51: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
-	35, // 52: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
-	37, // 53: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
-	39, // 54: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
-	41, // 55: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
-	44, // 56: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
-	46, // 57: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
-	48, // 58: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
-	51, // 59: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
-	55, // 60: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
-	24, // 61: reelway.ledger.v1.LedgerService.FindProviderTasks:input_type -> reelway.ledger.v1.FindProviderTasksRequest
-	26, // 62: reelway.ledger.v1.LedgerService.ListProviderTasks:input_type -> reelway.ledger.v1.ListProviderTasksRequest
-	4,  // 63: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
-	6,  // 64: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
-	8,  // 65: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
-	10, // 66: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
-	12, // 67: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
-	15, // 68: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
-	17, // 69: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
-	22, // 70: reelway.ledger.v1.JobService.ListLatencies:output_type -> reelway.ledger.v1.ListLatenciesResponse
-	19, // 71: reelway.ledger.v1.JobService.FindAttempt:output_type -> reelway.ledger.v1.FindAttemptResponse
-	29, // 72: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
-	31, // 73: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
-	33, // 74: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
-	36, // 75: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
-	38, // 76: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
-	40, // 77: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
-	42, // 78: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
-	45, // 79: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
-	47, // 80: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
-	50, // 81: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
-	54, // 82: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
-	56, // 83: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
-	25, // 84: reelway.ledger.v1.LedgerService.FindProviderTasks:output_type -> reelway.ledger.v1.FindProviderTasksResponse
-	27, // 85: reelway.ledger.v1.LedgerService.ListProviderTasks:output_type -> reelway.ledger.v1.ListProviderTasksResponse
-	63, // [63:86] is the sub-list for method output_type
-	40, // [40:63] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	64, // 6: reelway.ledger.v1.OpenJobResponse.video:type_name -> reelway.video.v1.Video
+	64, // 7: reelway.ledger.v1.ReplayJobResponse.video:type_name -> reelway.video.v1.Video
+	64, // 8: reelway.ledger.v1.GetJobResponse.video:type_name -> reelway.video.v1.Video
+	65, // 9: reelway.ledger.v1.ListJobsRequest.state:type_name -> reelway.video.v1.VideoState
+	64, // 10: reelway.ledger.v1.ListJobsResponse.videos:type_name -> reelway.video.v1.Video
+	64, // 11: reelway.ledger.v1.CancelJobResponse.video:type_name -> reelway.video.v1.Video
+	16, // 12: reelway.ledger.v1.BeginAttemptRequest.keys:type_name -> reelway.ledger.v1.KeyOffer
+	60, // 13: reelway.ledger.v1.BeginAttemptRequest.max_running_by_model:type_name -> reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntry
+	61, // 14: reelway.ledger.v1.KeyOffer.max_running_by_model:type_name -> reelway.ledger.v1.KeyOffer.MaxRunningByModelEntry
+	62, // 15: reelway.ledger.v1.BeginAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	62, // 16: reelway.ledger.v1.GetAttemptResponse.params:type_name -> reelway.video.v1.VideoParams
+	66, // 17: reelway.ledger.v1.GetAttemptResponse.created_at:type_name -> google.protobuf.Timestamp
+	23, // 18: reelway.ledger.v1.ListLatenciesResponse.latencies:type_name -> reelway.ledger.v1.Latency
+	66, // 19: reelway.ledger.v1.ProviderTask.created_at:type_name -> google.protobuf.Timestamp
+	25, // 20: reelway.ledger.v1.FindProviderTasksResponse.tasks:type_name -> reelway.ledger.v1.ProviderTask
+	66, // 21: reelway.ledger.v1.ListProviderTasksRequest.from:type_name -> google.protobuf.Timestamp
+	66, // 22: reelway.ledger.v1.ListProviderTasksRequest.to:type_name -> google.protobuf.Timestamp
+	25, // 23: reelway.ledger.v1.ListProviderTasksResponse.tasks:type_name -> reelway.ledger.v1.ProviderTask
+	66, // 24: reelway.ledger.v1.GetBalanceResponse.next_expiry_at:type_name -> google.protobuf.Timestamp
+	66, // 25: reelway.ledger.v1.GrantRequest.expires_at:type_name -> google.protobuf.Timestamp
+	66, // 26: reelway.ledger.v1.Lot.expires_at:type_name -> google.protobuf.Timestamp
+	66, // 27: reelway.ledger.v1.Lot.created_at:type_name -> google.protobuf.Timestamp
+	36, // 28: reelway.ledger.v1.ListGrantsResponse.lots:type_name -> reelway.ledger.v1.Lot
+	66, // 29: reelway.ledger.v1.Review.opened_at:type_name -> google.protobuf.Timestamp
+	0,  // 30: reelway.ledger.v1.Review.outcome:type_name -> reelway.ledger.v1.Outcome
+	66, // 31: reelway.ledger.v1.Review.settled_at:type_name -> google.protobuf.Timestamp
+	45, // 32: reelway.ledger.v1.ListReviewsResponse.reviews:type_name -> reelway.ledger.v1.Review
+	0,  // 33: reelway.ledger.v1.SettleSuspenseRequest.outcome:type_name -> reelway.ledger.v1.Outcome
+	45, // 34: reelway.ledger.v1.SettleSuspenseResponse.review:type_name -> reelway.ledger.v1.Review
+	66, // 35: reelway.ledger.v1.Movement.at:type_name -> google.protobuf.Timestamp
+	66, // 36: reelway.ledger.v1.GetStatementResponse.starts_at:type_name -> google.protobuf.Timestamp
+	66, // 37: reelway.ledger.v1.GetStatementResponse.ends_at:type_name -> google.protobuf.Timestamp
+	51, // 38: reelway.ledger.v1.GetStatementResponse.movements:type_name -> reelway.ledger.v1.Movement
+	54, // 39: reelway.ledger.v1.MarginRow.costs:type_name -> reelway.ledger.v1.ProviderCost
+	55, // 40: reelway.ledger.v1.MarginResponse.rows:type_name -> reelway.ledger.v1.MarginRow
+	3,  // 41: reelway.ledger.v1.JobService.OpenJob:input_type -> reelway.ledger.v1.OpenJobRequest
+	5,  // 42: reelway.ledger.v1.JobService.ReplayJob:input_type -> reelway.ledger.v1.ReplayJobRequest
+	7,  // 43: reelway.ledger.v1.JobService.GetJob:input_type -> reelway.ledger.v1.GetJobRequest
+	9,  // 44: reelway.ledger.v1.JobService.ListJobs:input_type -> reelway.ledger.v1.ListJobsRequest
+	11, // 45: reelway.ledger.v1.JobService.CancelJob:input_type -> reelway.ledger.v1.CancelJobRequest
+	13, // 46: reelway.ledger.v1.JobService.DeleteJob:input_type -> reelway.ledger.v1.DeleteJobRequest
+	15, // 47: reelway.ledger.v1.JobService.BeginAttempt:input_type -> reelway.ledger.v1.BeginAttemptRequest
+	18, // 48: reelway.ledger.v1.JobService.GetAttempt:input_type -> reelway.ledger.v1.GetAttemptRequest
+	22, // 49: reelway.ledger.v1.JobService.ListLatencies:input_type -> reelway.ledger.v1.ListLatenciesRequest
+	20, // 50: reelway.ledger.v1.JobService.FindAttempt:input_type -> reelway.ledger.v1.FindAttemptRequest
+	30, // 51: reelway.ledger.v1.LedgerService.GetBalance:input_type -> reelway.ledger.v1.GetBalanceRequest
+	32, // 52: reelway.ledger.v1.LedgerService.TopUp:input_type -> reelway.ledger.v1.TopUpRequest
+	34, // 53: reelway.ledger.v1.LedgerService.Grant:input_type -> reelway.ledger.v1.GrantRequest
+	37, // 54: reelway.ledger.v1.LedgerService.ListGrants:input_type -> reelway.ledger.v1.ListGrantsRequest
+	39, // 55: reelway.ledger.v1.LedgerService.Refund:input_type -> reelway.ledger.v1.RefundRequest
+	41, // 56: reelway.ledger.v1.LedgerService.Adjust:input_type -> reelway.ledger.v1.AdjustRequest
+	43, // 57: reelway.ledger.v1.LedgerService.WriteOff:input_type -> reelway.ledger.v1.WriteOffRequest
+	46, // 58: reelway.ledger.v1.LedgerService.ListReviews:input_type -> reelway.ledger.v1.ListReviewsRequest
+	48, // 59: reelway.ledger.v1.LedgerService.SettleSuspense:input_type -> reelway.ledger.v1.SettleSuspenseRequest
+	50, // 60: reelway.ledger.v1.LedgerService.GetStatement:input_type -> reelway.ledger.v1.GetStatementRequest
+	53, // 61: reelway.ledger.v1.LedgerService.Margin:input_type -> reelway.ledger.v1.MarginRequest
+	57, // 62: reelway.ledger.v1.LedgerService.Verify:input_type -> reelway.ledger.v1.VerifyRequest
+	26, // 63: reelway.ledger.v1.LedgerService.FindProviderTasks:input_type -> reelway.ledger.v1.FindProviderTasksRequest
+	28, // 64: reelway.ledger.v1.LedgerService.ListProviderTasks:input_type -> reelway.ledger.v1.ListProviderTasksRequest
+	4,  // 65: reelway.ledger.v1.JobService.OpenJob:output_type -> reelway.ledger.v1.OpenJobResponse
+	6,  // 66: reelway.ledger.v1.JobService.ReplayJob:output_type -> reelway.ledger.v1.ReplayJobResponse
+	8,  // 67: reelway.ledger.v1.JobService.GetJob:output_type -> reelway.ledger.v1.GetJobResponse
+	10, // 68: reelway.ledger.v1.JobService.ListJobs:output_type -> reelway.ledger.v1.ListJobsResponse
+	12, // 69: reelway.ledger.v1.JobService.CancelJob:output_type -> reelway.ledger.v1.CancelJobResponse
+	14, // 70: reelway.ledger.v1.JobService.DeleteJob:output_type -> reelway.ledger.v1.DeleteJobResponse
+	17, // 71: reelway.ledger.v1.JobService.BeginAttempt:output_type -> reelway.ledger.v1.BeginAttemptResponse
+	19, // 72: reelway.ledger.v1.JobService.GetAttempt:output_type -> reelway.ledger.v1.GetAttemptResponse
+	24, // 73: reelway.ledger.v1.JobService.ListLatencies:output_type -> reelway.ledger.v1.ListLatenciesResponse
+	21, // 74: reelway.ledger.v1.JobService.FindAttempt:output_type -> reelway.ledger.v1.FindAttemptResponse
+	31, // 75: reelway.ledger.v1.LedgerService.GetBalance:output_type -> reelway.ledger.v1.GetBalanceResponse
+	33, // 76: reelway.ledger.v1.LedgerService.TopUp:output_type -> reelway.ledger.v1.TopUpResponse
+	35, // 77: reelway.ledger.v1.LedgerService.Grant:output_type -> reelway.ledger.v1.GrantResponse
+	38, // 78: reelway.ledger.v1.LedgerService.ListGrants:output_type -> reelway.ledger.v1.ListGrantsResponse
+	40, // 79: reelway.ledger.v1.LedgerService.Refund:output_type -> reelway.ledger.v1.RefundResponse
+	42, // 80: reelway.ledger.v1.LedgerService.Adjust:output_type -> reelway.ledger.v1.AdjustResponse
+	44, // 81: reelway.ledger.v1.LedgerService.WriteOff:output_type -> reelway.ledger.v1.WriteOffResponse
+	47, // 82: reelway.ledger.v1.LedgerService.ListReviews:output_type -> reelway.ledger.v1.ListReviewsResponse
+	49, // 83: reelway.ledger.v1.LedgerService.SettleSuspense:output_type -> reelway.ledger.v1.SettleSuspenseResponse
+	52, // 84: reelway.ledger.v1.LedgerService.GetStatement:output_type -> reelway.ledger.v1.GetStatementResponse
+	56, // 85: reelway.ledger.v1.LedgerService.Margin:output_type -> reelway.ledger.v1.MarginResponse
+	58, // 86: reelway.ledger.v1.LedgerService.Verify:output_type -> reelway.ledger.v1.VerifyResponse
+	27, // 87: reelway.ledger.v1.LedgerService.FindProviderTasks:output_type -> reelway.ledger.v1.FindProviderTasksResponse
+	29, // 88: reelway.ledger.v1.LedgerService.ListProviderTasks:output_type -> reelway.ledger.v1.ListProviderTasksResponse
+	65, // [65:89] is the sub-list for method output_type
+	41, // [41:65] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_ledger_proto_init() }
@@ -4697,15 +4815,15 @@ func file_reelway_ledger_v1_ledger_proto_init() {
 	if File_reelway_ledger_v1_ledger_proto != nil {
 		return
 	}
-	file_reelway_ledger_v1_ledger_proto_msgTypes[14].OneofWrappers = []any{}
 	file_reelway_ledger_v1_ledger_proto_msgTypes[16].OneofWrappers = []any{}
+	file_reelway_ledger_v1_ledger_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_ledger_proto_rawDesc), len(file_reelway_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   59,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	JobService_OpenJob_FullMethodName       = "/reelway.ledger.v1.JobService/OpenJob"
+	JobService_ReplayJob_FullMethodName     = "/reelway.ledger.v1.JobService/ReplayJob"
 	JobService_GetJob_FullMethodName        = "/reelway.ledger.v1.JobService/GetJob"
 	JobService_ListJobs_FullMethodName      = "/reelway.ledger.v1.JobService/ListJobs"
 	JobService_CancelJob_FullMethodName     = "/reelway.ledger.v1.JobService/CancelJob"
@@ -41,6 +42,9 @@ const (
 type JobServiceClient interface {
 	// Job row, hold and outbox row in one transaction.
 	OpenJob(ctx context.Context, in *OpenJobRequest, opts ...grpc.CallOption) (*OpenJobResponse, error)
+	// What OpenJob made of the same key and request before; NOT_FOUND when it made
+	// nothing of them, or the request was another one. Changes nothing.
+	ReplayJob(ctx context.Context, in *ReplayJobRequest, opts ...grpc.CallOption) (*ReplayJobResponse, error)
 	GetJob(ctx context.Context, in *GetJobRequest, opts ...grpc.CallOption) (*GetJobResponse, error)
 	ListJobs(ctx context.Context, in *ListJobsRequest, opts ...grpc.CallOption) (*ListJobsResponse, error)
 	CancelJob(ctx context.Context, in *CancelJobRequest, opts ...grpc.CallOption) (*CancelJobResponse, error)
@@ -65,6 +69,16 @@ func (c *jobServiceClient) OpenJob(ctx context.Context, in *OpenJobRequest, opts
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(OpenJobResponse)
 	err := c.cc.Invoke(ctx, JobService_OpenJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jobServiceClient) ReplayJob(ctx context.Context, in *ReplayJobRequest, opts ...grpc.CallOption) (*ReplayJobResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplayJobResponse)
+	err := c.cc.Invoke(ctx, JobService_ReplayJob_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -159,6 +173,9 @@ func (c *jobServiceClient) FindAttempt(ctx context.Context, in *FindAttemptReque
 type JobServiceServer interface {
 	// Job row, hold and outbox row in one transaction.
 	OpenJob(context.Context, *OpenJobRequest) (*OpenJobResponse, error)
+	// What OpenJob made of the same key and request before; NOT_FOUND when it made
+	// nothing of them, or the request was another one. Changes nothing.
+	ReplayJob(context.Context, *ReplayJobRequest) (*ReplayJobResponse, error)
 	GetJob(context.Context, *GetJobRequest) (*GetJobResponse, error)
 	ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error)
 	CancelJob(context.Context, *CancelJobRequest) (*CancelJobResponse, error)
@@ -181,6 +198,9 @@ type UnimplementedJobServiceServer struct{}
 
 func (UnimplementedJobServiceServer) OpenJob(context.Context, *OpenJobRequest) (*OpenJobResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method OpenJob not implemented")
+}
+func (UnimplementedJobServiceServer) ReplayJob(context.Context, *ReplayJobRequest) (*ReplayJobResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplayJob not implemented")
 }
 func (UnimplementedJobServiceServer) GetJob(context.Context, *GetJobRequest) (*GetJobResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetJob not implemented")
@@ -241,6 +261,24 @@ func _JobService_OpenJob_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(JobServiceServer).OpenJob(ctx, req.(*OpenJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JobService_ReplayJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplayJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).ReplayJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_ReplayJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).ReplayJob(ctx, req.(*ReplayJobRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -399,6 +437,10 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "OpenJob",
 			Handler:    _JobService_OpenJob_Handler,
+		},
+		{
+			MethodName: "ReplayJob",
+			Handler:    _JobService_ReplayJob_Handler,
 		},
 		{
 			MethodName: "GetJob",

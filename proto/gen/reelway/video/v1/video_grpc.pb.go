@@ -42,7 +42,8 @@ type VideoServiceClient interface {
 	CreateVideo(ctx context.Context, in *CreateVideoRequest, opts ...grpc.CallOption) (*CreateVideoResponse, error)
 	GetVideo(ctx context.Context, in *GetVideoRequest, opts ...grpc.CallOption) (*GetVideoResponse, error)
 	ListVideos(ctx context.Context, in *ListVideosRequest, opts ...grpc.CallOption) (*ListVideosResponse, error)
-	// Cancels a job that no provider has begun; otherwise FAILED_PRECONDITION.
+	// Cancels a job: at once while no provider has begun it, else the provider is
+	// asked, where it can (cancel_requested). FAILED_PRECONDITION once it is stored.
 	CancelVideo(ctx context.Context, in *CancelVideoRequest, opts ...grpc.CallOption) (*CancelVideoResponse, error)
 	// Deletes a final job's record and file from the caller's view.
 	DeleteVideo(ctx context.Context, in *DeleteVideoRequest, opts ...grpc.CallOption) (*DeleteVideoResponse, error)
@@ -151,7 +152,8 @@ type VideoServiceServer interface {
 	CreateVideo(context.Context, *CreateVideoRequest) (*CreateVideoResponse, error)
 	GetVideo(context.Context, *GetVideoRequest) (*GetVideoResponse, error)
 	ListVideos(context.Context, *ListVideosRequest) (*ListVideosResponse, error)
-	// Cancels a job that no provider has begun; otherwise FAILED_PRECONDITION.
+	// Cancels a job: at once while no provider has begun it, else the provider is
+	// asked, where it can (cancel_requested). FAILED_PRECONDITION once it is stored.
 	CancelVideo(context.Context, *CancelVideoRequest) (*CancelVideoResponse, error)
 	// Deletes a final job's record and file from the caller's view.
 	DeleteVideo(context.Context, *DeleteVideoRequest) (*DeleteVideoResponse, error)

@@ -45,7 +45,7 @@ func TestOpenAISDKForJavaScript(t *testing.T) {
 		"variants":{"video":["video",true],"thumbnail":["image",true],"spritesheet":["image",true]},
 		"made":[["completed","4","720x1280",true],["completed","4","720x1280",true],["completed","8","720x1280",true]],
 		"listed":[5,5,true,true],"noRemix":["BadRequestError",400,"invalid_request","video"],"advice":true,
-		"file":["APIError",413,"payload_too_large","video"],"tooEarly":["ConflictError",409,"conflict","video",3],
+		"byFile":["completed","replicate-gen4-aleph","5",null],"file":["BadRequestError",400,"invalid_request","video"],"tooEarly":["ConflictError",409,"conflict","video",3],
 		"invalid":["BadRequestError",400,"invalid_request","duration"],"unknown":["AuthenticationError",401,"unauthenticated"],
 		"deleted":[true,"video.deleted"],"absent":["NotFoundError",404,"not_found"],"requestId":true}`), &want); err != nil {
 		t.Fatal(err)
