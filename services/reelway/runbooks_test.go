@@ -20,7 +20,7 @@ func TestCommandsOfRunbooks(t *testing.T) {
 	for _, name := range []string{"backup", "maintenance", "money", "observability", "rotation", "deploy", "doctor"} {
 		pages = append(pages, "../../docs/"+name+".md")
 	}
-	command := regexp.MustCompile("(?m)(?:`|^ *)reelway ([a-z][^`#\\n]*)")
+	command := regexp.MustCompile("(?m)`reelway ([a-z][^`]*)`|^ *reelway ([a-z][^#\n]*)")
 	word := regexp.MustCompile(`"[^"]*"|\S+`)
 	found := 0
 	for _, page := range pages {
@@ -31,7 +31,7 @@ func TestCommandsOfRunbooks(t *testing.T) {
 		for _, m := range command.FindAllStringSubmatch(string(text), -1) {
 			var args []string
 			named := true // a command is named, without what it needs
-			for _, w := range word.FindAllString(m[1], -1) {
+			for _, w := range word.FindAllString(m[1]+m[2], -1) {
 				if w == "|" || w == ">" || w == "<" {
 					break
 				}
@@ -42,7 +42,7 @@ func TestCommandsOfRunbooks(t *testing.T) {
 				args = append(args, "--help")
 			}
 			if err := reelway.Understood(args); err != nil {
-				t.Errorf("%s: reelway %s: %v", page, m[1], err)
+				t.Errorf("%s: reelway %s: %v", page, m[1]+m[2], err)
 			}
 			found++
 		}

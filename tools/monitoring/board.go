@@ -43,8 +43,9 @@ type query struct{ expr, legend string }
 // source is the variable by which a reader chooses the Prometheus.
 var source = common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${source}")}
 
-func (b board) build() (dashboard.Dashboard, error) {
-	d := dashboard.NewDashboardBuilder(b.title).Uid("reelway-" + b.name).Description(b.about).Tags([]string{"reelway"}).
+func (b board) build() (dashboard.Dashboard, error) { //nolint:staticcheck // the version that every Grafana reads
+	//nolint:staticcheck // as above
+	d := dashboard.NewDashboardBuilder(b.title).Uid("reelway-"+b.name).Description(b.about).Tags([]string{"reelway"}).
 		Timezone("utc").Readonly().Refresh("30s").Time("now-6h", "now").Tooltip(dashboard.DashboardCursorSyncCrosshair).
 		WithVariable(dashboard.NewDatasourceVariableBuilder("source").Label("Prometheus").Type("prometheus")).
 		Link(dashboard.NewDashboardLinkBuilder("Reelway").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{"reelway"}).AsDropdown(true).KeepTime(true))

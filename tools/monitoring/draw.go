@@ -26,7 +26,7 @@ var palette = []string{"#73BF69", "#F2CC0C", "#5794F2", "#FF9830", "#F2495C", "#
 // picture is an SVG in the making.
 type picture struct{ strings.Builder }
 
-func (s *picture) add(format string, args ...any) { fmt.Fprintf(s, format+"\n", args...) }
+func (s *picture) add(format string, args ...any) { _, _ = fmt.Fprintf(s, format+"\n", args...) }
 
 func (s *picture) text(x, y float64, style, text string) {
 	s.add(`<text x="%.0f" y="%.0f" %s>%s</text>`, x, y, style, html.EscapeString(text))
@@ -58,14 +58,14 @@ func draw(ctx context.Context, b board, r *reader) (string, error) {
 	out.add(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %.0f" font-family="Inter, Helvetica, Arial, sans-serif" fill="#24292e">`, 24*column, y+gap)
 	out.add(`<rect width="100%%" height="100%%" fill="#f4f5f5"/>`)
 	out.text(pad, 28, `font-size="19" font-weight="600"`, b.title)
-	out.text(24*column-pad, 28, `font-size="12" text-anchor="end"`, fmt.Sprintf("%s of a run with the simulated providers", r.to.Sub(r.from).Round(time.Minute)))
+	out.text(24*column-pad, 28, `font-size="12" text-anchor="end"`, fmt.Sprintf("%.0f minutes of a run with the simulated providers", r.to.Sub(r.from).Minutes()))
 	return out.String() + s.String() + "</svg>\n", nil
 }
 
 func (s *picture) panel(p panel, at box, lines []line, r *reader) {
 	s.add(`<g><title>%s</title>`, html.EscapeString(strings.TrimSpace(p.title+": "+p.about)))
 	s.add(`<rect x="%.0f" y="%.0f" width="%.0f" height="%.0f" rx="2" fill="#fff" stroke="#e3e4e5"/>`, at.x, at.y, at.w, at.h)
-	s.text(at.x+pad, at.y+18, `font-size="12" font-weight="600"`, shorten(p.title, at.w-2*pad, 6.6))
+	s.text(at.x+pad, at.y+18, `font-size="12" font-weight="600"`, shorten(p.title, at.w-2*pad, 7))
 	switch {
 	case len(lines) == 0:
 		s.text(at.x+at.w/2, at.y+at.h/2+8, `font-size="13" text-anchor="middle" fill="#8e8e8e"`, "No data")
@@ -86,7 +86,7 @@ func (s *picture) panel(p panel, at box, lines []line, r *reader) {
 func (s *picture) graph(p panel, at box, lines []line, r *reader) {
 	names, rows := s.legend(at, lines)
 	plot := box{at.x + axis, at.y + 30, at.w - axis - pad, at.h - 30 - 26 - float64(rows*legendRow)}
-	top, step := scale(lines)
+	top, step := scale(p.unit, lines)
 	for v := 0.0; v <= top*1.0001; v += step {
 		y := plot.y + plot.h*(1-v/top)
 		s.add(`<path d="M%.0f %.1fh%.0f" stroke="#eceded"/>`, plot.x, y, plot.w)
@@ -94,19 +94,22 @@ func (s *picture) graph(p panel, at box, lines []line, r *reader) {
 	}
 	for i := range 4 {
 		t := r.from.Add(r.to.Sub(r.from) * time.Duration(2*i+1) / 8)
-		s.text(plot.x+plot.w*float64(2*i+1)/8, plot.y+plot.h+14, `font-size="10" text-anchor="middle" fill="#6e7277"`, t.UTC().Format("15:04:05"))
+		s.text(plot.x+plot.w*float64(2*i+1)/8, plot.y+plot.h+14, `font-size="10" text-anchor="middle" fill="#6e7277"`, t.UTC().Format("15:04"))
 	}
 	begin, span := timestamp.FromTime(r.from), float64(r.to.Sub(r.from).Milliseconds())
 	for i, l := range lines {
 		var d strings.Builder
 		last := int64(math.MinInt64)
-		for _, f := range l.points {
+		for j, f := range l.points {
 			pen := "L"
 			if f.T-last > scrapeEvery.Milliseconds() && last != math.MinInt64 || d.Len() == 0 { // a gap
 				pen = "M"
 			}
 			last = f.T
-			fmt.Fprintf(&d, "%s%.1f %.1f", pen, plot.x+plot.w*float64(f.T-begin)/span, plot.y+plot.h*(1-max(f.F, 0)/top))
+			if pen == "L" && j+1 < len(l.points) && l.points[j-1].F == f.F && l.points[j+1].F == f.F && l.points[j+1].T-f.T <= scrapeEvery.Milliseconds() {
+				continue // amid a level line
+			}
+			fmt.Fprintf(&d, "%s%.0f %.1f", pen, plot.x+plot.w*float64(f.T-begin)/span, plot.y+plot.h*(1-max(f.F, 0)/top))
 		}
 		if len(l.points) == 1 {
 			d.WriteString("h1")
@@ -127,18 +130,20 @@ func (s *picture) legend(at box, lines []line) (drawn string, rows int) {
 	var entries []entry
 	x, row := at.x+pad, 0
 	for i, l := range lines {
-		name := shorten(l.name, 230, 5.6)
+		name := shorten(l.name, at.w-2*pad-24-70, 6.2)
 		if name == "" {
 			continue
 		}
-		width := 24 + 5.6*float64(len([]rune(name)))
-		more := fmt.Sprintf("and %d more", len(lines)-i)
-		if x+width > at.x+at.w-pad && x > at.x+pad {
-			x, row = at.x+pad, row+1
+		width, room := 24+6.2*float64(len([]rune(name))), at.x+at.w-pad
+		if row == 2 && i < len(lines)-1 {
+			room -= 70
 		}
-		if row == 2 && x+width > at.x+at.w-100 && i < len(lines)-1 {
-			entries = append(entries, entry{more, "none", x - 14, row})
-			break
+		if x+width > room && x > at.x+pad {
+			if row == 2 {
+				entries = append(entries, entry{fmt.Sprintf("and %d more", len(lines)-i), "none", x - 14, row})
+				break
+			}
+			x, row = at.x+pad, row+1
 		}
 		entries = append(entries, entry{name, palette[i%len(palette)], x, row})
 		x += width
@@ -165,7 +170,7 @@ func shorten(text string, width, letter float64) string {
 }
 
 // scale is a round top above all values, and the step of its grid.
-func scale(lines []line) (top, step float64) {
+func scale(unit string, lines []line) (top, step float64) {
 	for _, l := range lines {
 		for _, f := range l.points {
 			top = max(top, f.F)
@@ -174,6 +179,17 @@ func scale(lines []line) (top, step float64) {
 	if top == 0 {
 		return 1, 0.5
 	}
+	// Round are whole minutes, hours and MiB.
+	base := 1.0
+	switch {
+	case unit == "bytes":
+		base = math.Pow(1024, math.Floor(math.Log(top)/math.Log(1024)))
+	case unit == "s" && top >= 7200:
+		base = 3600
+	case unit == "s" && top >= 120:
+		base = 60
+	}
+	top /= base
 	step = math.Pow(10, math.Floor(math.Log10(top/2)))
 	for _, m := range []float64{1, 2, 5, 10} {
 		if top/(step*m) <= 4 {
@@ -181,7 +197,7 @@ func scale(lines []line) (top, step float64) {
 			break
 		}
 	}
-	return math.Ceil(top/step) * step, step
+	return math.Ceil(top/step) * step * base, step * base
 }
 
 // format is a value with its unit, as Grafana writes it.
