@@ -24,8 +24,10 @@ func main() {
 	data := flag.String("data", "", "keep the recording here, as a data directory of Prometheus; empty throws it away")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := write(*out)
-	if *pictures != "" {
+	var err error
+	if *pictures == "" {
+		err = write(*out)
+	} else {
 		err = paint(ctx, *pictures, *url, *data, *span)
 	}
 	stop()
