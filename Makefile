@@ -81,9 +81,9 @@ push-images: ## Push dist/images to REGISTRY, such as registry.example.com/reelw
 KUBERNETES := v1.36.3
 K8S_BIN := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reelway/kubernetes-$(KUBERNETES)
 
-k8s-tools: $(addprefix $(K8S_BIN)/, etcd kube-score kubectl kube-apiserver) ## Build what test-k8s needs, in minutes, once for all clones
+k8s-tools: $(addprefix $(K8S_BIN)/, etcd kube-score kubectl kube-apiserver kube-controller-manager) ## Build what test-k8s needs, in minutes, once for all clones
 
-$(K8S_BIN)/kube-apiserver $(K8S_BIN)/kubectl:
+$(K8S_BIN)/kube-apiserver $(K8S_BIN)/kube-controller-manager $(K8S_BIN)/kubectl:
 	cd tools/k8s && CGO_ENABLED=0 $(ALONE) go build -trimpath -o $@ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES) \
 		-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36" k8s.io/kubernetes/cmd/$(@F)
 
@@ -98,10 +98,14 @@ test-k8s: k8s-tools ## Apply deploy/k8s to a real API server, and test the image
 	cd tools/images && $(ALONE) go test -count=1 -timeout 20m ./...
 	@for m in tools/k8s tools/images; do (cd $$m && $(ALONE) go mod tidy -diff) || exit 1; done
 
-.PHONY: dashboards rule-tools test-rules
+.PHONY: dashboards dashboard-pictures rule-tools test-rules
 
 dashboards: ## Write Grafana's dashboards
 	cd tools/monitoring && $(ALONE) go run .
+
+FOR ?= 10m
+dashboard-pictures: ## Draw docs/images/dashboard-*.svg of a "make up" that runs, as it does for FOR (10m)
+	cd tools/monitoring && $(ALONE) go run . -pictures $(CURDIR)/docs/images -for $(FOR)
 
 # Prometheus's own tool is large too, and kept like the API server.
 PROMTOOL := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reelway/promtool-v0.316.0
@@ -114,11 +118,11 @@ $(PROMTOOL):
 test-rules: rule-tools ## Test the rules of Prometheus, the dashboards, and the sampling of traces
 	cd tools/monitoring && REELWAY_PROMTOOL=$(PROMTOOL) $(ALONE) go test -count=1 ./...
 	cd tools/collector && $(ALONE) go test -count=1 ./...
-	@for m in tools/monitoring tools/collector; do (cd $$m && $(ALONE) go vet ./... && $(ALONE) go mod tidy -diff) || exit 1; done
+	@for m in tools/monitoring tools/collector; do (cd $$m && $(ALONE) go mod tidy -diff) || exit 1; done
 
 # The tools that are programs of ours have modules of their own, outside of go.work.
 # tools/k8s, which is all of Kubernetes, is seen by make test-k8s alone.
-OWN_TOOLS := tools/images tools/licences
+OWN_TOOLS := tools/images tools/licences tools/monitoring tools/collector
 
 lint: tools ## golangci-lint, buf lint, and each module alone
 	@for m in $(OWN_TOOLS); do (cd $$m && $(ALONE) $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./... && $(ALONE) go mod tidy -diff) || exit 1; done

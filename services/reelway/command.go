@@ -72,6 +72,11 @@ type cli struct {
 	Models      modelsCmd      `cmd:"" help:"The catalogue: list what is offered, check files of models, import a provider's list."`
 }
 
+func (c *cli) parser(options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(c, append(options, kong.Name("reelway"), kong.UsageOnError(),
+		kong.Description("The self-hosted gateway between a product and all AI video providers."))...)
+}
+
 // Main runs the command line and returns the exit code: 0 done, 1 failed, 2
 // wrong usage, and what docs/cli.md tells of verbs for people.
 func Main(args []string, stdout, stderr io.Writer) int {
@@ -81,8 +86,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	var c cli
 	code := -1
-	parser, err := kong.New(&c, kong.Name("reelway"), kong.Description("The self-hosted gateway between a product and all AI video providers."),
-		kong.Writers(stdout, stderr), kong.Exit(func(n int) { code = n }), kong.UsageOnError())
+	parser, err := c.parser(kong.Writers(stdout, stderr), kong.Exit(func(n int) { code = n }))
 	if err != nil {
 		_, _ = fmt.Fprintln(stderr, "reelway:", err)
 		return 1

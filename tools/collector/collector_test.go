@@ -3,7 +3,6 @@
 package collector
 
 import (
-	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -137,7 +136,7 @@ func TestTailSampling(t *testing.T) {
 		select {
 		case <-tick.C:
 		case <-limit:
-			t.Fatal(fmt.Sprintf("%d of %d with errors and %d slow ones were kept", errors, each, slow))
+			t.Fatalf("%d of %d with errors and %d slow ones were kept", errors, each, slow)
 		}
 	}
 }

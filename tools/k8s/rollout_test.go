@@ -14,6 +14,33 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// kubeconfig is a file by which programs are the server's administrator.
+func (s *apiServer) kubeconfig() string {
+	s.t.Helper()
+	path := filepath.Join(s.t.TempDir(), "config")
+	if err := os.WriteFile(path, fmt.Appendf(nil, `apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: %q, insecure-skip-tls-verify: true}}]
+users: [{name: u, user: {token: %q}}]
+contexts: [{name: c, context: {cluster: c, user: u}}]
+current-context: c
+`, s.config.Host, s.config.BearerToken), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
+}
+
+// operator is a shell with kubectl.
+func (s *apiServer) operator() func(name string, args ...string) *exec.Cmd {
+	s.t.Helper()
+	config := s.kubeconfig()
+	return func(name string, args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(s.t.Context(), name, args...)
+		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary(s.t, "kubectl"))+":"+os.Getenv("PATH"), "KUBECONFIG="+config, "REELWAY_ROLLOUT_SECONDS=240")
+		return cmd
+	}
+}
+
 // The secrets that are made up and the rollout are what an operator types: they
 // work on a fresh cluster, wait for the migration, leave the services alone when it
 // fails, and replace its job the next time.
@@ -22,21 +49,7 @@ func TestRollout(t *testing.T) {
 	s := startServer(t)
 	s.crds(customKinds(t))
 	ctx := t.Context()
-	config := filepath.Join(t.TempDir(), "config")
-	if err := os.WriteFile(config, fmt.Appendf(nil, `apiVersion: v1
-kind: Config
-clusters: [{name: c, cluster: {server: %q, insecure-skip-tls-verify: true}}]
-users: [{name: u, user: {token: %q}}]
-contexts: [{name: c, context: {cluster: c, user: u}}]
-current-context: c
-`, s.config.Host, s.config.BearerToken), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	command := func(name string, args ...string) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, name, args...)
-		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary(t, "kubectl"))+":"+os.Getenv("PATH"), "KUBECONFIG="+config, "REELWAY_ROLLOUT_SECONDS=240")
-		return cmd
-	}
+	command := s.operator()
 	if out, err := command("bash", "-c", root+"/deploy/k8s/secrets | kubectl create -f -").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -29,14 +29,23 @@ type panel struct {
 	queries            []query
 }
 
+// height is in units of Grafana's grid.
+func (p panel) height() int {
+	if p.single {
+		return 4
+	}
+	return 8
+}
+
 // query is PromQL, with the name of each series.
 type query struct{ expr, legend string }
 
 // source is the variable by which a reader chooses the Prometheus.
 var source = common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${source}")}
 
-func (b board) build() (dashboard.Dashboard, error) {
-	d := dashboard.NewDashboardBuilder(b.title).Uid("reelway-" + b.name).Description(b.about).Tags([]string{"reelway"}).
+func (b board) build() (dashboard.Dashboard, error) { //nolint:staticcheck // the version that every Grafana reads
+	//nolint:staticcheck // as above
+	d := dashboard.NewDashboardBuilder(b.title).Uid("reelway-"+b.name).Description(b.about).Tags([]string{"reelway"}).
 		Timezone("utc").Readonly().Refresh("30s").Time("now-6h", "now").Tooltip(dashboard.DashboardCursorSyncCrosshair).
 		WithVariable(dashboard.NewDatasourceVariableBuilder("source").Label("Prometheus").Type("prometheus")).
 		Link(dashboard.NewDashboardLinkBuilder("Reelway").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{"reelway"}).AsDropdown(true).KeepTime(true))
@@ -63,10 +72,10 @@ func (p panel) build(span uint32) cog.Builder[dashboard.Panel] {
 		if p.bad != 0 {
 			steps = append(steps, dashboard.Threshold{Color: "red", Value: cog.ToPtr(p.bad)})
 		}
-		return stat.NewPanelBuilder().Title(p.title).Description(p.about).Unit(p.unit).Datasource(source).Span(span).Height(4).Targets(targets).
+		return stat.NewPanelBuilder().Title(p.title).Description(p.about).Unit(p.unit).Datasource(source).Span(span).Height(uint32(p.height())).Targets(targets).
 			Thresholds(dashboard.NewThresholdsConfigBuilder().Mode(dashboard.ThresholdsModeAbsolute).Steps(steps))
 	}
-	return timeseries.NewPanelBuilder().Title(p.title).Description(p.about).Unit(p.unit).Datasource(source).Span(span).Height(8).Min(0).
+	return timeseries.NewPanelBuilder().Title(p.title).Description(p.about).Unit(p.unit).Datasource(source).Span(span).Height(uint32(p.height())).Min(0).
 		LineWidth(1).FillOpacity(10).ShowPoints(common.VisibilityModeNever).Targets(targets).
 		Legend(common.NewVizLegendOptionsBuilder().DisplayMode(common.LegendDisplayModeList).Placement(common.LegendPlacementBottom).ShowLegend(true)).
 		Tooltip(common.NewVizTooltipOptionsBuilder().Mode(common.TooltipDisplayModeMulti).Sort(common.SortOrderDescending))

@@ -5,8 +5,8 @@ import "fmt"
 // quantiles are the median and the 99th of a histogram, by a label.
 func quantiles(histogram, by string) []query {
 	var out []query
-	for _, q := range []string{"0.5", "0.99"} {
-		out = append(out, query{fmt.Sprintf("histogram_quantile(%s, sum by (le, %s) (rate(%s_bucket[$__rate_interval])))", q, by, histogram), "p" + q[2:] + " {{" + by + "}}"})
+	for _, q := range []int{50, 99} {
+		out = append(out, query{fmt.Sprintf("histogram_quantile(%g, sum by (le, %s) (rate(%s_bucket[$__rate_interval])))", float64(q)/100, by, histogram), fmt.Sprintf("p%d {{%s}}", q, by)})
 	}
 	return out
 }
@@ -40,7 +40,7 @@ func overview() board {
 		{"Requests", []panel{
 			{title: "Requests by route", unit: "reqps", queries: each("http_server_request_duration_seconds_count", "http_route")},
 			{title: "Answers by status", unit: "reqps", queries: each("http_server_request_duration_seconds_count", "http_response_status_code")},
-			{title: "Time to accept a video", unit: "s", queries: quantiles(`http_server_request_duration_seconds`, "http_route")},
+			{title: "Time to answer by route", unit: "s", queries: quantiles("http_server_request_duration_seconds", "http_route")},
 		}},
 		{"Jobs", []panel{
 			{title: "Live jobs by state", unit: "short", queries: most("reelway_ledger_jobs", "state")},

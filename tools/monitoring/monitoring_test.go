@@ -12,44 +12,17 @@ import (
 	"testing"
 
 	"github.com/prometheus/prometheus/promql/parser"
-	"gopkg.in/yaml.v3"
 )
 
-const (
-	repository = "../../"
-	component  = repository + "deploy/k8s/components/monitoring/"
-)
+const repository = "../../"
 
-// rule is an alert or what is recorded, as Prometheus reads it.
-type rule struct {
-	Alert, Record, Expr string
-	Labels, Annotations map[string]string
-}
-
-// rules are those of a manifest, and the plain file that it holds.
-func rules(t *testing.T, path string) (out []rule, plain []byte) {
+func mustRules(t *testing.T, path string) ([]rule, []byte) {
 	t.Helper()
-	text, err := os.ReadFile(path)
+	all, plain, err := rules(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var m struct{ Spec yaml.Node }
-	if err := yaml.Unmarshal(text, &m); err != nil {
-		t.Fatal(err)
-	}
-	var spec struct {
-		Groups []struct{ Rules []rule }
-	}
-	if err := m.Spec.Decode(&spec); err != nil {
-		t.Fatal(err)
-	}
-	for _, g := range spec.Groups {
-		out = append(out, g.Rules...)
-	}
-	if plain, err = yaml.Marshal(&m.Spec); err != nil || len(out) == 0 {
-		t.Fatal(len(out), err)
-	}
-	return out, plain
+	return all, plain
 }
 
 func manifests(t *testing.T) []string {
@@ -83,7 +56,7 @@ func exported(t *testing.T) map[string][]string {
 		out[name+"_sum"], out[name+"_count"], out[name+"_bucket"] = labels, labels, append([]string{"le"}, labels...)
 	}
 	for _, path := range manifests(t) {
-		all, _ := rules(t, path)
+		all, _ := mustRules(t, path)
 		for _, r := range all {
 			if r.Record != "" {
 				out[r.Record] = nil
@@ -185,7 +158,7 @@ func TestRules(t *testing.T) {
 	known := exported(t)
 	alerts := map[string]bool{}
 	for _, path := range manifests(t) {
-		all, _ := rules(t, path)
+		all, _ := mustRules(t, path)
 		tests, err := os.ReadFile("testdata/" + strings.TrimSuffix(filepath.Base(path), ".yaml") + ".test.yaml")
 		if err != nil {
 			t.Fatal(err)
@@ -270,7 +243,7 @@ func TestPromtool(t *testing.T) {
 	dir := t.TempDir()
 	var plains, tests []string
 	for _, path := range manifests(t) {
-		_, plain := rules(t, path)
+		_, plain := mustRules(t, path)
 		name := strings.TrimSuffix(filepath.Base(path), ".yaml")
 		text, err := os.ReadFile("testdata/" + name + ".test.yaml")
 		if err != nil {
