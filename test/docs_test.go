@@ -184,3 +184,26 @@ func fields(v any) (out []string) {
 	}
 	return out
 }
+
+// Every request has its place in the manual, by its whole path.
+func TestEveryRequestIsInTheManual(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var manual strings.Builder
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		manual.Write(text)
+	}
+	ops, _, _ := readContract(t)
+	for _, op := range ops {
+		if s := manual.String(); !strings.Contains(s, op.path+"`") && !strings.Contains(s, op.path+" ") && !strings.Contains(s, op.path+"?") {
+			t.Errorf("no page tells of %s %s", op.method, op.path)
+		}
+	}
+}

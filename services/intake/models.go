@@ -66,12 +66,13 @@ func aliasJSON(a *videov1.Alias) aliasObject {
 	return aliasObject{ID: a.GetId(), Object: "alias", Description: a.GetDescription(), Pick: a.GetPick(), Models: append([]string{}, a.GetModels()...)}
 }
 
-// modelJSON is a model as REST shows it. What is not known is null.
+// modelJSON is a model as REST shows it. What is not known is null, but for lists,
+// which are empty: a model that makes what is as long as its source has no durations.
 func modelJSON(m *videov1.Model) modelObject {
 	o := modelObject{
-		ID: m.GetId(), Object: "model", OwnedBy: m.GetProvider(), Name: m.GetDisplayName(), Provider: m.GetProvider(), Tasks: m.GetTasks(),
-		Durations: m.GetDurationsSeconds(), DurationsAt: map[string][]int32{}, Resolutions: m.GetResolutions(), TaskResolutions: map[string][]string{},
-		AspectRatios: m.GetAspectRatios(), Audio: m.GetAudio(), AudioAlways: m.GetAudioAlways(), Seed: m.GetSeed(),
+		ID: m.GetId(), Object: "model", OwnedBy: m.GetProvider(), Name: m.GetDisplayName(), Provider: m.GetProvider(), Tasks: append([]string{}, m.GetTasks()...),
+		Durations: append([]int32{}, m.GetDurationsSeconds()...), DurationsAt: map[string][]int32{}, Resolutions: append([]string{}, m.GetResolutions()...), TaskResolutions: map[string][]string{},
+		AspectRatios: append([]string{}, m.GetAspectRatios()...), Audio: m.GetAudio(), AudioAlways: m.GetAudioAlways(), Seed: m.GetSeed(),
 		NegativePrompt: m.GetNegativePrompt(), Watermark: m.GetWatermark(), Provenance: m.GetProvenance(), Priced: m.GetPriced(), Prices: prices(m.GetPrices()), Sources: sources(m),
 		TypicalSeconds: orNull(m.GetTypicalSeconds()), MaxSeconds: orNull(m.GetMaxSeconds()),
 		Limits: modelLimitsObject{
