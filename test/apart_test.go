@@ -46,7 +46,7 @@ const databasePassword = "database-p4ssw0rd" //nolint:gosec // a test's own
 func startApart(ctx context.Context, t *testing.T, provider string, settings map[string][]string) *apart {
 	t.Helper()
 	ca := tlstest.New(t)
-	a := &apart{stack: &stack{t: t}, ca: ca, nats: startNATS(t, 1, ca), certs: map[string]string{}, logs: map[string]*lockedBuffer{}, metrics: map[string]string{},
+	a := &apart{stack: &stack{t: t, key: key}, ca: ca, nats: startNATS(t, 1, ca), certs: map[string]string{}, logs: map[string]*lockedBuffer{}, metrics: map[string]string{},
 		ledger: freePort(t), grpc: freePort(t), notifier: freePort(t)}
 	tcp, socket := pgtest.StartTLS(t, ca, "scram-sha-256 clientcert=verify-full")
 	owner, err := pgx.Connect(ctx, socket)

@@ -41,7 +41,7 @@ func TestMutualTLS(t *testing.T) {
 	if v := a.await(2*time.Minute, ans.video.ID); v.State != "succeeded" || len(a.tasks(v.ID)) != 1 {
 		t.Errorf("%s with %d tasks", v.State, len(a.tasks(v.ID)))
 	}
-	watched := &stack{t: t, base: "http://" + a.notifier, sim: web}
+	watched := &stack{t: t, key: key, base: "http://" + a.notifier, sim: web}
 	if events, _, final := sse(t, watched, ans.video.ID, "", 1); !final || events[0] != "succeeded 100" {
 		t.Errorf("the notifier says %v", events)
 	}
