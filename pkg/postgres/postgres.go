@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/exaring/otelpgx"
@@ -62,7 +63,16 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	}
 	if err := pool.Ping(ctx); err != nil {
 		pool.Close()
-		return nil, fmt.Errorf("reach database: %w", mtls.Explain(err, "by sslcert"))
+		ours := ""
+		if cfg.ConnConfig.TLSConfig != nil {
+			ours = "by sslcert"
+		}
+		err = mtls.Explain(err, ours)
+		// A refusal by TLS 1.3 may overtake what tells why.
+		if ours != "" && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
+			err = fmt.Errorf("%w; if the other end refused our certificate, %s, its log says why", err, ours)
+		}
+		return nil, fmt.Errorf("reach database: %w", err)
 	}
 	return pool, nil
 }
