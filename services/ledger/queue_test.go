@@ -52,7 +52,7 @@ func (x *bundle) dispatch(t *testing.T, n int, owner map[string]string) []string
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	defer time.AfterFunc(time.Minute, stop).Stop()
+	defer time.AfterFunc(5*time.Minute, stop).Stop()
 	var order []string
 	if err := bus.Consume(ctx, x.bus, bus.SubmitConsumer("testprovider"), 1, func(ctx context.Context, m *eventv1.SubmitJob) error {
 		r, err := x.jobs.BeginAttempt(ctx, &ledgerv1.BeginAttemptRequest{JobId: m.GetJobId(), Provider: m.GetProvider()})
