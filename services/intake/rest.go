@@ -110,6 +110,12 @@ func (s *Service) write(w http.ResponseWriter, r *http.Request, v *videov1.Video
 }
 
 func (s *Service) postVideo(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+	return s.submit(w, r, p, func(*videov1.VideoRequest, []fault.Field) ([]fault.Field, error) { return nil, nil })
+}
+
+// submit creates the video that a request asks for. judge may add to the request,
+// and names what else is wrong with it beside what could not be read.
+func (s *Service) submit(w http.ResponseWriter, r *http.Request, p auth.Principal, judge func(req *videov1.VideoRequest, bad []fault.Field) ([]fault.Field, error)) error {
 	if err := mayCreate(p, r.Header.Get("Idempotency-Key")); err != nil {
 		return err
 	}
@@ -119,7 +125,11 @@ func (s *Service) postVideo(w http.ResponseWriter, r *http.Request, p auth.Princ
 	if err != nil {
 		return err
 	}
-	v, err := s.create(r.Context(), p, req, r.Header.Get("Idempotency-Key"), bad...)
+	worse, err := judge(req, bad)
+	if err != nil {
+		return err
+	}
+	v, err := s.create(r.Context(), p, req, r.Header.Get("Idempotency-Key"), append(bad, worse...)...)
 	return s.write(w, r, v, err)
 }
 

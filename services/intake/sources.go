@@ -113,32 +113,24 @@ func (s *Service) offering(p auth.Principal, r *videov1.VideoRequest, made *cata
 // remix, whose source is in the path, an edit, or an extension.
 func (s *Service) postOfVideo(extend bool) func(http.ResponseWriter, *http.Request, auth.Principal) error {
 	return func(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
-		if err := mayCreate(p, r.Header.Get("Idempotency-Key")); err != nil {
-			return err
-		}
-		files := &parts{s: s, ctx: r.Context(), p: p}
-		defer files.drop()
-		req, bad, err := decode(w, r, files)
-		if err != nil {
-			return err
-		}
-		wrong := func(field, message string) { bad = append(bad, fault.Field{Name: field, Message: message}) }
-		if source := r.PathValue("id"); source != "" {
-			if req.GetSourceVideo() != "" && req.GetSourceVideo() != source {
-				wrong("video", "contradicts the path, which names "+source)
+		return s.submit(w, r, p, func(req *videov1.VideoRequest, bad []fault.Field) (worse []fault.Field, _ error) {
+			wrong := func(field, message string) { worse = append(worse, fault.Field{Name: field, Message: message}) }
+			if source := r.PathValue("id"); source != "" {
+				if req.GetSourceVideo() != "" && req.GetSourceVideo() != source {
+					wrong("video", "contradicts the path, which names "+source)
+				}
+				if !id.Safe(source) {
+					return nil, missing()
+				}
+				req.SourceVideo = source
 			}
-			if !id.Safe(source) {
-				return missing()
+			if req.GetExtend() && !extend {
+				wrong("extend", "is for POST /v1/videos/extensions")
 			}
-			req.SourceVideo = source
-		}
-		if req.GetExtend() && !extend {
-			wrong("extend", "is for POST /v1/videos/extensions")
-		}
-		if req.Extend = extend; req.GetSourceVideo() == "" && req.GetVideoUrl() == "" && !slices.ContainsFunc(bad, func(f fault.Field) bool { return strings.HasPrefix(f.Name, "video") }) {
-			wrong("video", "is required: the id of a completed video, or video_url in its place")
-		}
-		v, err := s.create(r.Context(), p, req, r.Header.Get("Idempotency-Key"), bad...)
-		return s.write(w, r, v, err)
+			if req.Extend = extend; req.GetSourceVideo() == "" && req.GetVideoUrl() == "" && !slices.ContainsFunc(bad, func(f fault.Field) bool { return strings.HasPrefix(f.Name, "video") }) {
+				wrong("video", "is required: the id of a completed video, or video_url in its place")
+			}
+			return worse, nil
+		})
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -37,9 +36,6 @@ type Store interface {
 
 // putLife is how long a file may be sent straight to the bucket.
 const putLife = 15 * time.Minute
-
-// turnWait is how long a request waits for its turn to store a file.
-const turnWait = 10 * time.Second
 
 var uploadID = regexp.MustCompile(`^` + id.Upload + `_[A-Za-z0-9-]{1,57}$`)
 
@@ -132,60 +128,6 @@ func (s *Service) oversize(field string, m medium) error {
 	e := fault.New(fault.PayloadTooLarge, "%s is larger than %d bytes, the most for %s", field, s.largest(m), what)
 	e.Fields = []fault.Field{{Name: field, Message: fmt.Sprintf("must have at most %d bytes", s.largest(m))}}
 	return e
-}
-
-// places bounds how many files are stored at the same time, for each needs memory
-// for the parts under way; half of them are one account's at the most, however
-// slowly it sends.
-type places struct {
-	all chan struct{}
-	mu  sync.Mutex
-	of  map[string]*share
-}
-
-type share struct {
-	taken chan struct{}
-	users int // who hold or want one; under places.mu
-}
-
-func newPlaces(n int) *places {
-	return &places{all: make(chan struct{}, max(n, 1)), of: map[string]*share{}}
-}
-
-// take waits until a place is free, for turnWait at the most.
-func (p *places) take(ctx context.Context, account string) (done func(), _ error) {
-	p.mu.Lock()
-	own := p.of[account]
-	if own == nil {
-		own = &share{taken: make(chan struct{}, max(cap(p.all)/2, 1))}
-		p.of[account] = own
-	}
-	own.users++
-	p.mu.Unlock()
-	leave := func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if own.users--; own.users == 0 {
-			delete(p.of, account)
-		}
-	}
-	wait, cancel := context.WithTimeout(ctx, turnWait)
-	defer cancel()
-	for _, c := range []chan struct{}{own.taken, p.all} {
-		select {
-		case c <- struct{}{}:
-			continue
-		case <-wait.Done():
-		}
-		if c == p.all {
-			<-own.taken
-		}
-		leave()
-		e := fault.New(fault.Unavailable, "too many files are being stored just now; try again")
-		e.RetryAfter = time.Second
-		return nil, e
-	}
-	return func() { <-p.all; <-own.taken; leave() }, nil
 }
 
 // examine reads a file to its end: what it is, and into w, once that is known,
@@ -311,71 +253,6 @@ func (s *Service) drop(ctx context.Context, p auth.Principal, uploads ...string)
 	}
 }
 
-// parts takes the files of one multipart request. They are the request's own:
-// dropped when it is answered, they stay while its job needs them.
-type parts struct {
-	s   *Service
-	ctx context.Context //nolint:containedctx // the request's, whose life it shares
-	p   auth.Principal
-	ids []string
-}
-
-// fileParts are the parts that may be files, and the field that each fills.
-var fileParts = []struct {
-	part, field, member string
-	image               bool
-}{
-	{"input_reference", "input_reference", "file_id", true},
-	{"image", "image_url", "", true},
-	{"end_image", "end_image_url", "", true},
-	{"video", "video_url", "", false},
-}
-
-// bytes is how large a body with all its files may be.
-func (f *parts) bytes() int64 {
-	if f == nil {
-		return MaxBody
-	}
-	most := int64(MaxBody)
-	for _, k := range fileParts {
-		if k.image {
-			most += f.s.cfg.UploadMaxBytes
-		} else {
-			most += max(f.s.cfg.UploadMaxVideoBytes, f.s.cfg.UploadMaxBytes)
-		}
-	}
-	return most
-}
-
-// add stores the file of a part and fills its field. bad is a fault of the field,
-// which was not read then.
-func (f *parts) add(part *multipart.Part, fields map[string]any) (bad *fault.Field, _ error) {
-	name := part.FormName()
-	for _, k := range fileParts {
-		switch _, twice := fields[k.field]; {
-		case k.part != name:
-			continue
-		case f == nil:
-			return &fault.Field{Name: name, Message: "is a file, which a quote does not take; name an upload or an https URL"}, nil
-		case twice:
-			return &fault.Field{Name: name, Message: "is there twice, or " + k.field + " is there too"}, nil
-		}
-		u, err := f.s.take(f.ctx, f.p, name, k.image, part)
-		if err != nil {
-			return nil, err
-		}
-		f.ids = append(f.ids, u.GetId())
-		fields[k.field] = u.GetId()
-		if k.member != "" {
-			fields[k.field] = map[string]any{k.member: u.GetId()}
-		}
-		return nil, nil
-	}
-	return &fault.Field{Name: name, Message: "is a file, which is not taken here; files are input_reference, image, end_image and video"}, nil
-}
-
-func (f *parts) drop() { f.s.drop(f.ctx, f.p, f.ids...) }
-
 func (s *Service) getUpload(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
 	found, err := s.findUpload(r.Context(), p, r.PathValue("id"))
 	return showUpload(w, found.GetUpload(), err)
@@ -424,23 +301,6 @@ func (s *Service) postUpload(w http.ResponseWriter, r *http.Request, p auth.Prin
 // extend gives a request the time that a file may take.
 func (s *Service) extend(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.UploadTimeout))
-}
-
-// filePart is the part of a form that is the file.
-func filePart(mr *multipart.Reader) (io.Reader, error) {
-	for range 10 {
-		part, err := mr.NextPart()
-		if err != nil {
-			break
-		}
-		if part.FormName() == "file" {
-			return part, nil
-		}
-		if name := part.FormName(); part.FileName() != "" || name != "purpose" {
-			return nil, invalid([]fault.Field{{Name: name, Message: "is no part of this form: file"}})
-		}
-	}
-	return nil, invalid([]fault.Field{{Name: "file", Message: "is missing"}})
 }
 
 // uploadBody begins an upload that goes straight to the bucket.
