@@ -27,6 +27,7 @@ type lane struct {
 	next  time.Time // the first moment that is left
 	step  time.Duration
 	left  int
+	until time.Time     // what is left counts no longer
 	local *rate.Limiter // while the store does not answer
 }
 
@@ -76,7 +77,7 @@ func (t *Traffic) Take(ctx context.Context, l Lane) (wait time.Duration, err err
 func (m *lane) turn(ctx context.Context, t *Traffic, l Lane, known Rate) (at time.Time, wait time.Duration, err error) {
 	m.mu.Lock()
 	now := t.now()
-	if m.left == 0 || m.next.Before(now.Add(-burst)) || m.next.Before(known.Since) && now.Before(known.Next) {
+	if m.left == 0 || now.After(m.until) || m.next.Before(known.Since) && now.Before(known.Next) {
 		wait, err = m.reserve(ctx, t, l, now)
 	}
 	if err == nil && wait == 0 {
@@ -110,6 +111,9 @@ func (m *lane) reserve(ctx context.Context, t *Traffic, l Lane, now time.Time) (
 		}
 		wait = 0
 		n := min(int(m.waiting.Load()), int(perSecond/4)+1)
+		// From now on, not from first: of a lane that was idle that lies as far
+		// back as counts, and all but the first moment would be too old at once.
+		m.until = now.Add(burst)
 		m.next, m.left, m.step = first, max(n, 1), time.Duration(float64(time.Second)/perSecond)
 		r.Next = first.Add(time.Duration(m.left) * m.step)
 		return true

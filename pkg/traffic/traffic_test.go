@@ -90,6 +90,43 @@ func TestOneSlowDownIsEverybodys(t *testing.T) {
 	}
 }
 
+// counted counts the journeys to a store, in each of which a moment passes.
+type counted struct {
+	traffic.Store
+	clock    *clock
+	journeys atomic.Int64
+}
+
+func (s *counted) Change(ctx context.Context, fn func([]byte) ([]byte, error), key ...string) ([]byte, error) {
+	defer s.clock.pass(time.Millisecond)
+	s.journeys.Add(1)
+	return s.Store.Change(ctx, fn, key...)
+}
+
+// A crowd at a lane that was idle shares its journeys to the store: one for each
+// would be the speed limit of all.
+func TestACrowdTakesItsTurnsTogether(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	store := &counted{Store: natstest.NewServer(t).Bus().Shared(), clock: c}
+	x := traffic.New(traffic.Config{}, store, c.now, slog.New(slog.DiscardHandler))
+	const crowd, each = 50, 20
+	var wg sync.WaitGroup
+	for range crowd {
+		wg.Go(func() {
+			for range each {
+				if wait, err := x.Take(t.Context(), traffic.Lane{Provider: "p", Limit: 1_000_000}); wait != 0 || err != nil {
+					t.Errorf("told to wait %v, %v", wait, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := store.journeys.Load(); n > crowd*each/2 {
+		t.Errorf("%d journeys for %d turns", n, crowd*each)
+	}
+}
+
 // A circuit opens for all, lets one probe through, and follows its outcome.
 func TestACircuitIsEverybodys(t *testing.T) {
 	t.Parallel()

@@ -120,7 +120,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		"lock jobs":                {"job_pkey", lockJobsSQL, []any{append(some("video_"), job)}, false},
 		"attempts of jobs":         {"attempt_job_id_number_key", attemptsSQL, []any{some("video_")}, false},
 		"known facts":              {"observation_pkey", knownFactsSQL, []any{some("video_"), some("fact_")}, false},
-		"owners of tasks":          {"attempt_by_task", taskOwnersSQL, []any{[]string{"kling", "atlascloud"}, some("task_")}, false},
+		"owners of tasks":          {"attempt_by_task", taskOwnersSQL, []any{slices.Repeat([]string{"kling"}, len(some("task_"))), some("task_")}, false},
 		"due messages":             {"outbox_pkey", dueSQL, []any{relayBatch}, false},
 		"sent messages":            {"outbox_pkey", sentSQL, []any{[]time.Time{time.Now(), time.Now()}, []int64{1, 2}}, false},
 		"tasks at a provider":      {"attempt_running", runningSQL, []any{"kling"}, true},

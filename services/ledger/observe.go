@@ -139,11 +139,12 @@ func (s *Service) observed(x sighting) error {
 
 const (
 	// One that was ignored or contradicted the known may be true later.
-	// The fence has each looked up by its key, however few observations there
-	// were when the plan was made.
+	// The fence has each looked up by its key, however few rows there were when
+	// the plan was made.
 	knownFactsSQL = `select o.job_id, o.id from unnest($1::text[], $2::text[]) as x (job, id)
 		cross join lateral (select o.job_id, o.id from observation o where o.job_id = x.job and o.id = x.id and o.verdict in ('applied', 'late') offset 0) o`
-	taskOwnersSQL = "select provider, provider_task_id, id from attempt where provider = any($1) and provider_task_id = any($2)"
+	taskOwnersSQL = `select a.provider, a.provider_task_id, a.id from unnest($1::text[], $2::text[]) as x (provider, task)
+		cross join lateral (select a.provider, a.provider_task_id, a.id from attempt a where a.provider = x.provider and a.provider_task_id = x.task offset 0) a`
 )
 
 // apply judges a group in its order and gathers what follows.
@@ -152,10 +153,7 @@ func (s *Service) apply(ctx context.Context, u *unit, seen []sighting) error {
 	for _, x := range seen {
 		ids, facts = append(ids, x.o.GetJobId()), append(facts, x.o.GetId())
 		if t := taskID(x.o); t != "" {
-			tasks = append(tasks, t)
-			if !slices.Contains(providers, x.o.GetProvider()) {
-				providers = append(providers, x.o.GetProvider())
-			}
+			tasks, providers = append(tasks, t), append(providers, x.o.GetProvider())
 		}
 	}
 	known, owners := map[[2]string]bool{}, map[[2]string]string{}
