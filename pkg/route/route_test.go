@@ -247,6 +247,50 @@ func TestFileIsReadAgain(t *testing.T) {
 	}
 }
 
+// Files of models and of aliases change together, and the aliases may be looked
+// at first: they are taken over when their models are there.
+func TestAliasesThatCameBeforeTheirModels(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "routes.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	models := catalog.Builtin().Models()
+	offered := &offer{models: models}
+	r, err := Open(Config{File: file, Every: time.Hour}, offered, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("- alias: mine\n  routes: [{model: our-own}]\n")
+	r.reload(t.Context())
+	if _, ok := r.Table().Alias("mine"); ok {
+		t.Fatal("an alias of a model that is not there was taken over")
+	}
+	own := models[0]
+	own.ID = "our-own"
+	offered.models = append(slices.Clone(models), own)
+	if r.reload(t.Context()); !slices.ContainsFunc(r.Table().Aliases(), func(a Alias) bool { return a.Name == "mine" }) {
+		t.Error("the alias is not there, though its model is")
+	}
+}
+
+// offer is a catalogue that changes.
+type offer struct{ models []catalog.Model }
+
+func (o *offer) Models() []catalog.Model { return o.models }
+
+func (o *offer) Model(id string) (catalog.Model, bool) {
+	i := slices.IndexFunc(o.models, func(m catalog.Model) bool { return m.ID == id })
+	if i < 0 {
+		return catalog.Model{}, false
+	}
+	return o.models[i], true
+}
+
 // Of an alias only the models that can work on a video are tried, each with the
 // source as it takes it: its own task, or an address.
 func TestEachRouteGetsTheSourceAsItTakesIt(t *testing.T) {
