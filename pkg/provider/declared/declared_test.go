@@ -48,6 +48,9 @@ func TestBadDescriptionsAreNamed(t *testing.T) {
 	if _, err := declared.Parse([]byte(`[{name: aa, colour: red}]`)); err == nil || !strings.Contains(err.Error(), "colour") {
 		t.Error(err)
 	}
+	if _, err := declared.Parse([]byte("[]\n---\n[]")); err == nil || !strings.Contains(err.Error(), "another document") {
+		t.Error(err)
+	}
 }
 
 // Fields keep their types, and empty ones take their keys along.
