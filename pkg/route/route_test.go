@@ -171,6 +171,9 @@ func TestParseNamesEveryFault(t *testing.T) {
 		"- alias: a\n  pick: luck\n  routes: [{model: wan-2.6}]\n":                                                {`pick is "luck"; use order, weight or price`},
 		"- alias: a\n  routes: [{model: wan-2.6, weight: 3}]\n":                                                   {"routes[0].weight has no meaning with pick: order"},
 		"- alias: a\n  routes: [{model: wan-2.6}, {model: wan-2.6}]\n":                                            {"routes[1].model is \"wan-2.6\", which is there twice"},
+		"- alias: a\n  pick: weight\n  routes: [{model: wan-2.6, weight: 0}]\n":                                   {`line 3: weight is "0"; use 1 to 1000000, or leave the route out`},
+		"- alias: a\n  pick: weight\n  routes: [{model: wan-2.6, weight: 1e9}]\n":                                 {`line 3: weight is "1e9"`},
+		"- alias: a\n  routes: [{model: wan-2.6}]\n---\n- alias: b\n  routes: [{model: wan-2.6}]\n":               {"another document begins, after a line of three dashes"},
 		"- alias: a\n  max_routes: 17\n  routes: [{model: wan-2.6}]\n":                                            {"max_routes is 17"},
 		"- alias: a\n  routes: [{model: wan-2.6, when: {tiers: [gold]}}]\n":                                       {`routes[0].when.tiers holds "gold"; use development, staging, production`},
 		"- alias: a\n  when: {needs: [magic], resolutions: [big]}\n  routes: [{model: wan-2.6}]\n":                {`when.needs holds "magic"; use audio, extend, image`, `when.resolutions holds "big"`},
@@ -184,6 +187,15 @@ func TestParseNamesEveryFault(t *testing.T) {
 				t.Errorf("%q: %v; want %q", text, err, w)
 			}
 		}
+	}
+}
+
+// A file whose aliases are all commented out has none.
+func TestFileOfCommentsIsEmpty(t *testing.T) {
+	t.Parallel()
+	x, err := Parse([]byte("# - alias: a\n"), catalog.Builtin())
+	if err != nil || len(x.Aliases()) == 0 {
+		t.Errorf("%v", err)
 	}
 }
 
