@@ -134,6 +134,20 @@ func (s *Service) giveUp(ctx context.Context, a *ledgerv1.GetAttemptResponse, se
 	return s.publish(ctx, fill(o, seen))
 }
 
+// later has a poll that has to wait made again by a schedule. Kept for redelivery,
+// a crowd of them would fill the consumer, and the provider's other tasks, of
+// other keys or just called back, would wait behind it.
+func (s *Service) later(ctx context.Context, m *eventv1.PollAttempt, a *ledgerv1.GetAttemptResponse, err error) error {
+	var after *bus.AfterError
+	switch {
+	case !errors.As(err, &after):
+		return err
+	case a.GetInReview():
+		return nil // the ledger asks again
+	}
+	return s.d.Bus.SchedulePoll(ctx, m, s.d.Now().Add(jitter(after.Delay)))
+}
+
 func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	g := s.gates[m.GetProvider()]
 	if g == nil {
@@ -159,10 +173,10 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	}
 	adapter, err := s.account(a.GetProvider(), a.GetKeyId())
 	if err != nil {
-		return s.withoutKey(ctx, a, err)
+		return s.later(ctx, m, a, s.withoutKey(ctx, a, err))
 	}
 	if wait := g.closed(s.d.Now()); wait > 0 {
-		return bus.After(wait, errors.New("provider asked to wait"))
+		return s.later(ctx, m, a, bus.After(wait, errors.New("provider asked to wait")))
 	}
 	if err := g.limit.Wait(ctx); err != nil {
 		return err

@@ -335,6 +335,23 @@ func TestPollsInReview(t *testing.T) {
 	}
 }
 
+// A poll that has to wait, here for a key that was taken out, lies in a schedule and
+// not in the consumer, where thousands of them would be in the way of others.
+func TestAPollThatWaitsIsInNobodysWay(t *testing.T) {
+	t.Parallel()
+	x := setup(t, &plain{}, &ledgerv1.GetAttemptResponse{State: "accepted", ProviderTaskId: "t1", KeyId: "gone"}, "")
+	x.poll(t, &eventv1.PollAttempt{Polls: 3})
+	x.acknowledged(t, bus.StreamWatchdog, bus.PollConsumer("acme").Name)
+	s, err := x.bus.JetStream().Stream(t.Context(), bus.StreamWatchdog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.CachedInfo().State.Msgs; n != 1 {
+		t.Errorf("%d polls to come", n)
+	}
+	x.nothingElse(t)
+}
+
 // A callback that comes after the end is told, so that it counts as one that came.
 func TestLateHintIsTold(t *testing.T) {
 	t.Parallel()
