@@ -143,19 +143,25 @@ var (
 )
 
 // Parse reads the aliases that ship and, on top of them, an operator's YAML
-// list: an alias of the same name replaces ours. models are those on offer. The
-// error names every fault.
+// list: an alias of the same name replaces ours, and so does a model of the
+// operator's. models are those on offer. The error names every fault.
 func Parse(own []byte, models Models) (*Table, error) {
-	known := map[string]bool{}
-	for _, m := range slices.Concat(catalog.Builtin().Models(), models.Models()) {
+	known, ships := map[string]bool{}, catalog.Builtin()
+	for _, m := range slices.Concat(ships.Models(), models.Models()) {
 		known[m.ID] = true
 	}
 	t := &Table{}
 	var errs []error
-	for _, data := range [][]byte{builtin, own} {
+	for i, data := range [][]byte{builtin, own} {
 		aliases, err := decode(data)
 		if err != nil {
 			return nil, err
+		}
+		if i == 0 {
+			aliases = slices.DeleteFunc(aliases, func(a Alias) bool {
+				_, ours := ships.Model(a.Name)
+				return known[a.Name] && !ours
+			})
 		}
 		seen := map[string]bool{}
 		for _, a := range aliases {

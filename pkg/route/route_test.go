@@ -290,6 +290,21 @@ func TestAliasesThatCameBeforeTheirModels(t *testing.T) {
 	}
 }
 
+// A model of the operator's goes before an alias of ours: whoever names it so must
+// be able to start again.
+func TestAModelNamedAsAnAliasThatShips(t *testing.T) {
+	t.Parallel()
+	own := catalog.Builtin().Models()[0]
+	own.ID = "veo-3"
+	x, err := Parse(nil, &offer{append(catalog.Builtin().Models(), own)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := x.Alias("veo-3"); ok || len(x.Aliases()) == 0 {
+		t.Errorf("%v", x.Aliases())
+	}
+}
+
 // offer is a catalogue that changes.
 type offer struct{ models []catalog.Model }
 
