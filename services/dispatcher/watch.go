@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -168,9 +169,16 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		seen := provider.Seen{JobID: a.GetJobId(), AttemptID: a.GetAttemptId(), Provider: a.GetProvider(), Source: "hint", At: s.d.Now()}
 		return s.publish(ctx, provider.Observe(provider.Report{State: provider.Running}, seen))
 	}
-	if a.GetProviderTaskId() == "" {
-		return s.lookFor(ctx, a.GetAttemptId())
+	// Where the answer to the submit was lost, a callback at the attempt's own address
+	// may be all that names its task. Who answers for it is the provider, by our key.
+	adopts := a.GetProviderTaskId() == "" && a.GetState() == "uncertain" && m.GetProviderTaskId() != ""
+	if a.GetProviderTaskId() == "" && !adopts {
+		if err := s.lookFor(ctx, a.GetAttemptId()); err != nil || m.GetProviderTaskId() == "" {
+			return err
+		}
+		return s.d.Bus.SchedulePoll(ctx, m, s.d.Now().Add(s.cfg.PollInterval)) // it is uncertain by then, or settled
 	}
+	task := cmp.Or(a.GetProviderTaskId(), m.GetProviderTaskId())
 	adapter, err := s.account(a.GetProvider(), a.GetKeyId())
 	if err != nil {
 		return s.later(ctx, m, a, s.withoutKey(ctx, a, err))
@@ -190,9 +198,16 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return bus.Terminate(err)
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
-	r, err := adapter.Poll(call, a.GetProviderTaskId(), t)
+	r, err := adapter.Poll(call, task, t)
 	cancel()
 	seen.At = s.d.Now()
+	if err == nil && adopts {
+		s.d.Logger.WarnContext(ctx, "task of a lost answer found by its callback", "job_id", m.GetJobId(), "attempt_id", m.GetAttemptId(), "provider", m.GetProvider())
+		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: r.TaskID}}}
+		if perr := s.publish(ctx, fill(o, seen)); perr != nil {
+			return perr
+		}
+	}
 	if err == nil {
 		s.m.polled(ctx, seen.Provider, string(r.State))
 		if r.UnknownWord != "" {
@@ -223,6 +238,9 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return s.stop(ctx, adapter, a) // its command was lost, or not yet obeyed
 	}
 	next := &eventv1.PollAttempt{JobId: m.GetJobId(), AttemptId: m.GetAttemptId(), Provider: m.GetProvider(), Polls: m.GetPolls() + 1}
+	if adopts {
+		next.ProviderTaskId = m.GetProviderTaskId()
+	}
 	wait := jitter(paceOf(adapter, a, a.WebhookTrust).next(s.cfg.PollInterval, next.GetPolls(), age(a)))
 	return s.d.Bus.SchedulePoll(ctx, next, seen.At.Add(wait))
 }

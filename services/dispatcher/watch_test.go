@@ -352,6 +352,34 @@ func TestAPollThatWaitsIsInNobodysWay(t *testing.T) {
 	x.nothingElse(t)
 }
 
+// Where the answer to a submit was lost, a hint's task is asked for, and is the
+// attempt's when the provider knows it; while the answer may still come, it is not.
+func TestAHintNamesTheTaskOfALostAnswer(t *testing.T) {
+	t.Parallel()
+	running := &plain{answer: func(n int) (provider.Report, error) {
+		if n < 2 {
+			return provider.Report{}, errors.New("read task: status 503")
+		}
+		return provider.Unfinished("", "running", map[string]provider.State{"running": provider.Running}), nil
+	}}
+	x := setup(t, running, &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000}, "")
+	x.poll(t, &eventv1.PollAttempt{Hinted: true, ProviderTaskId: "t9"})
+	if o := x.next(t); o.GetAccepted().GetProviderTaskId() != "t9" || o.GetAttemptId() != "att_1" {
+		t.Errorf("%v", o)
+	}
+	early := &plain{answer: func(int) (provider.Report, error) { return provider.Report{}, errors.New("asked too early") }}
+	x = setup(t, early, &ledgerv1.GetAttemptResponse{State: "intended", AgeMs: 60_000}, "")
+	x.poll(t, &eventv1.PollAttempt{Hinted: true, ProviderTaskId: "t9"})
+	if o := x.next(t); o.GetUnknown() == nil {
+		t.Errorf("%v", o)
+	}
+	early.mu.Lock()
+	defer early.mu.Unlock()
+	if early.polled > 0 {
+		t.Error("a task was asked for by a hint while the answer to its submit may still come")
+	}
+}
+
 // A callback that comes after the end is told, so that it counts as one that came.
 func TestLateHintIsTold(t *testing.T) {
 	t.Parallel()

@@ -228,7 +228,12 @@ func (a *Adapter) source(ctx context.Context, name string) (string, error) {
 }
 
 // Poll implements provider.Adapter.
-func (a *Adapter) Poll(ctx context.Context, taskID string, _ provider.Task) (provider.Report, error) {
+//
+// A webhook names the last part of an operation only; its model is the task's.
+func (a *Adapter) Poll(ctx context.Context, taskID string, t provider.Task) (provider.Report, error) {
+	if !strings.Contains(taskID, "/") {
+		taskID = "models/" + t.Model + "/operations/" + taskID
+	}
 	if !operation.MatchString(taskID) {
 		return provider.Report{}, errors.New("the task id is no operation")
 	}
