@@ -183,7 +183,9 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	if err != nil {
 		return s.later(ctx, m, a, s.withoutKey(ctx, a, err))
 	}
-	if wait := g.closed(s.d.Now()); wait > 0 {
+	// The provider that asked one to wait, it may be for an hour, called by itself here:
+	// what is finished need not wait for what cannot be begun.
+	if wait := g.closed(s.d.Now()); wait > 0 && !m.GetHinted() {
 		return s.later(ctx, m, a, bus.After(wait, errors.New("provider asked to wait")))
 	}
 	if err := g.limit.Wait(ctx); err != nil {

@@ -380,6 +380,31 @@ func TestAHintNamesTheTaskOfALostAnswer(t *testing.T) {
 	}
 }
 
+// full has no time for anything new.
+type full struct{ *plain }
+
+func (full) Submit(context.Context, provider.Task) (string, error) {
+	return "", provider.Rule{Code: fault.RateLimited, Retry: true, Meaning: "the day's quota is used up"}.Refuse("acme", "429", "", time.Hour)
+}
+
+// A provider that takes no new task for an hour, and calls for one that it has, is
+// asked for that one at once.
+func TestAHintIsFollowedWhileNothingIsSubmitted(t *testing.T) {
+	t.Parallel()
+	done := &plain{answer: func(int) (provider.Report, error) {
+		return provider.Done("acme", "", "https://result.example/v.mp4"), nil
+	}}
+	x := setup(t, full{done}, &ledgerv1.GetAttemptResponse{ProviderTaskId: "t1"}, "")
+	x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
+	if o := x.next(t); o.GetRefused().GetError().GetCode() != string(fault.RateLimited) {
+		t.Errorf("%v", o)
+	}
+	x.poll(t, &eventv1.PollAttempt{Hinted: true})
+	if o := x.next(t); o.GetRendered().GetProviderTaskId() != "t1" {
+		t.Errorf("%v", o)
+	}
+}
+
 // A callback that comes after the end is told, so that it counts as one that came.
 func TestLateHintIsTold(t *testing.T) {
 	t.Parallel()
