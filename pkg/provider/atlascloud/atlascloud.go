@@ -70,8 +70,22 @@ type prediction struct {
 	Word      string          `json:"task_status"`
 	Outputs   []string        `json:"outputs"`
 	Output    json.RawMessage `json:"output"`
-	Error     string          `json:"error"`
-	ErrorCode json.Number     `json:"error_code"`
+	Error     loose           `json:"error"`
+	ErrorCode loose           `json:"error_code"`
+}
+
+// loose is a text, or whatever else stands in its place as it is written: what a
+// failure says in another shape must not hide that it is one.
+type loose string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *loose) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) != nil {
+		s = string(b)
+	}
+	*l = loose(s)
+	return nil
 }
 
 // errorTable classes HTTP statuses of a submit. Source: atlascloud.ai/docs errors.
@@ -218,7 +232,7 @@ func (a *Adapter) ParseWebhook(ctx context.Context, h http.Header, body []byte, 
 			p.Status = "failed"
 		}
 		if s, ok := w.Error.(string); ok && p.Error == "" {
-			p.Error = s
+			p.Error = loose(s)
 		}
 	}
 	return report(p), nil
@@ -259,12 +273,12 @@ func report(p prediction) provider.Report {
 	case "completed", "succeeded", "succeed":
 		return provider.Done(Name, p.ID, first(p.Outputs...))
 	case "failed", "timeout", "cancelled", "canceled":
-		code := first(strings.TrimPrefix(p.ErrorCode.String(), "0"), word) // 0 is none
+		code := first(strings.TrimPrefix(string(p.ErrorCode), "0"), word) // 0 is none
 		rule, known := failureCodes[code]
 		if !known {
 			rule = failRule
 		}
-		return rule.Fail(Name, p.ID, code, p.Error)
+		return rule.Fail(Name, p.ID, code, string(p.Error))
 	default:
 		return provider.Unfinished(p.ID, word, stateWords)
 	}
