@@ -2,6 +2,8 @@ package bus
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -193,13 +195,19 @@ func created(s jetstream.KeyValueStatus) time.Time {
 	return time.Time{}
 }
 
+// sharedKey is a key's name. A part that has to be written otherwise, as that of a
+// model with a dot, has its sum behind it: two models must not share a circuit.
 func sharedKey(parts []string) string {
 	name := ""
 	for i, p := range parts {
 		if i > 0 {
 			name += "."
 		}
-		name += token(p)
+		t := token(p)
+		if name += t; t != p {
+			sum := sha256.Sum256([]byte(p))
+			name += "-" + hex.EncodeToString(sum[:6])
+		}
 	}
 	return name
 }

@@ -300,10 +300,12 @@ func TestFaultsOfAFile(t *testing.T) {
 		}
 	}
 	for data, want := range map[string]string{
-		"":           "catalogue: is empty; write [] for no models",
-		"id: x":      "catalogue:1: must be a list of models, each beginning with a dash",
-		"- [\n":      "catalogue: is not YAML: ",
-		priced("{}"): `model "x": prices.720p: has no price for 5 seconds`,
+		"":             "catalogue: is empty; write [] for no models",
+		"id: x":        "catalogue:1: must be a list of models, each beginning with a dash",
+		"- [\n":        "catalogue: is not YAML: ",
+		"[]\n---\n[]":  "catalogue:2: another document begins",
+		"[]\n---\n- [": "catalogue: is not YAML: ",
+		priced("{}"):   `model "x": prices.720p: has no price for 5 seconds`,
 		priced(`{second: 1, clip: {5: 2, 9: 1}}`):                             `prices.720p.clip: 9 is not one of its durations at 720p`,
 		priced(`{second: -1}`):                                                `prices.720p.second: must be 1 to 1000000000 millionths`,
 		priced(`{second: 9999999999}`):                                        `prices.720p.second: must be 1 to 1000000000 millionths`,

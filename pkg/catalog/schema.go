@@ -1,9 +1,11 @@
 package catalog
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/url"
 	"reflect"
@@ -103,8 +105,15 @@ func parse(file string, data []byte) ([]Model, error) {
 
 // entries reads the list without judging what it means.
 func entries(file string, data []byte) ([]*entry, error) {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
+	var doc, next yaml.Node
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: is not YAML: %w", file, err)
+	}
+	// Two files that were put together: the second's models would be left out.
+	if err := dec.Decode(&next); err == nil {
+		return nil, fmt.Errorf("%s:%d: another document begins, after a line of three dashes; a file is one list", file, next.Line)
+	} else if !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: is not YAML: %w", file, err)
 	}
 	if len(doc.Content) == 0 {

@@ -76,8 +76,8 @@ func Call(ctx context.Context, c *http.Client, method, url string, h http.Header
 func (a *Answer) RetryAfter(now time.Time) time.Duration {
 	v := a.Header.Get("Retry-After")
 	var d time.Duration
-	if n, err := strconv.Atoi(v); err == nil {
-		d = time.Duration(n) * time.Second
+	if n, err := strconv.ParseInt(v, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		d = time.Duration(min(max(n, 0), int64(time.Hour/time.Second))) * time.Second // bounded first: a product wraps
 	} else if t, err := http.ParseTime(v); err == nil {
 		d = t.Sub(now)
 	}

@@ -59,6 +59,7 @@ func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	for value, want := range map[string]time.Duration{
 		"7": 7 * time.Second, "": 0, "soon": 0, "-5": 0, "999999": time.Hour,
+		"10000000000": time.Hour, "9223372036854775807": time.Hour, "99999999999999999999": time.Hour, "-99999999999999999999": 0, "-10000000000": 0,
 		"Wed, 25 Nov 2026 12:00:30 GMT": 30 * time.Second, "Wed, 25 Nov 2026 11:00:00 GMT": 0, "Fri, 27 Nov 2026 12:00:00 GMT": time.Hour,
 	} {
 		a := provider.Answer{Header: http.Header{"Retry-After": {value}}}

@@ -78,8 +78,9 @@ func (r *Routes) reload(ctx context.Context) {
 	r.log.InfoContext(ctx, "file of aliases read", "aliases", len(t.aliases))
 }
 
-// read returns the table of the present file, and a sum of what was read or of
-// what kept it from being read.
+// read returns the table of the present file, and a sum of what was read and of
+// what was wrong with it: a model that the file names may come to the catalogue
+// after it, or leave it.
 func (r *Routes) read() (*Table, [sha256.Size]byte, error) {
 	var data []byte
 	if r.cfg.File != "" {
@@ -95,5 +96,8 @@ func (r *Routes) read() (*Table, [sha256.Size]byte, error) {
 		}
 	}
 	t, err := Parse(data, r.models)
-	return t, sha256.Sum256(data), err
+	if err != nil {
+		return nil, sha256.Sum256(fmt.Append(data, err)), err
+	}
+	return t, sha256.Sum256(data), nil
 }

@@ -161,7 +161,7 @@ func (a Ask) plan(alias Alias, field string) (*Plan, []fault.Field) {
 			lacks = append(lacks, lack{model: m.ID, bad: bad})
 			continue
 		}
-		c.weight = x.Weight
+		c.weight = int(x.Weight)
 		p.Routes = append(p.Routes, c)
 	}
 	if len(p.Routes) == 0 {

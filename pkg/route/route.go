@@ -9,6 +9,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -63,7 +64,7 @@ type Means struct {
 // Route is a model that an alias may lead to.
 type Route struct {
 	Model  string    `yaml:"model"`
-	Weight int       `yaml:"weight"` // with pick: weight; 0 is 1
+	Weight share     `yaml:"weight"` // with pick: weight; 1 when left out
 	When   Condition `yaml:"when"`
 }
 
@@ -87,6 +88,20 @@ func (c *credits) UnmarshalYAML(n *yaml.Node) error {
 		return fmt.Errorf("line %d: %q is not credits above 0 with at most 6 decimals", n.Line, n.Value)
 	}
 	*c = credits(micros)
+	return nil
+}
+
+// share is a route's weight beside the others'.
+type share int
+
+// UnmarshalYAML implements yaml.Unmarshaler. A weight of 0 is refused: whoever
+// writes it wants no videos of the route, which is done by leaving it out.
+func (w *share) UnmarshalYAML(n *yaml.Node) error {
+	var x int
+	if err := n.Decode(&x); err != nil || x < 1 || x > 1_000_000 {
+		return fmt.Errorf("line %d: weight is %q; use 1 to 1000000, or leave the route out", n.Line, n.Value)
+	}
+	*w = share(x)
 	return nil
 }
 
@@ -128,19 +143,25 @@ var (
 )
 
 // Parse reads the aliases that ship and, on top of them, an operator's YAML
-// list: an alias of the same name replaces ours. models are those on offer. The
-// error names every fault.
+// list: an alias of the same name replaces ours, and so does a model of the
+// operator's. models are those on offer. The error names every fault.
 func Parse(own []byte, models Models) (*Table, error) {
-	known := map[string]bool{}
-	for _, m := range slices.Concat(catalog.Builtin().Models(), models.Models()) {
+	known, ships := map[string]bool{}, catalog.Builtin()
+	for _, m := range slices.Concat(ships.Models(), models.Models()) {
 		known[m.ID] = true
 	}
 	t := &Table{}
 	var errs []error
-	for _, data := range [][]byte{builtin, own} {
+	for i, data := range [][]byte{builtin, own} {
 		aliases, err := decode(data)
 		if err != nil {
 			return nil, err
+		}
+		if i == 0 {
+			aliases = slices.DeleteFunc(aliases, func(a Alias) bool {
+				_, ours := ships.Model(a.Name)
+				return known[a.Name] && !ours
+			})
 		}
 		seen := map[string]bool{}
 		for _, a := range aliases {
@@ -166,8 +187,13 @@ func decode(data []byte) ([]Alias, error) {
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
-	if err := dec.Decode(&aliases); err != nil {
+	if err := dec.Decode(&aliases); errors.Is(err, io.EOF) {
+		return nil, nil // comments alone
+	} else if err != nil {
 		return nil, fmt.Errorf("parse routes: %w", err)
+	}
+	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return nil, errors.New("parse routes: another document begins, after a line of three dashes; a file is one list")
 	}
 	return aliases, nil
 }
@@ -218,8 +244,6 @@ func (a *Alias) check(known map[string]bool) (errs []error) {
 		}
 		seen[r.Model] = true
 		switch {
-		case r.Weight < 0 || r.Weight > 1_000_000:
-			bad("%s.weight is %d; use 1 to 1000000", at, r.Weight)
 		case r.Weight > 0 && a.Pick != byWeight:
 			bad("%s.weight has no meaning with pick: %s", at, a.Pick)
 		case r.Weight == 0:

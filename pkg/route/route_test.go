@@ -171,6 +171,9 @@ func TestParseNamesEveryFault(t *testing.T) {
 		"- alias: a\n  pick: luck\n  routes: [{model: wan-2.6}]\n":                                                {`pick is "luck"; use order, weight or price`},
 		"- alias: a\n  routes: [{model: wan-2.6, weight: 3}]\n":                                                   {"routes[0].weight has no meaning with pick: order"},
 		"- alias: a\n  routes: [{model: wan-2.6}, {model: wan-2.6}]\n":                                            {"routes[1].model is \"wan-2.6\", which is there twice"},
+		"- alias: a\n  pick: weight\n  routes: [{model: wan-2.6, weight: 0}]\n":                                   {`line 3: weight is "0"; use 1 to 1000000, or leave the route out`},
+		"- alias: a\n  pick: weight\n  routes: [{model: wan-2.6, weight: 1e9}]\n":                                 {`line 3: weight is "1e9"`},
+		"- alias: a\n  routes: [{model: wan-2.6}]\n---\n- alias: b\n  routes: [{model: wan-2.6}]\n":               {"another document begins, after a line of three dashes"},
 		"- alias: a\n  max_routes: 17\n  routes: [{model: wan-2.6}]\n":                                            {"max_routes is 17"},
 		"- alias: a\n  routes: [{model: wan-2.6, when: {tiers: [gold]}}]\n":                                       {`routes[0].when.tiers holds "gold"; use development, staging, production`},
 		"- alias: a\n  when: {needs: [magic], resolutions: [big]}\n  routes: [{model: wan-2.6}]\n":                {`when.needs holds "magic"; use audio, extend, image`, `when.resolutions holds "big"`},
@@ -184,6 +187,15 @@ func TestParseNamesEveryFault(t *testing.T) {
 				t.Errorf("%q: %v; want %q", text, err, w)
 			}
 		}
+	}
+}
+
+// A file whose aliases are all commented out has none.
+func TestFileOfCommentsIsEmpty(t *testing.T) {
+	t.Parallel()
+	x, err := Parse([]byte("# - alias: a\n"), catalog.Builtin())
+	if err != nil || len(x.Aliases()) == 0 {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -245,6 +257,65 @@ func TestFileIsReadAgain(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// Files of models and of aliases change together, and the aliases may be looked
+// at first: they are taken over when their models are there.
+func TestAliasesThatCameBeforeTheirModels(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "routes.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	models := catalog.Builtin().Models()
+	offered := &offer{models: models}
+	r, err := Open(Config{File: file, Every: time.Hour}, offered, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("- alias: mine\n  routes: [{model: our-own}]\n")
+	r.reload(t.Context())
+	if _, ok := r.Table().Alias("mine"); ok {
+		t.Fatal("an alias of a model that is not there was taken over")
+	}
+	own := models[0]
+	own.ID = "our-own"
+	offered.models = append(slices.Clone(models), own)
+	if r.reload(t.Context()); !slices.ContainsFunc(r.Table().Aliases(), func(a Alias) bool { return a.Name == "mine" }) {
+		t.Error("the alias is not there, though its model is")
+	}
+}
+
+// A model of the operator's goes before an alias of ours: whoever names it so must
+// be able to start again.
+func TestAModelNamedAsAnAliasThatShips(t *testing.T) {
+	t.Parallel()
+	own := catalog.Builtin().Models()[0]
+	own.ID = "veo-3"
+	x, err := Parse(nil, &offer{append(catalog.Builtin().Models(), own)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := x.Alias("veo-3"); ok || len(x.Aliases()) == 0 {
+		t.Errorf("%v", x.Aliases())
+	}
+}
+
+// offer is a catalogue that changes.
+type offer struct{ models []catalog.Model }
+
+func (o *offer) Models() []catalog.Model { return o.models }
+
+func (o *offer) Model(id string) (catalog.Model, bool) {
+	i := slices.IndexFunc(o.models, func(m catalog.Model) bool { return m.ID == id })
+	if i < 0 {
+		return catalog.Model{}, false
+	}
+	return o.models[i], true
 }
 
 // Of an alias only the models that can work on a video are tried, each with the

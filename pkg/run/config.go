@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/url"
 	"os"
 	"reflect"
@@ -88,7 +89,9 @@ func judge(v reflect.Value) (out []error) {
 		f, x := v.Type().Field(i), v.Field(i)
 		name := f.Tag.Get("env")
 		refuse := func(format string, a ...any) { out = append(out, fmt.Errorf(name+": "+format, a...)) }
-		if limit, ok := bound(f, "min"); ok && number(x) < limit {
+		if x.CanFloat() && (math.IsNaN(x.Float()) || math.IsInf(x.Float(), 0)) {
+			refuse("%v is not a number", x.Interface())
+		} else if limit, ok := bound(f, "min"); ok && number(x) < limit {
 			refuse("%v is below %s", x.Interface(), f.Tag.Get("min"))
 		}
 		if limit, ok := bound(f, "max"); ok && number(x) > limit {

@@ -172,6 +172,26 @@ func TestACircuitIsEverybodys(t *testing.T) {
 	}
 }
 
+// Models whose names differ in what a subject cannot hold have circuits of their
+// own.
+func TestNamesThatLookAlikeAreToldApart(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	a, b := replicas(t, c)
+	a.Trip(t.Context(), "p", "wan-2.6/fast", "no answer")
+	eventually(t, "open everywhere", func() bool { _, wait := b.Allow(t.Context(), "p", "wan-2.6/fast"); return wait > 0 })
+	for range 2 { // one failure short of three
+		b.Outcome(t.Context(), "p", "wan-2_6/fast", false, time.Millisecond, "no answer")
+	}
+	if _, wait := b.Allow(t.Context(), "p", "wan-2_6/fast"); wait != 0 {
+		t.Error("another model's circuit is open")
+	}
+	b.Outcome(t.Context(), "p", "wan-2_6/fast", false, time.Millisecond, "no answer")
+	if _, wait := b.Allow(t.Context(), "p", "wan-2_6/fast"); wait == 0 {
+		t.Error("its own circuit did not open, for another's is open already")
+	}
+}
+
 // Half of many outcomes is enough, also when no three failures follow each other.
 func TestHalfOfTheOutcomesOpensACircuit(t *testing.T) {
 	t.Parallel()

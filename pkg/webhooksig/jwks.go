@@ -95,8 +95,8 @@ func (j *JWKS) look(ctx context.Context, now time.Time, satisfies func(keySet) b
 	switch {
 	case ok:
 		return nil
-	case j.fetched.IsZero():
-		return ErrKeysUnavailable
+	case j.fetched.IsZero() || j.fetched.Before(j.tried):
+		return ErrKeysUnavailable // the last try found no set: a new key may be in it
 	}
 	return ErrMismatch
 }

@@ -150,6 +150,9 @@ func TestJWKSFetchesAreBounded(t *testing.T) {
 	if _, err := j.Key(context.Background(), "b", now.Add(2*time.Minute)); !errors.Is(err, webhooksig.ErrKeysUnavailable) {
 		t.Error(err)
 	}
+	if _, err := j.Key(context.Background(), "b", now.Add(2*time.Minute+time.Second)); !errors.Is(err, webhooksig.ErrKeysUnavailable) {
+		t.Errorf("a key that may be new is refused for good while the set cannot be fetched: %v", err)
+	}
 	if _, err := j.Key(context.Background(), "a", now.Add(48*time.Hour)); err != nil {
 		t.Error("an old key is better than none:", err)
 	}

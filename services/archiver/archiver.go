@@ -5,6 +5,7 @@ package archiver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -38,6 +39,7 @@ type Config struct {
 	MaxBytes int64         `env:"REELWAY_ARCHIVE_MAX_BYTES" min:"1" envDefault:"4294967296" desc:"largest result that is copied, in bytes"`
 	Timeout  time.Duration `env:"REELWAY_ARCHIVE_TIMEOUT" min:"1s" envDefault:"15m" desc:"longest time for one copy"`
 	Workers  int           `env:"REELWAY_ARCHIVE_WORKERS" min:"1" max:"1000" envDefault:"8" desc:"copies at the same time by one replica"`
+	Stall    time.Duration `env:"REELWAY_ARCHIVE_STALL" min:"100ms" envDefault:"30s" desc:"longest time for 256 KiB of a result; one that comes more slowly is given up and tried again later, so that it is in nobody's way"`
 	Patience time.Duration `env:"REELWAY_ARCHIVE_PATIENCE" min:"0s" envDefault:"30s" desc:"how long a result that the provider denies, or that is no whole video, is asked for again before the job fails"`
 	GiveUp   time.Duration `env:"REELWAY_ARCHIVE_GIVE_UP" min:"0s" envDefault:"24h" desc:"how long, since it was rendered, a result that cannot be copied now is tried again before the job fails"`
 
@@ -264,6 +266,8 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, keyID, ur
 	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, &lostError{"its address is not a URL", true}
@@ -274,7 +278,9 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, keyID, ur
 		}
 	}
 	req.Header.Set("Accept-Encoding", "identity") // the length that is told is the length that comes
+	answer := time.AfterFunc(s.cfg.Stall, func() { stop(errStalled) })
 	resp, err := s.d.Client.Do(req)
+	answer.Stop()
 	if errors.Is(err, safehttp.ErrForbidden) {
 		return nil, &lostError{reason: "its address is not allowed"}
 	}
@@ -290,7 +296,8 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, keyID, ur
 	case resp.ContentLength > s.cfg.MaxBytes:
 		return nil, &lostError{tooLarge, true}
 	}
-	head, err := io.ReadAll(io.LimitReader(resp.Body, 12))
+	content := newBrisk(resp.Body, stop, s.cfg.Stall)
+	head, err := io.ReadAll(io.LimitReader(content, 12))
 	if err != nil {
 		return nil, fmt.Errorf("read result: %w", err)
 	}
@@ -306,12 +313,12 @@ func (s *Service) copy(ctx context.Context, v *videov1.Video, attempt, keyID, ur
 	}
 	sum, mp4, local := sha256.New(), &probe{}, s.newSpool()
 	defer local.remove()
-	body := io.MultiReader(bytes.NewReader(head), io.LimitReader(resp.Body, s.cfg.MaxBytes)) // one byte too many is seen
+	body := io.MultiReader(bytes.NewReader(head), io.LimitReader(content, s.cfg.MaxBytes)) // one byte too many is seen
 	n, err := io.Copy(io.MultiWriter(w, sum, mp4, local), body)
 	var m media
 	switch {
 	case err != nil:
-		err = fmt.Errorf("copy result: %w", err)
+		err = fmt.Errorf("copy result: %w", cmp.Or(context.Cause(ctx), err))
 	case n > s.cfg.MaxBytes:
 		err = &lostError{tooLarge, true}
 	default:

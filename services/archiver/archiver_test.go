@@ -2,6 +2,7 @@ package archiver_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -71,6 +72,7 @@ func setupOn(t *testing.T, bucketURL string, cfg archiver.Config, guard safehttp
 		t.Fatal(err)
 	}
 	cfg.Workers = 4
+	cfg.Stall = cmp.Or(cfg.Stall, time.Minute)
 	s, err := archiver.New(cfg, archiver.Deps{Bus: x.bus, Bucket: files, Client: guard.Client(), Logger: slog.New(slog.NewJSONHandler(x.log, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -243,6 +245,41 @@ func TestEveryResultHasAnEnd(t *testing.T) {
 			}
 			x.quiet(objects)
 		})
+	}
+}
+
+// As many results as there are workers trickle, for as long as they are read; one
+// more, of another provider, is copied all the same.
+func TestResultsThatTrickleAreInNobodysWay(t *testing.T) {
+	t.Parallel()
+	whole := video(length)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/good" {
+			_, _ = w.Write(whole)
+			return
+		}
+		if r.URL.Path != "/silent" {
+			_, _ = w.Write(whole[:100])
+		}
+		for flush := http.NewResponseController(w); r.Context().Err() == nil; {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(10 * time.Millisecond):
+				if r.URL.Path != "/silent" {
+					_, _ = w.Write([]byte{0})
+					_ = flush.Flush()
+				}
+			}
+		}
+	}))
+	defer srv.Close()
+	x := setup(t, archiver.Config{MaxBytes: 1 << 40, Timeout: time.Hour, Stall: 200 * time.Millisecond, Patience: time.Second, GiveUp: time.Hour}, safehttp.Config{AllowHTTP: true, AllowPrivate: true})
+	for i, path := range []string{"/a", "/b", "/silent", "/silent"} {
+		x.store(fmt.Sprint("slow", i), srv.URL+path, time.Now(), false)
+	}
+	x.store("good", srv.URL+"/good", time.Now(), false)
+	if o := x.outcome(); o.GetArchived() == nil || o.GetAttemptId() != "good" {
+		t.Errorf("%v", o)
 	}
 }
 

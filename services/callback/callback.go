@@ -231,6 +231,9 @@ func (s *Service) accept(ctx context.Context, seen provider.Seen, report provide
 	}
 	if report.Hint {
 		p := &eventv1.PollAttempt{JobId: seen.JobID, AttemptId: seen.AttemptID, Provider: seen.Provider, Hinted: true}
+		if provider.ValidTaskID(report.TaskID) {
+			p.ProviderTaskId = report.TaskID
+		}
 		if err := s.d.Bus.SchedulePoll(ctx, p, seen.At); err != nil {
 			return http.StatusServiceUnavailable, "bus_unavailable"
 		}

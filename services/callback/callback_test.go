@@ -19,16 +19,21 @@ import (
 	"reelway.dev/services/callback"
 )
 
-// memory counts what it is given.
-type memory struct{ observations, polls atomic.Int64 }
+// memory counts what it is given, and keeps the task that was named last.
+type memory struct {
+	observations, polls atomic.Int64
+
+	task atomic.Value
+}
 
 func (m *memory) PublishObservation(context.Context, *eventv1.Observation) error {
 	m.observations.Add(1)
 	return nil
 }
 
-func (m *memory) SchedulePoll(context.Context, *eventv1.PollAttempt, time.Time) error {
+func (m *memory) SchedulePoll(_ context.Context, p *eventv1.PollAttempt, _ time.Time) error {
 	m.polls.Add(1)
+	m.task.Store(p.GetProviderTaskId())
 	return nil
 }
 
@@ -71,7 +76,7 @@ func TestChallenge(t *testing.T) {
 			t.Errorf("%s: %d %s %v", name, resp.StatusCode, body, err)
 		}
 	}
-	if bus.observations.Load() != 0 || bus.polls.Load() != 1 {
-		t.Errorf("%d observations, %d polls", bus.observations.Load(), bus.polls.Load())
+	if bus.observations.Load() != 0 || bus.polls.Load() != 1 || bus.task.Load() != "m1" {
+		t.Errorf("%d observations, %d polls, of %v", bus.observations.Load(), bus.polls.Load(), bus.task.Load())
 	}
 }

@@ -76,6 +76,7 @@ type Service struct {
 	keys  map[string]*registry.Keyring
 
 	traffic *traffic.Traffic
+	untold  chan *eventv1.Observation
 }
 
 // New returns a dispatcher; every field of d but OnUncertain is required.
@@ -88,6 +89,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		return nil, fmt.Errorf("make metrics: %w", err)
 	}
 	s := &Service{cfg: cfg, d: d, m: m, gates: map[string]*gate{}, desks: map[string]*desk{}, keys: map[string]*registry.Keyring{},
+		untold:  make(chan *eventv1.Observation, untold),
 		traffic: traffic.New(traffic.Config{Failures: cfg.Failures, Cooldown: cfg.Cooldown, Bench: cfg.KeyBench, Probe: cfg.SubmitTimeout + 15*time.Second}, d.Bus.Shared(), d.Now, d.Logger)}
 	for name, adapter := range d.Providers {
 		ring := d.Keys[name]
@@ -117,7 +119,7 @@ func (s *Service) announce(ctx context.Context) error {
 // Components are three consumers for each provider, so that one provider's lag
 // is its own, and what keeps the replicas of one mind.
 func (s *Service) Components() []run.Component {
-	out := []run.Component{{Name: "dispatcher-traffic", Run: s.traffic.Run}, {Name: "dispatcher-settings", Run: s.announce}}
+	out := []run.Component{{Name: "dispatcher-traffic", Run: s.traffic.Run}, {Name: "dispatcher-settings", Run: s.announce}, {Name: "dispatcher-untold", Run: s.tellLater}}
 	for name := range s.d.Providers {
 		submit := bus.SubmitConsumer(name)
 		submit.Timeout = s.cfg.SubmitTimeout + holdFor + 15*time.Second
@@ -176,16 +178,17 @@ func (s *Service) sign(ctx context.Context, t *provider.Task) error {
 	return nil
 }
 
-// publish keeps trying while the message may be worked on: a task id that is
-// known here only is worth the wait.
+// publish keeps trying while the message may be worked on. An acceptance is kept
+// beyond that: its task's id may be known here only.
 func (s *Service) publish(ctx context.Context, o *eventv1.Observation) error {
 	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 5*time.Second) {
 		err := s.d.Bus.PublishObservation(ctx, o)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
+			s.keep(ctx, o)
 			return err
 		case <-time.After(delay):
 		}

@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,6 +135,20 @@ func (s *Service) giveUp(ctx context.Context, a *ledgerv1.GetAttemptResponse, se
 	return s.publish(ctx, fill(o, seen))
 }
 
+// later has a poll that has to wait made again by a schedule. Kept for redelivery,
+// a crowd of them would fill the consumer, and the provider's other tasks, of
+// other keys or just called back, would wait behind it.
+func (s *Service) later(ctx context.Context, m *eventv1.PollAttempt, a *ledgerv1.GetAttemptResponse, err error) error {
+	var after *bus.AfterError
+	switch {
+	case !errors.As(err, &after):
+		return err
+	case a.GetInReview():
+		return nil // the ledger asks again
+	}
+	return s.d.Bus.SchedulePoll(ctx, m, s.d.Now().Add(jitter(after.Delay)))
+}
+
 func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	g := s.gates[m.GetProvider()]
 	if g == nil {
@@ -154,15 +169,24 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		seen := provider.Seen{JobID: a.GetJobId(), AttemptID: a.GetAttemptId(), Provider: a.GetProvider(), Source: "hint", At: s.d.Now()}
 		return s.publish(ctx, provider.Observe(provider.Report{State: provider.Running}, seen))
 	}
-	if a.GetProviderTaskId() == "" {
-		return s.lookFor(ctx, a.GetAttemptId())
+	// Where the answer to the submit was lost, a callback at the attempt's own address
+	// may be all that names its task. Who answers for it is the provider, by our key.
+	adopts := a.GetProviderTaskId() == "" && a.GetState() == "uncertain" && m.GetProviderTaskId() != ""
+	if a.GetProviderTaskId() == "" && !adopts {
+		if err := s.lookFor(ctx, a.GetAttemptId()); err != nil || m.GetProviderTaskId() == "" {
+			return err
+		}
+		return s.d.Bus.SchedulePoll(ctx, m, s.d.Now().Add(s.cfg.PollInterval)) // it is uncertain by then, or settled
 	}
+	task := cmp.Or(a.GetProviderTaskId(), m.GetProviderTaskId())
 	adapter, err := s.account(a.GetProvider(), a.GetKeyId())
 	if err != nil {
-		return s.withoutKey(ctx, a, err)
+		return s.later(ctx, m, a, s.withoutKey(ctx, a, err))
 	}
-	if wait := g.closed(s.d.Now()); wait > 0 {
-		return bus.After(wait, errors.New("provider asked to wait"))
+	// The provider that asked one to wait, it may be for an hour, called by itself here:
+	// what is finished need not wait for what cannot be begun.
+	if wait := g.closed(s.d.Now()); wait > 0 && !m.GetHinted() {
+		return s.later(ctx, m, a, bus.After(wait, errors.New("provider asked to wait")))
 	}
 	if err := g.limit.Wait(ctx); err != nil {
 		return err
@@ -176,9 +200,16 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return bus.Terminate(err)
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
-	r, err := adapter.Poll(call, a.GetProviderTaskId(), t)
+	r, err := adapter.Poll(call, task, t)
 	cancel()
 	seen.At = s.d.Now()
+	if err == nil && adopts {
+		s.d.Logger.WarnContext(ctx, "task of a lost answer found by its callback", "job_id", m.GetJobId(), "attempt_id", m.GetAttemptId(), "provider", m.GetProvider())
+		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: r.TaskID}}}
+		if perr := s.publish(ctx, fill(o, seen)); perr != nil {
+			return perr
+		}
+	}
 	if err == nil {
 		s.m.polled(ctx, seen.Provider, string(r.State))
 		if r.UnknownWord != "" {
@@ -209,6 +240,9 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		return s.stop(ctx, adapter, a) // its command was lost, or not yet obeyed
 	}
 	next := &eventv1.PollAttempt{JobId: m.GetJobId(), AttemptId: m.GetAttemptId(), Provider: m.GetProvider(), Polls: m.GetPolls() + 1}
+	if adopts {
+		next.ProviderTaskId = m.GetProviderTaskId()
+	}
 	wait := jitter(paceOf(adapter, a, a.WebhookTrust).next(s.cfg.PollInterval, next.GetPolls(), age(a)))
 	return s.d.Bus.SchedulePoll(ctx, next, seen.At.Add(wait))
 }

@@ -335,6 +335,76 @@ func TestPollsInReview(t *testing.T) {
 	}
 }
 
+// A poll that has to wait, here for a key that was taken out, lies in a schedule and
+// not in the consumer, where thousands of them would be in the way of others.
+func TestAPollThatWaitsIsInNobodysWay(t *testing.T) {
+	t.Parallel()
+	x := setup(t, &plain{}, &ledgerv1.GetAttemptResponse{State: "accepted", ProviderTaskId: "t1", KeyId: "gone"}, "")
+	x.poll(t, &eventv1.PollAttempt{Polls: 3})
+	x.acknowledged(t, bus.StreamWatchdog, bus.PollConsumer("acme").Name)
+	s, err := x.bus.JetStream().Stream(t.Context(), bus.StreamWatchdog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.CachedInfo().State.Msgs; n != 1 {
+		t.Errorf("%d polls to come", n)
+	}
+	x.nothingElse(t)
+}
+
+// Where the answer to a submit was lost, a hint's task is asked for, and is the
+// attempt's when the provider knows it; while the answer may still come, it is not.
+func TestAHintNamesTheTaskOfALostAnswer(t *testing.T) {
+	t.Parallel()
+	running := &plain{answer: func(n int) (provider.Report, error) {
+		if n < 2 {
+			return provider.Report{}, errors.New("read task: status 503")
+		}
+		return provider.Unfinished("", "running", map[string]provider.State{"running": provider.Running}), nil
+	}}
+	x := setup(t, running, &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000}, "")
+	x.poll(t, &eventv1.PollAttempt{Hinted: true, ProviderTaskId: "t9"})
+	if o := x.next(t); o.GetAccepted().GetProviderTaskId() != "t9" || o.GetAttemptId() != "att_1" {
+		t.Errorf("%v", o)
+	}
+	early := &plain{answer: func(int) (provider.Report, error) { return provider.Report{}, errors.New("asked too early") }}
+	x = setup(t, early, &ledgerv1.GetAttemptResponse{State: "intended", AgeMs: 60_000}, "")
+	x.poll(t, &eventv1.PollAttempt{Hinted: true, ProviderTaskId: "t9"})
+	if o := x.next(t); o.GetUnknown() == nil {
+		t.Errorf("%v", o)
+	}
+	early.mu.Lock()
+	defer early.mu.Unlock()
+	if early.polled > 0 {
+		t.Error("a task was asked for by a hint while the answer to its submit may still come")
+	}
+}
+
+// full has no time for anything new.
+type full struct{ *plain }
+
+func (full) Submit(context.Context, provider.Task) (string, error) {
+	return "", provider.Rule{Code: fault.RateLimited, Retry: true, Meaning: "the day's quota is used up"}.Refuse("acme", "429", "", time.Hour)
+}
+
+// A provider that takes no new task for an hour, and calls for one that it has, is
+// asked for that one at once.
+func TestAHintIsFollowedWhileNothingIsSubmitted(t *testing.T) {
+	t.Parallel()
+	done := &plain{answer: func(int) (provider.Report, error) {
+		return provider.Done("acme", "", "https://result.example/v.mp4"), nil
+	}}
+	x := setup(t, full{done}, &ledgerv1.GetAttemptResponse{ProviderTaskId: "t1"}, "")
+	x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
+	if o := x.next(t); o.GetRefused().GetError().GetCode() != string(fault.RateLimited) {
+		t.Errorf("%v", o)
+	}
+	x.poll(t, &eventv1.PollAttempt{Hinted: true})
+	if o := x.next(t); o.GetRendered().GetProviderTaskId() != "t1" {
+		t.Errorf("%v", o)
+	}
+}
+
 // A callback that comes after the end is told, so that it counts as one that came.
 func TestLateHintIsTold(t *testing.T) {
 	t.Parallel()

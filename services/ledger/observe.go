@@ -298,7 +298,7 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 	if m.in == job.RefuseRetry && o.GetRefused() != nil && j.Cancel.At != nil {
 		m.in = job.Stop // surely nowhere, and not wanted any more
 	}
-	m.in = s.reroute(j, m.in, m.verr)
+	m.in = s.reroute(j, m)
 	if _, legal := job.Next(j.State, m.in); !legal || m.in == job.Progress && j.State == job.Running {
 		return ignored, nil
 	}

@@ -124,8 +124,12 @@ func (j *record) fallsBack(e *videov1.VideoError) bool {
 	case fault.InvalidRequest, fault.PayloadTooLarge, fault.ProviderOutcomeUnknown:
 		return false
 	}
-	return e.GetProviderCode() != "empty_result" && e.GetProviderCode() != "canceled"
+	return !slices.Contains(paidCodes, e.GetProviderCode())
 }
+
+// paidCodes are pkg/provider's codes of tasks that the provider may bill though
+// there is no video to show: finished ones and, of older versions, canceled ones.
+var paidCodes = []string{"empty_result", "unusable_result", "canceled"}
 
 // limitedTries is how often a job is taken to a provider that has no time for
 // it, in maximal attempts, where there is no other route: that is no fault of
@@ -136,7 +140,11 @@ const limitedTries = 10
 // once the present route's own attempts are used up. While there is another route
 // a provider that is away gets fewer of them, and one that refuses our account,
 // which time does not heal, a single one.
-func (s *Service) reroute(j *record, in job.Input, e *videov1.VideoError) job.Input {
+func (s *Service) reroute(j *record, m meaning) job.Input {
+	in, e := m.in, m.verr
+	if m.attempt == "canceled" {
+		return in // whatever the provider calls it, it may bill what was done until then
+	}
 	if in == job.RefuseRetry {
 		most := s.cfg.MaxAttempts
 		if fault.Code(e.GetCode()) == fault.ProviderUnavailable && j.fallsBack(e) {

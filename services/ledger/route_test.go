@@ -181,6 +181,10 @@ func TestWhatFallsBackAndWhatDoesNot(t *testing.T) {
 	// The dispatcher has the job tried again when the provider refuses our account.
 	account := refusal(fault.ProviderUnavailable, false)
 	account.GetRefused().Retry = true
+	canceledThere := func(task string) *eventv1.Observation { // fal's word for it
+		return &eventv1.Observation{Fact: &eventv1.Observation_Canceled{Canceled: &eventv1.Canceled{ProviderTaskId: task,
+			Error: &videov1.VideoError{Code: string(fault.ProviderRejected), ProviderCode: "request_cancelled"}}}}
+	}
 	timeOut := func() *eventv1.Observation {
 		return &eventv1.Observation{Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{}}}
 	}
@@ -203,6 +207,8 @@ func TestWhatFallsBackAndWhatDoesNot(t *testing.T) {
 		"a failed render, then a stale refusal": {nil, []*eventv1.Observation{failure(fault.ProviderRejected, ""), refusal(fault.ProviderRejected, false)}, queued, "two"},
 		"a render withheld by policy":           {nil, []*eventv1.Observation{acceptance("t-held"), failure(fault.ContentPolicy, "")}, failed, "one"},
 		"a success without a video":             {nil, []*eventv1.Observation{acceptance("t-empty"), failure(fault.ProviderRejected, "empty_result")}, failed, "one"},
+		"a success that cannot be shown":        {nil, []*eventv1.Observation{acceptance("t-odd"), failure(fault.ProviderRejected, "unusable_result")}, failed, "one"},
+		"a task that somebody canceled there":   {nil, []*eventv1.Observation{acceptance("t-gone"), canceledThere("t-gone")}, failed, "one"},
 		"an unknown outcome":                    {nil, []*eventv1.Observation{unknown()}, submitting, "one"},
 		"an unknown outcome without a verdict":  {nil, []*eventv1.Observation{unknown(), timeOut()}, review, "one"},
 		"a task without a verdict":              {nil, []*eventv1.Observation{acceptance("t-lost"), timeOut()}, review, "one"},

@@ -164,7 +164,10 @@ func toMicros(text string) (int64, error) {
 	}
 	_, exponent, _ := strings.Cut(strings.ToLower(s), "e")
 	r, ok := new(big.Rat), false
-	if len(s) <= 40 && len(exponent) <= 3 && !strings.Contains(s, "/") { // 1e9999999 would fill the memory
+	// 1e9999999 would fill the memory; 1.234,56 is a thousand times what is left
+	// of it without its comma.
+	swapped := strings.LastIndex(text, ",") > strings.Index(text, ".") && strings.Contains(text, ".")
+	if len(s) <= 40 && len(exponent) <= 3 && !strings.Contains(s, "/") && !swapped {
 		r, ok = r.SetString(s)
 	}
 	if !ok {

@@ -47,6 +47,7 @@ func TestBadInvoicesAreNamed(t *testing.T) {
 		`line 3, cost: "free"`:          {"id,cost\nx,1\ny,free\n", columns{}},
 		"line 2, cost":                  {"id,cost\nx,1/3\n", columns{}},
 		`"1e999999999" is no amount`:    {"id,cost\nx,1e999999999\n", columns{}},
+		`"1.234,56" is no amount`:       {"id;cost\nx;1.234,56\n", columns{}},
 		"is too much money":             {"id,cost\nx,99999999999999\n", columns{}},
 		"one currency at a time":        {"id,cost,currency\nx,1,USD\ny,1,EUR\n", columns{}},
 		`line 2, date: "soon"`:          {"id,cost,date\nx,1,soon\n", columns{}},

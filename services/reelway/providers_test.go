@@ -16,7 +16,7 @@ import (
 // by hint, by challenge, by poll, and with results that need a key.
 func TestEveryProvider(t *testing.T) {
 	t.Parallel()
-	s := running(t, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_WATCH_AFTER=20s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_DEV_CREDITS=1000")
+	s := simulatedStack(t)
 	jobs, providers := map[string]string{}, map[string]bool{}
 	for _, m := range catalog.Builtin().Models() {
 		_, bad := m.Resolve(&videov1.VideoRequest{Prompt: "a lighthouse"}, "720p", nil)
@@ -58,9 +58,36 @@ func TestEveryProvider(t *testing.T) {
 	sh.fails(1, "scope", "providers", "list")
 }
 
+// The answer to a submit is lost, and the provider signs nothing: its callback at the
+// attempt's own address names the task, which the provider itself then tells of.
+func TestALostAnswerIsFoundByAHint(t *testing.T) {
+	t.Parallel()
+	s := simulatedStack(t)
+	jobs, lost := map[string]string{}, "a lighthouse [fault:reset_after_accept]"
+	for _, model := range []string{"ray-2", "hailuo-2.3", "byteplus-seedance-2.0", "veo-3.1"} {
+		jobs[model] = submitPrompt(t, s, model, lost)
+	}
+	for model, id := range jobs {
+		if v := watch(t, s, id); v.GetState() != videov1.VideoState_VIDEO_STATE_SUCCEEDED || len(v.GetAttempts()) != 1 || v.GetAttempts()[0].GetProviderTaskId() == "" {
+			t.Errorf("%s: %v", model, v)
+		}
+	}
+}
+
+// simulatedStack is an all-in-one whose providers are all simulated.
+func simulatedStack(t *testing.T) *reelway.Stack {
+	t.Helper()
+	return running(t, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_WATCH_AFTER=20s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_DEV_CREDITS=1000")
+}
+
 func submit(t *testing.T, s *reelway.Stack, model string) string {
 	t.Helper()
-	req, err := http.NewRequest(http.MethodPost, s.HTTPURL+"/v1/videos", strings.NewReader(`{"model":"`+model+`","prompt":"a lighthouse"}`))
+	return submitPrompt(t, s, model, "a lighthouse")
+}
+
+func submitPrompt(t *testing.T, s *reelway.Stack, model, prompt string) string {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, s.HTTPURL+"/v1/videos", strings.NewReader(`{"model":"`+model+`","prompt":"`+prompt+`"}`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,9 +2,10 @@
 // and its Ed25519-signed webhooks. Source: atlascloud.ai/docs (predictions,
 // webhooks, errors), read 2026-11.
 //
-// Unconfirmed: whether a 5xx with a complete error envelope can follow an
+// Unconfirmed: whether a 500 or 503 with a complete error envelope can follow an
 // accepted task. The envelope carries no task id and the amount held is
-// released, so it counts as a refusal unless Config.ServerErrorUnknown is set.
+// released, so it counts as a refusal unless Config.ServerErrorUnknown is set. A
+// 504 says that somebody behind it was not waited for: its outcome is unknown.
 package atlascloud
 
 import (
@@ -69,8 +70,22 @@ type prediction struct {
 	Word      string          `json:"task_status"`
 	Outputs   []string        `json:"outputs"`
 	Output    json.RawMessage `json:"output"`
-	Error     string          `json:"error"`
-	ErrorCode json.Number     `json:"error_code"`
+	Error     loose           `json:"error"`
+	ErrorCode loose           `json:"error_code"`
+}
+
+// loose is a text, or whatever else stands in its place as it is written: what a
+// failure says in another shape must not hide that it is one.
+type loose string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *loose) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) != nil {
+		s = string(b)
+	}
+	*l = loose(s)
+	return nil
 }
 
 // errorTable classes HTTP statuses of a submit. Source: atlascloud.ai/docs errors.
@@ -146,7 +161,7 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	case known && ans.Status == http.StatusForbidden && provider.Policy(detail, balanceMarks...):
 		rule = errorTable[http.StatusPaymentRequired]
 	case !known:
-		definite := ans.Status >= 500 && perr == nil && env.Code == ans.Status && (len(env.Data) == 0 || string(env.Data) == "null")
+		definite := (ans.Status == http.StatusInternalServerError || ans.Status == http.StatusServiceUnavailable) && perr == nil && env.Code == ans.Status && (len(env.Data) == 0 || string(env.Data) == "null")
 		if !definite || a.cfg.ServerErrorUnknown {
 			return "", fmt.Errorf("submit answered %d", ans.Status)
 		}
@@ -168,6 +183,9 @@ func (a *Adapter) Poll(ctx context.Context, taskID string, _ provider.Task) (pro
 	var p prediction
 	if err := errors.Join(json.Unmarshal(ans.Body, &env), json.Unmarshal(env.Data, &p)); err != nil {
 		return provider.Report{}, fmt.Errorf("parse poll: %w", err)
+	}
+	if id := first(p.ID, p.TaskID, taskID); id != taskID {
+		return provider.Report{}, errors.New("answer is about another task")
 	}
 	p.ID = taskID
 	return report(p), nil
@@ -214,7 +232,7 @@ func (a *Adapter) ParseWebhook(ctx context.Context, h http.Header, body []byte, 
 			p.Status = "failed"
 		}
 		if s, ok := w.Error.(string); ok && p.Error == "" {
-			p.Error = s
+			p.Error = loose(s)
 		}
 	}
 	return report(p), nil
@@ -255,12 +273,12 @@ func report(p prediction) provider.Report {
 	case "completed", "succeeded", "succeed":
 		return provider.Done(Name, p.ID, first(p.Outputs...))
 	case "failed", "timeout", "cancelled", "canceled":
-		code := first(p.ErrorCode.String(), word)
+		code := first(strings.TrimPrefix(string(p.ErrorCode), "0"), word) // 0 is none
 		rule, known := failureCodes[code]
 		if !known {
 			rule = failRule
 		}
-		return rule.Fail(Name, p.ID, code, p.Error)
+		return rule.Fail(Name, p.ID, code, string(p.Error))
 	default:
 		return provider.Unfinished(p.ID, word, stateWords)
 	}

@@ -126,7 +126,11 @@ func (c *core) Submit(ctx context.Context, t provider.Task) (string, error) {
 	doc, perr := decode(ans.Body)
 	e := c.spec.Errors
 	code, detail, after := text(doc, e.Code), text(doc, e.Message), ans.RetryAfter(c.account.Now())
+	id := text(doc, c.spec.Submit.TaskID)
 	if r, ok := e.Codes[code]; ok && ans.Status < 500 {
+		if ans.Status/100 == 2 && id != "" { // it may have been taken: nothing may make a second one
+			return "", fmt.Errorf("submit answered with code %s and a task", code)
+		}
 		return "", r.rule().Refuse(c.spec.Name, code, detail, after)
 	}
 	if ans.Status/100 != 2 {
@@ -138,7 +142,6 @@ func (c *core) Submit(ctx context.Context, t provider.Task) (string, error) {
 		}
 		return "", fmt.Errorf("submit answered %d", ans.Status)
 	}
-	id := text(doc, c.spec.Submit.TaskID)
 	if perr != nil || id == "" {
 		return "", errors.New("answer to submit has no task id")
 	}

@@ -3,6 +3,7 @@ package declared_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/declared"
 	"reelway.dev/pkg/provider/providertest"
@@ -48,6 +50,9 @@ func TestBadDescriptionsAreNamed(t *testing.T) {
 	if _, err := declared.Parse([]byte(`[{name: aa, colour: red}]`)); err == nil || !strings.Contains(err.Error(), "colour") {
 		t.Error(err)
 	}
+	if _, err := declared.Parse([]byte("[]\n---\n[]")); err == nil || !strings.Contains(err.Error(), "another document") {
+		t.Error(err)
+	}
 }
 
 // Fields keep their types, and empty ones take their keys along.
@@ -71,6 +76,25 @@ func TestBody(t *testing.T) {
 	}
 	if _, ok := a.(provider.WebhookParser); ok {
 		t.Error("it takes webhooks that nobody described")
+	}
+}
+
+// An answer that names a code and a task is no refusal, which would be submitted
+// again: the task may exist.
+func TestACodeBesideATaskRefusesNothing(t *testing.T) {
+	t.Parallel()
+	s := specs(t)[1]
+	s.Submit.TaskID = "id"
+	s.Errors.Code, s.Errors.Codes = "code", map[string]declared.Rule{"1002": {Code: fault.RateLimited, Retry: true, Meaning: "slow down"}}
+	for body, refuses := range map[string]bool{`{"code":1002}`: true, `{"code":1002,"id":""}`: true, `{"code":1002,"id":"t1"}`: false} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(body)) }))
+		a := declared.New(s, provider.Account{BaseURL: srv.URL, APIKey: "k", Client: srv.Client(), Now: time.Now}, nil)
+		_, err := a.Submit(t.Context(), provider.Task{Model: "m", Prompt: "p"})
+		var refused *provider.RefusedError
+		if errors.As(err, &refused) != refuses || err == nil {
+			t.Errorf("%s: %v", body, err)
+		}
+		srv.Close()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"slices"
@@ -125,6 +126,9 @@ func Parse(data []byte) ([]Spec, error) {
 	var specs []Spec
 	if err := dec.Decode(&specs); err != nil {
 		return nil, fmt.Errorf("parse providers: %w", err)
+	}
+	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return nil, errors.New("parse providers: another document begins, after a line of three dashes; a file is one list")
 	}
 	var errs []error
 	seen := map[string]bool{}

@@ -76,6 +76,10 @@ type envelope struct {
 // access and secret key.
 var errNoKey = errors.New("this model needs Kling's plain API key")
 
+// noKey refuses such a task alone: the models of the old generation go on with
+// the keys that there are.
+var noKey = provider.Rule{Code: fault.ProviderRejected, Cause: provider.NoAccess, Meaning: "our account at Kling may not do this"}
+
 // modelInPath tells whether a model is of the new generation.
 func modelInPath(model string) bool { return !strings.HasPrefix(model, "kling-v") }
 
@@ -100,7 +104,7 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	}
 	ans, env, err := a.call(ctx, http.MethodPost, path, t.Model, raw)
 	if errors.Is(err, errNoKey) {
-		return "", errorTable[1001].Refuse(Name, "", err.Error(), 0)
+		return "", noKey.Refuse(Name, "", err.Error(), 0)
 	}
 	if err != nil {
 		return "", provider.Refused(Name, err)
@@ -129,17 +133,17 @@ func (a *Adapter) Poll(ctx context.Context, taskID string, t provider.Task) (pro
 	if modelInPath(t.Model) {
 		path = newTask("task_ids", taskID)
 	}
-	r, found, err := a.read(ctx, path, t.Model)
+	d, found, err := a.readTask(ctx, path, t.Model)
 	switch {
 	case err == nil && !found:
 		err = errors.New("kling does not know the task")
-	case err == nil && r.TaskID != taskID:
-		err = errors.New("answer is about another task")
+	case err == nil && d.id() != taskID:
+		err = errAnother
 	}
 	if err != nil {
 		return provider.Report{}, err
 	}
-	return r, nil
+	return report(d), nil
 }
 
 // Find implements provider.Finder by the external task id, which is the
@@ -148,19 +152,21 @@ func (a *Adapter) Find(ctx context.Context, t provider.Task) (provider.Report, b
 	if t.Extend {
 		return provider.Report{}, false, fmt.Errorf("look for extension: %w", provider.ErrNotSearchable)
 	}
+	path := oldTask(t, t.AttemptID)
 	if modelInPath(t.Model) {
-		return a.read(ctx, newTask("external_task_ids", t.AttemptID), t.Model)
+		path = newTask("external_task_ids", t.AttemptID)
 	}
-	return a.read(ctx, oldTask(t, t.AttemptID), t.Model)
-}
-
-func (a *Adapter) read(ctx context.Context, path, model string) (provider.Report, bool, error) {
-	d, found, err := a.readTask(ctx, path, model)
-	if err != nil || !found {
+	d, found, err := a.readTask(ctx, path, t.Model)
+	switch external := d.Info.External + d.External; { // one of the two
+	case err != nil || !found:
 		return provider.Report{}, false, err
+	case external != "" && external != t.AttemptID:
+		return provider.Report{}, false, errAnother // nobody else's task may become this job's
 	}
 	return report(d), true, nil
 }
+
+var errAnother = errors.New("answer is about another task")
 
 func (a *Adapter) readTask(ctx context.Context, path, model string) (d task, found bool, _ error) {
 	ans, env, err := a.call(ctx, http.MethodGet, path, model, nil)

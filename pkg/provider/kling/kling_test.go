@@ -36,8 +36,29 @@ func TestNewGenerationNeedsThePlainKey(t *testing.T) {
 	defer srv.Close()
 	_, err := adapter(srv.URL).Submit(context.Background(), provider.Task{Model: "kling-3.0", Prompt: "p"})
 	var refused *provider.RefusedError
-	if !errors.As(err, &refused) || refused.Fault.Code != fault.ProviderUnavailable || refused.Fault.Retryable {
+	// Of this model, and not of the key: a refused key rests, for all of its models.
+	if !errors.As(err, &refused) || refused.Fault.Code != fault.ProviderRejected || refused.Cause != provider.NoAccess || refused.Fault.Retryable {
 		t.Error(err)
+	}
+}
+
+// Only the task that has this attempt's id is found; an answer to another question
+// adopts nothing.
+func TestNobodyElsesTaskIsFound(t *testing.T) {
+	t.Parallel()
+	for model, body := range map[string]string{
+		"kling-v2-6": `{"code":0,"data":{"task_id":"k1","task_status":"submitted","task_info":{"external_task_id":"att_2"}}}`,
+		"kling-3.0":  `{"code":0,"data":[{"id":"k1","status":"submitted","external_id":"att_2"}]}`,
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(body)) }))
+		a := kling.New(kling.Config{BaseURL: srv.URL, APIKey: "k", Client: srv.Client(), Now: time.Now})
+		for attempt, want := range map[string]bool{"att_1": false, "att_2": true} {
+			r, found, err := a.Find(t.Context(), provider.Task{Model: model, AttemptID: attempt})
+			if found != want || (err == nil) != want || want && r.TaskID != "k1" {
+				t.Errorf("%s, %s: %+v %v %v", model, attempt, r, found, err)
+			}
+		}
+		srv.Close()
 	}
 }
 

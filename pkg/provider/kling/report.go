@@ -51,7 +51,12 @@ type task struct {
 		Videos []video `json:"videos"`
 	} `json:"task_result"`
 
+	Info struct {
+		External string `json:"external_task_id"`
+	} `json:"task_info"`
+
 	NewID      string  `json:"id"`
+	External   string  `json:"external_id"`
 	NewStatus  string  `json:"status"`
 	NewMessage string  `json:"message"`
 	Outputs    []video `json:"outputs"`

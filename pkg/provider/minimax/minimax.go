@@ -94,6 +94,8 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	switch {
 	case perr != nil:
 		return "", fmt.Errorf("answer of status %d is not MiniMax's", ans.Status)
+	case reply.BaseResp != nil && reply.BaseResp.Code != 0 && reply.TaskID != "": // it may have been taken
+		return "", fmt.Errorf("submit answered with code %d and a task", reply.BaseResp.Code)
 	case reply.BaseResp != nil && reply.BaseResp.Code != 0: // v1, with any status
 		return "", refuseV1(ans, *reply.BaseResp, a.account.Now())
 	case ans.Status/100 != 2 && reply.Error != nil:

@@ -19,6 +19,7 @@ package openai
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"reelway.dev/pkg/fault"
@@ -92,6 +94,26 @@ var (
 )
 
 type apiError struct{ Message, Type, Code string }
+
+// UnmarshalJSON implements json.Unmarshaler. Servers of the dialect write a code as
+// a number, too, and an error as a text: neither may hide that a task has failed.
+func (e *apiError) UnmarshalJSON(b []byte) error {
+	var o struct {
+		Message, Type string
+		Code          json.RawMessage
+	}
+	if json.Unmarshal(b, &e.Message) == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, &o); err != nil {
+		return err
+	}
+	*e = apiError{o.Message, o.Type, ""}
+	if code := string(o.Code); code != "null" {
+		e.Code = strings.Trim(code, `"`)
+	}
+	return nil
+}
 
 type video struct {
 	ID       string    `json:"id"`
@@ -205,6 +227,7 @@ func failed(v video) provider.Report {
 	e := apiError{Code: "failed"}
 	if v.Error != nil {
 		e = *v.Error
+		e.Code = cmp.Or(e.Code, "failed")
 	}
 	if rule := codes[e.Code]; rule.Code == fault.ContentPolicy {
 		return rule.Fail(Name, v.ID, e.Code, e.Message)

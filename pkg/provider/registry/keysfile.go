@@ -55,12 +55,16 @@ func (s keySpec) id() string {
 	return fmt.Sprintf("%s-v%d", s.Name, s.Version)
 }
 
+// maxRate bounds a rate, in submits a second: it is as good as none.
+const maxRate = 1_000_000
+
 // keyName keeps names to what subjects and labels take.
 var keyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,60}$`)
 
 func (l Limits) check(where string) error {
-	if l.MaxRunning < 0 || l.MaxRunning > math.MaxInt32 || l.Rate < 0 {
-		return fmt.Errorf("%smax_running and rate must be 0 or more", where)
+	// The rate bounded: the replicas share it as JSON, which knows no .inf or .nan.
+	if l.MaxRunning < 0 || l.MaxRunning > math.MaxInt32 || !(l.Rate >= 0 && l.Rate <= maxRate) {
+		return fmt.Errorf("%smax_running and rate must be 0 or more, rate %d at most", where, maxRate)
 	}
 	return nil
 }
@@ -84,7 +88,7 @@ func (s keySpec) check() error {
 	if s.Version < 0 || s.Weight != nil && (*s.Weight < 1 || *s.Weight > 1000) {
 		errs = append(errs, errors.New("version must be 0 or more, weight 1 to 1000"))
 	}
-	if s.DailyBudget < 0 || s.DailyBudget > 1e9 {
+	if !(s.DailyBudget >= 0 && s.DailyBudget <= 1e9) { // .nan is neither
 		errs = append(errs, errors.New("daily_budget must be 0 to 1000000000"))
 	}
 	return errors.Join(errs...)
@@ -102,6 +106,9 @@ func readKeys(name string) (keysFile, error) {
 	d.KnownFields(true)
 	if err := d.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
 		return f, errors.New("is not a YAML file of keys; see docs/dispatcher.md") // yaml's own words may quote a secret
+	}
+	if err := d.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return f, errors.New("goes on after a line of three dashes, and what is there would not be read")
 	}
 	errs := []error{f.check(""), checkModels(f.Models)}
 	seen := map[string]bool{}

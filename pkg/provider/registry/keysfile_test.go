@@ -72,6 +72,8 @@ func TestFaultsOfAKeysFile(t *testing.T) {
 		"keys: []": "holds no key", "keys: [{name: a}]": "key, key_file, or access_key", "keys: [{name: a b, key: s3cret}]": "a name of",
 		"keys: [{name: a, key: s3cret}, {name: a, key: s3cret}]": "there twice", "keys: [{name: a, key: s3cret, weight: 0}]": "weight",
 		"keys: [{name: a, key: s3cret, rate: -1}]": "max_running and rate", "keys: [{name: a, key: s3cret, daily_budget: -1}]": "daily_budget",
+		"keys: [{name: a, key: s3cret, rate: .inf}]": "rate 1000000 at most", "rate: .nan\nkeys: [{name: a, key: s3cret}]": "rate 1000000 at most",
+		"keys: [{name: a, key: s3cret, daily_budget: .nan}]": "daily_budget", "keys: [{name: a, key: s3cret}]\n---\nkeys: [{name: b, key: s3cret}]": "three dashes",
 		"keys: [{name: a, kee: s3cret}]": "not a YAML file of keys", "s3cret": "not a YAML file of keys", "keys: [{name: a, key_file: /nowhere/at/all}]": "/nowhere/at/all",
 		"keys: [{name: a, key: s3cret, webhook_secret: s3cret}]": "WEBHOOK_SECRET",
 	} {

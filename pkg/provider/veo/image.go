@@ -14,6 +14,9 @@ import (
 // maxImage bounds an image, in bytes; a request may hold two, in base64.
 const maxImage = 7 << 20
 
+// errAway is in the chain of image's error when another try may find the image.
+var errAway = errors.New("try again later")
+
 // image fetches a caller's image for a request. Its errors may be shown.
 func (a *Adapter) image(ctx context.Context, rawURL string) (map[string]any, error) {
 	if a.cfg.Images == nil {
@@ -26,12 +29,14 @@ func (a *Adapter) image(ctx context.Context, rawURL string) (map[string]any, err
 		return nil, errors.New("its address is not a URL")
 	}
 	resp, err := a.cfg.Images.Do(req)
-	if err != nil {
+	if err != nil { // also in time: a host that lets us wait must not do so again and again
 		return nil, errors.New("it cannot be fetched")
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxImage+1))
 	switch {
+	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests:
+		return nil, fmt.Errorf("its address answers with status %d: %w", resp.StatusCode, errAway)
 	case resp.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("its address answers with status %d", resp.StatusCode)
 	case err != nil:

@@ -92,6 +92,9 @@ var (
 	invalidRule  = provider.Rule{Code: fault.InvalidRequest, Meaning: "Veo refused a parameter"}
 	failRule     = provider.Rule{Code: fault.ProviderRejected, Meaning: "the render failed at Gemini"}
 	badImage     = provider.Rule{Code: fault.InvalidRequest, Meaning: "the image cannot be used"}
+	// awayImage is nobody's fault but the image's host's, and counts against nobody
+	// else: the circuit stays as it is.
+	awayImage = provider.Rule{Code: fault.Unavailable, Retry: true, Meaning: "the image cannot be read now"}
 )
 
 // policyMarks are the words by which errors by policy are told.
@@ -148,7 +151,10 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 			continue
 		}
 		img, err := a.image(ctx, u)
-		if err != nil {
+		switch {
+		case errors.Is(err, errAway):
+			return "", awayImage.Refuse(Name, "image", err.Error(), 0)
+		case err != nil:
 			return "", badImage.Refuse(Name, "image", err.Error(), 0)
 		}
 		instance[field] = img
@@ -222,7 +228,12 @@ func (a *Adapter) source(ctx context.Context, name string) (string, error) {
 }
 
 // Poll implements provider.Adapter.
-func (a *Adapter) Poll(ctx context.Context, taskID string, _ provider.Task) (provider.Report, error) {
+//
+// A webhook names the last part of an operation only; its model is the task's.
+func (a *Adapter) Poll(ctx context.Context, taskID string, t provider.Task) (provider.Report, error) {
+	if !strings.Contains(taskID, "/") {
+		taskID = "models/" + t.Model + "/operations/" + taskID
+	}
 	if !operation.MatchString(taskID) {
 		return provider.Report{}, errors.New("the task id is no operation")
 	}

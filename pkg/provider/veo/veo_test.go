@@ -66,6 +66,8 @@ func TestImages(t *testing.T) {
 		case "/page":
 			w.Header().Set("Content-Type", "image/png")
 			_, _ = w.Write([]byte("<html>"))
+		case "/away":
+			w.WriteHeader(http.StatusServiceUnavailable)
 		case "/v1beta/models/veo:predictLongRunning":
 			_, _ = w.Write([]byte(`{"name":"` + op + `"}`))
 		default:
@@ -86,6 +88,9 @@ func TestImages(t *testing.T) {
 		}
 	}
 	var refused *provider.RefusedError
+	if _, err := a.Submit(context.Background(), provider.Task{Model: "veo", ImageURL: web.URL + "/away"}); !errors.As(err, &refused) || refused.Fault.Code != fault.Unavailable || !refused.Fault.Retryable {
+		t.Errorf("a host that is away for a moment ends the job: %v", err)
+	}
 	if _, err := New(Config{Account: account}).Submit(context.Background(), provider.Task{Model: "veo", ImageURL: web.URL + "/image"}); !errors.As(err, &refused) {
 		t.Error(err)
 	}

@@ -110,9 +110,12 @@ type PollAttempt struct {
 	Polls int32 `protobuf:"varint,4,opt,name=polls,proto3" json:"polls,omitempty"`
 	// True when the provider itself gave the reason, by a callback that proves
 	// nothing.
-	Hinted        bool `protobuf:"varint,35,opt,name=hinted,proto3" json:"hinted,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Hinted bool `protobuf:"varint,35,opt,name=hinted,proto3" json:"hinted,omitempty"`
+	// The task that such a callback, at the attempt's own address, named. It is asked
+	// for where the answer to the submit was lost, and nothing else knows of it.
+	ProviderTaskId string `protobuf:"bytes,36,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PollAttempt) Reset() {
@@ -178,6 +181,13 @@ func (x *PollAttempt) GetHinted() bool {
 		return x.Hinted
 	}
 	return false
+}
+
+func (x *PollAttempt) GetProviderTaskId() string {
+	if x != nil {
+		return x.ProviderTaskId
+	}
+	return ""
 }
 
 // CancelAttempt tells a dispatcher to ask the provider for the end of a task.
@@ -1510,14 +1520,15 @@ const file_reelway_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x02 \x01(\tR\taccountId\x12\x1a\n" +
 	"\bprovider\x18\x03 \x01(\tR\bprovider\x12\x14\n" +
-	"\x05model\x18\x18 \x01(\tR\x05model\"\x8d\x01\n" +
+	"\x05model\x18\x18 \x01(\tR\x05model\"\xb7\x01\n" +
 	"\vPollAttempt\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
 	"attempt_id\x18\x02 \x01(\tR\tattemptId\x12\x1a\n" +
 	"\bprovider\x18\x03 \x01(\tR\bprovider\x12\x14\n" +
 	"\x05polls\x18\x04 \x01(\x05R\x05polls\x12\x16\n" +
-	"\x06hinted\x18# \x01(\bR\x06hinted\"a\n" +
+	"\x06hinted\x18# \x01(\bR\x06hinted\x12(\n" +
+	"\x10provider_task_id\x18$ \x01(\tR\x0eproviderTaskId\"a\n" +
 	"\rCancelAttempt\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
