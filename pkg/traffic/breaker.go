@@ -132,35 +132,49 @@ func (t *Traffic) breaker(ctx context.Context, provider, model string, fn func(*
 	}, provider, orAll(model))
 }
 
-// Bench lets a key rest whose account refuses us; others go on. It is an alarm,
-// once.
-func (t *Traffic) Bench(ctx context.Context, provider, key, reason string) {
+// Bench lets a key rest whose account a provider refuses, for one model or, with an
+// empty one, for all.
+func (t *Traffic) Bench(ctx context.Context, provider, key, model, reason string) {
 	now := t.now()
 	fresh := false
-	_ = change(ctx, t, "bench", func(r *record) **Bench { return &r.Bench }, func(b *Bench) bool {
+	_ = t.bench(ctx, provider, key, model, func(b *Bench) bool {
 		fresh = b.Reason == ""
-		*b = Bench{Provider: provider, Key: key, Until: now.Add(t.cfg.Bench), Reason: reason}
+		b.Until, b.Reason = now.Add(t.cfg.Bench), reason
 		return true
-	}, provider, key)
+	})
 	if fresh {
-		t.log.ErrorContext(ctx, "key benched: its account at the provider refuses us; mend the account or replace the key", "provider", provider, "key_id", key, "reason", reason)
+		t.log.ErrorContext(ctx, "key benched: its account at the provider refuses us; mend the account or replace the key", "provider", provider, "key_id", key, "model", model, "reason", reason)
 	}
 }
 
-// Benched reports whether a key rests.
-func (t *Traffic) Benched(provider, key string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.now().Before(t.state.benches[pair{provider, key}].Until)
+func (t *Traffic) bench(ctx context.Context, provider, key, model string, fn func(b *Bench) bool) error {
+	return change(ctx, t, "bench", func(r *record) **Bench { return &r.Bench }, func(b *Bench) bool {
+		b.Provider, b.Key, b.Model = provider, key, model
+		return fn(b)
+	}, provider, key, orAll(model))
 }
 
-// Try reports whether a key may be used. A benched key whose time is up may be
-// tried by one caller of all replicas at a time.
-func (t *Traffic) Try(ctx context.Context, provider, key string) bool {
-	now := t.now()
+// benchOf is what is known of one bench.
+func (t *Traffic) benchOf(provider, key, model string) Bench {
 	t.mu.Lock()
-	b := t.state.benches[pair{provider, key}]
-	t.mu.Unlock()
+	defer t.mu.Unlock()
+	return t.state.benches[[3]string{provider, key, model}]
+}
+
+// Benched reports whether a key rests for a model, or for all of them.
+func (t *Traffic) Benched(provider, key, model string) bool {
+	now := t.now()
+	return now.Before(t.benchOf(provider, key, "").Until) || now.Before(t.benchOf(provider, key, model).Until)
+}
+
+// Try reports whether a key may be used for a model. A benched key whose time is up
+// may be tried by one caller of all replicas at a time.
+func (t *Traffic) Try(ctx context.Context, provider, key, model string) bool {
+	return t.try(ctx, provider, key, "") && t.try(ctx, provider, key, model)
+}
+
+func (t *Traffic) try(ctx context.Context, provider, key, model string) bool {
+	now, b := t.now(), t.benchOf(provider, key, model)
 	if b.Reason == "" {
 		return true
 	}
@@ -168,28 +182,27 @@ func (t *Traffic) Try(ctx context.Context, provider, key string) bool {
 		return false
 	}
 	ok := false
-	err := change(ctx, t, "bench", func(r *record) **Bench { return &r.Bench }, func(b *Bench) bool {
+	err := t.bench(ctx, provider, key, model, func(b *Bench) bool {
 		ok = !now.Before(b.Until)
 		if ok && b.Reason != "" {
 			b.Until = now.Add(t.cfg.Probe) // meanwhile nobody else tries it
 			return true
 		}
 		return false
-	}, provider, key)
+	})
 	return ok && err == nil
 }
 
-// Unbench lets a key play again that was taken.
-func (t *Traffic) Unbench(ctx context.Context, provider, key string) {
-	t.mu.Lock()
-	b := t.state.benches[pair{provider, key}]
-	t.mu.Unlock()
-	if b.Reason == "" {
-		return
+// Unbench lets a key play again that was taken for a model.
+func (t *Traffic) Unbench(ctx context.Context, provider, key, model string) {
+	for _, m := range []string{"", model} {
+		if t.benchOf(provider, key, m).Reason == "" {
+			continue
+		}
+		_ = t.bench(ctx, provider, key, m, func(b *Bench) bool {
+			b.Until, b.Reason = time.Time{}, ""
+			return true
+		})
+		t.log.InfoContext(ctx, "key plays again", "provider", provider, "key_id", key, "model", m)
 	}
-	_ = change(ctx, t, "bench", func(r *record) **Bench { return &r.Bench }, func(b *Bench) bool {
-		*b = Bench{Provider: provider, Key: key}
-		return true
-	}, provider, key)
-	t.log.InfoContext(ctx, "key plays again", "provider", provider, "key_id", key)
 }

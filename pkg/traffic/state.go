@@ -72,11 +72,11 @@ func (b Breaker) At(now time.Time) string {
 	return HalfOpen
 }
 
-// Bench is a key whose account refuses us.
+// Bench is a key whose account refuses us, for a model or, without one, for all.
 type Bench struct {
-	Provider, Key string
-	Until         time.Time // zero: it plays again
-	Reason        string
+	Provider, Key, Model string
+	Until                time.Time // zero: it plays again
+	Reason               string
 }
 
 // Health is how the submits of a provider's model fared, by minute.
@@ -123,13 +123,13 @@ type Key struct {
 type State struct {
 	rates     map[[3]string]Rate
 	breakers  map[pair]Breaker
-	benches   map[pair]Bench
+	benches   map[[3]string]Bench
 	healths   map[pair]Health
 	Providers map[string]Provider
 }
 
 func newState() State {
-	return State{map[[3]string]Rate{}, map[pair]Breaker{}, map[pair]Bench{}, map[pair]Health{}, map[string]Provider{}}
+	return State{map[[3]string]Rate{}, map[pair]Breaker{}, map[[3]string]Bench{}, map[pair]Health{}, map[string]Provider{}}
 }
 
 // Read makes a State of the store's values.
@@ -153,7 +153,7 @@ func (s *State) add(value []byte) {
 	case r.Breaker != nil:
 		s.breakers[pair{r.Breaker.Provider, r.Breaker.Model}] = *r.Breaker
 	case r.Bench != nil:
-		s.benches[pair{r.Bench.Provider, r.Bench.Key}] = *r.Bench
+		s.benches[[3]string{r.Bench.Provider, r.Bench.Key, r.Bench.Model}] = *r.Bench
 	case r.Health != nil:
 		s.healths[pair{r.Health.Provider, r.Health.Model}] = *r.Health
 	case r.Provider != nil:

@@ -216,24 +216,30 @@ func TestABenchedKeyRestsEverywhere(t *testing.T) {
 	t.Parallel()
 	c := newClock()
 	a, b := replicas(t, c)
-	a.Bench(t.Context(), "p", "k", "refused")
-	eventually(t, "both know", func() bool { return a.Benched("p", "k") && b.Benched("p", "k") })
-	if a.Try(t.Context(), "p", "k") || !a.Try(t.Context(), "p", "other") {
+	a.Bench(t.Context(), "p", "k", "", "refused")
+	eventually(t, "both know", func() bool { return a.Benched("p", "k", "m") && b.Benched("p", "k", "") })
+	if a.Try(t.Context(), "p", "k", "m") || !a.Try(t.Context(), "p", "other", "m") {
 		t.Error("the benched key is tried, or another is not")
 	}
 	c.pass(10 * time.Minute)
 	tried := 0
 	for _, x := range []*traffic.Traffic{a, b, a, b} {
-		if x.Try(t.Context(), "p", "k") {
+		if x.Try(t.Context(), "p", "k", "m") {
 			tried++
 		}
 	}
 	if tried != 1 {
 		t.Errorf("%d tried it at once", tried)
 	}
-	b.Unbench(t.Context(), "p", "k")
-	eventually(t, "it plays again", func() bool { return a.Try(t.Context(), "p", "k") })
-	if !a.Try(t.Context(), "p", "k") {
+	b.Unbench(t.Context(), "p", "k", "m")
+	// Where one model is closed to it the others go on.
+	a.Bench(t.Context(), "p", "closed", "m-1.0", "not for this account")
+	eventually(t, "both know", func() bool { return a.Benched("p", "closed", "m-1.0") && b.Benched("p", "closed", "m-1.0") })
+	if b.Benched("p", "closed", "m-1_0") || b.Benched("p", "closed", "") || !b.Try(t.Context(), "p", "closed", "other") || b.Try(t.Context(), "p", "closed", "m-1.0") {
+		t.Error("another model is closed, or that one is not")
+	}
+	eventually(t, "it plays again", func() bool { return a.Try(t.Context(), "p", "k", "m") })
+	if !a.Try(t.Context(), "p", "k", "m") {
 		t.Error("a key that plays again is tried once only")
 	}
 }

@@ -100,7 +100,7 @@ func (d *desk) pass(ctx context.Context, model string, now time.Time) (*pass, *b
 	if wait := d.full.closed(now); wait > 0 {
 		return nil, &busy{why: "full", wait: wait, all: true}, nil
 	}
-	keys := d.usable(ctx)
+	keys := d.usable(ctx, model)
 	if len(keys) == 0 {
 		return nil, &busy{why: "no_key", wait: time.Second, all: true, away: true}, nil
 	}
@@ -190,31 +190,31 @@ func (d *desk) take(ctx context.Context, lanes ...traffic.Lane) (time.Duration, 
 
 // usable are the keys that may take a task, in an order in which each comes
 // first as often as its weight says.
-func (d *desk) usable(ctx context.Context) []*registry.Key {
+func (d *desk) usable(ctx context.Context, model string) []*registry.Key {
 	type drawn struct {
 		k   *registry.Key
 		lot float64
 	}
 	var lots []drawn
 	for _, k := range d.ring.Keys() {
-		if !k.Retiring && !d.traffic.Benched(d.name, k.ID) {
+		if !k.Retiring && !d.traffic.Benched(d.name, k.ID, model) {
 			lots = append(lots, drawn{k, math.Pow(rand.Float64(), 1/float64(max(k.Weight, 1)))})
 		}
 	}
 	slices.SortFunc(lots, func(a, b drawn) int { return cmp.Compare(b.lot, a.lot) })
 	var out []*registry.Key
 	for _, l := range lots {
-		if d.traffic.Try(ctx, d.name, l.k.ID) {
+		if d.traffic.Try(ctx, d.name, l.k.ID, model) {
 			out = append(out, l.k)
 		}
 	}
 	return out
 }
 
-// lastKey reports whether no other key than one may take a task.
-func (d *desk) lastKey(id string) bool {
+// lastKey reports whether no other key than one may take a task of a model.
+func (d *desk) lastKey(id, model string) bool {
 	return !slices.ContainsFunc(d.ring.Keys(), func(k *registry.Key) bool {
-		return k.ID != id && !k.Retiring && !d.traffic.Benched(d.name, k.ID)
+		return k.ID != id && !k.Retiring && !d.traffic.Benched(d.name, k.ID, model)
 	})
 }
 

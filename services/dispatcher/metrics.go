@@ -61,7 +61,7 @@ func (m metrics) watch(s *Service) error {
 		for name, d := range s.desks {
 			for _, k := range d.ring.Keys() {
 				rests := int64(0)
-				if s.traffic.Benched(name, k.ID) {
+				if s.traffic.Benched(name, k.ID, "") {
 					rests = 1
 				}
 				o.ObserveInt64(benched, rests, labels(name, "key", k.ID))

@@ -20,6 +20,9 @@ import (
 // none. The jobs behind it stay where they are, and no delivery is used up.
 const holdFor = 15 * time.Second
 
+// pollPause is the longest that a refused submit keeps a provider's polls.
+const pollPause = 30 * time.Second
+
 // submit takes one job to its provider, when there is room. stop ends the
 // waiting.
 func (s *Service) submit(ctx context.Context, stop <-chan struct{}, m *eventv1.SubmitJob) error {
@@ -153,7 +156,7 @@ func (s *Service) send(ctx, call context.Context, d *desk, p *pass, m *eventv1.S
 	case err == nil:
 		s.m.submitted(ctx, d.name, model, "accepted", took)
 		d.traffic.Outcome(ctx, d.name, model, probe, took, "")
-		d.traffic.Unbench(ctx, d.name, key.ID)
+		d.traffic.Unbench(ctx, d.name, key.ID, model)
 		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: taskID}}}
 		o.GetAccepted().PollAfterMs = jitter(paceOf(key.Adapter, b, b.WebhookTrust).first(s.cfg.PollInterval)).Milliseconds()
 		return s.publish(ctx, fill(o, seen))
@@ -184,17 +187,24 @@ func (s *Service) refusal(ctx context.Context, d *desk, key, model string, probe
 	switch {
 	case f.Code == fault.RateLimited:
 		d.slow(ctx, key, model, f.RetryAfter)
-		s.gates[d.name].pause(s.d.Now().Add(max(f.RetryAfter, time.Second))) // polls wait as well
+		// Polls wait as well, but not for hours: what cannot be begun must not keep what
+		// is finished.
+		s.gates[d.name].pause(s.d.Now().Add(min(max(f.RetryAfter, time.Second), pollPause)))
 		d.traffic.Outcome(ctx, d.name, model, probe, took, "")
 	case r.Cause != "" && f.Code == fault.ProviderUnavailable && !f.Retryable:
 		// Our account there is refused, not the job: it may go with another key,
-		// or when an operator has seen to it.
-		d.traffic.Bench(ctx, d.name, key, f.Message)
+		// or when an operator has seen to it. Where that is for want of access, other
+		// models go on by the same key.
+		closed := ""
+		if r.Cause == provider.NoAccess {
+			closed = model
+		}
+		d.traffic.Bench(ctx, d.name, key, closed, f.Message)
 		o.GetRefused().Retry = true
 		switch {
 		case probe:
 			d.traffic.Outcome(ctx, d.name, model, true, took, f.Message)
-		case d.lastKey(key):
+		case d.lastKey(key, model):
 			d.traffic.Trip(ctx, d.name, model, f.Message)
 		}
 	case f.Code == fault.ProviderUnavailable:

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -395,7 +396,7 @@ func TestAHintIsFollowedWhileNothingIsSubmitted(t *testing.T) {
 		return provider.Done("acme", "", "https://result.example/v.mp4"), nil
 	}}
 	x := setup(t, full{done}, &ledgerv1.GetAttemptResponse{ProviderTaskId: "t1"}, "")
-	x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
+	x.send(t, bus.SubmitSubject("acme", "m"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
 	if o := x.next(t); o.GetRefused().GetError().GetCode() != string(fault.RateLimited) {
 		t.Errorf("%v", o)
 	}
@@ -454,4 +455,38 @@ func TestAFileThatCannotBeSigned(t *testing.T) {
 		t.Errorf("%v", o)
 	}
 	x.nothingElse(t)
+}
+
+// choosy does not offer the first model that it is asked for to our account.
+type choosy struct {
+	*plain
+
+	asked *atomic.Int64
+}
+
+func (c choosy) Submit(context.Context, provider.Task) (string, error) {
+	if c.asked.Add(1) == 1 {
+		return "", provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoAccess, Meaning: "not for our account"}.Refuse("acme", "403", "", 0)
+	}
+	return "t1", nil
+}
+
+// A model that is closed to our account stops no other model.
+func TestAClosedModelStopsNoOther(t *testing.T) {
+	t.Parallel()
+	x := setup(t, choosy{&plain{}, &atomic.Int64{}}, &ledgerv1.GetAttemptResponse{}, "")
+	x.send(t, bus.SubmitSubject("acme", "m"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
+	if o := x.next(t); !o.GetRefused().GetRetry() {
+		t.Errorf("%v", o)
+	}
+	msg, err := bus.NewMessage(bus.SubmitSubject("acme", "open"), "m2", &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "open"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.bus.Publish(t.Context(), msg); err != nil {
+		t.Fatal(err)
+	}
+	if o := x.next(t); o.GetAccepted().GetProviderTaskId() != "t1" {
+		t.Errorf("%v", o)
+	}
 }

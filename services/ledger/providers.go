@@ -42,6 +42,9 @@ func (g *providerServer) ListProviders(ctx context.Context, _ *ledgerv1.ListProv
 	v.pauses(sw)
 	resp := &ledgerv1.ListProvidersResponse{}
 	for _, p := range v.byName {
+		for _, k := range p.Keys {
+			slices.SortFunc(k.Closed, func(a, b *ledgerv1.ClosedModel) int { return cmp.Compare(a.GetModel(), b.GetModel()) })
+		}
 		slices.SortFunc(p.Models, func(a, b *ledgerv1.ProviderModel) int { return cmp.Compare(a.GetModel(), b.GetModel()) })
 		resp.Providers = append(resp.Providers, p)
 	}
@@ -141,6 +144,10 @@ func (v *view) count(ctx context.Context, q querier) error {
 func (v *view) traffic() {
 	for _, b := range v.state.Benches(v.now) {
 		k := v.key(b.Provider, b.Key)
+		if b.Model != "" {
+			k.Closed = append(k.Closed, &ledgerv1.ClosedModel{Model: b.Model, Reason: b.Reason, Until: timestamppb.New(b.Until)})
+			continue
+		}
 		k.State, k.Reason, k.BenchedUntil = "benched", b.Reason, timestamppb.New(b.Until)
 	}
 	for _, b := range v.state.Breakers() {

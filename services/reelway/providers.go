@@ -56,7 +56,11 @@ func keyState(k *ledgerv1.ProviderKey) string {
 	if k.GetState() == "benched" {
 		return "benched until " + when(k.GetBenchedUntil()) + ": " + k.GetReason()
 	}
-	return k.GetState()
+	text := k.GetState()
+	for _, c := range k.GetClosed() {
+		text += ", not for " + c.GetModel() + " until " + when(c.GetUntil()) + ": " + c.GetReason()
+	}
+	return text
 }
 
 func spent(k *ledgerv1.ProviderKey) string {

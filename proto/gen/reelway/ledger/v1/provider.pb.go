@@ -214,8 +214,10 @@ type ProviderKey struct {
 	// Millionths of the provider's currency, of this UTC day.
 	SpentTodayMicros  int64 `protobuf:"varint,8,opt,name=spent_today_micros,json=spentTodayMicros,proto3" json:"spent_today_micros,omitempty"`
 	DailyBudgetMicros int64 `protobuf:"varint,9,opt,name=daily_budget_micros,json=dailyBudgetMicros,proto3" json:"daily_budget_micros,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Models that its account may not use, as the provider said.
+	Closed        []*ClosedModel `protobuf:"bytes,10,rep,name=closed,proto3" json:"closed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProviderKey) Reset() {
@@ -311,6 +313,75 @@ func (x *ProviderKey) GetDailyBudgetMicros() int64 {
 	return 0
 }
 
+func (x *ProviderKey) GetClosed() []*ClosedModel {
+	if x != nil {
+		return x.Closed
+	}
+	return nil
+}
+
+// ClosedModel is a model that a key's account may not use.
+type ClosedModel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Model string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// What the provider said, and when it is asked again.
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClosedModel) Reset() {
+	*x = ClosedModel{}
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClosedModel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClosedModel) ProtoMessage() {}
+
+func (x *ClosedModel) ProtoReflect() protoreflect.Message {
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClosedModel.ProtoReflect.Descriptor instead.
+func (*ClosedModel) Descriptor() ([]byte, []int) {
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ClosedModel) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ClosedModel) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ClosedModel) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 // ProviderModel is how submits of one model fare.
 type ProviderModel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -337,7 +408,7 @@ type ProviderModel struct {
 
 func (x *ProviderModel) Reset() {
 	*x = ProviderModel{}
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[4]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +420,7 @@ func (x *ProviderModel) String() string {
 func (*ProviderModel) ProtoMessage() {}
 
 func (x *ProviderModel) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[4]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +433,7 @@ func (x *ProviderModel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderModel.ProtoReflect.Descriptor instead.
 func (*ProviderModel) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{4}
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProviderModel) GetModel() string {
@@ -449,7 +520,7 @@ type ProviderPause struct {
 
 func (x *ProviderPause) Reset() {
 	*x = ProviderPause{}
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[5]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -461,7 +532,7 @@ func (x *ProviderPause) String() string {
 func (*ProviderPause) ProtoMessage() {}
 
 func (x *ProviderPause) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[5]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -474,7 +545,7 @@ func (x *ProviderPause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderPause.ProtoReflect.Descriptor instead.
 func (*ProviderPause) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{5}
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProviderPause) GetReason() string {
@@ -514,7 +585,7 @@ type PauseProviderRequest struct {
 
 func (x *PauseProviderRequest) Reset() {
 	*x = PauseProviderRequest{}
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[6]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +597,7 @@ func (x *PauseProviderRequest) String() string {
 func (*PauseProviderRequest) ProtoMessage() {}
 
 func (x *PauseProviderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[6]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +610,7 @@ func (x *PauseProviderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseProviderRequest.ProtoReflect.Descriptor instead.
 func (*PauseProviderRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{6}
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PauseProviderRequest) GetProvider() string {
@@ -579,7 +650,7 @@ type PauseProviderResponse struct {
 
 func (x *PauseProviderResponse) Reset() {
 	*x = PauseProviderResponse{}
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[7]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +662,7 @@ func (x *PauseProviderResponse) String() string {
 func (*PauseProviderResponse) ProtoMessage() {}
 
 func (x *PauseProviderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[7]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +675,7 @@ func (x *PauseProviderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseProviderResponse.ProtoReflect.Descriptor instead.
 func (*PauseProviderResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{7}
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PauseProviderResponse) GetPause() *ProviderPause {
@@ -625,7 +696,7 @@ type ResumeProviderRequest struct {
 
 func (x *ResumeProviderRequest) Reset() {
 	*x = ResumeProviderRequest{}
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[8]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +708,7 @@ func (x *ResumeProviderRequest) String() string {
 func (*ResumeProviderRequest) ProtoMessage() {}
 
 func (x *ResumeProviderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[8]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +721,7 @@ func (x *ResumeProviderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeProviderRequest.ProtoReflect.Descriptor instead.
 func (*ResumeProviderRequest) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{8}
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ResumeProviderRequest) GetProvider() string {
@@ -675,7 +746,7 @@ type ResumeProviderResponse struct {
 
 func (x *ResumeProviderResponse) Reset() {
 	*x = ResumeProviderResponse{}
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[9]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +758,7 @@ func (x *ResumeProviderResponse) String() string {
 func (*ResumeProviderResponse) ProtoMessage() {}
 
 func (x *ResumeProviderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[9]
+	mi := &file_reelway_ledger_v1_provider_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +771,7 @@ func (x *ResumeProviderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeProviderResponse.ProtoReflect.Descriptor instead.
 func (*ResumeProviderResponse) Descriptor() ([]byte, []int) {
-	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{9}
+	return file_reelway_ledger_v1_provider_proto_rawDescGZIP(), []int{10}
 }
 
 var File_reelway_ledger_v1_provider_proto protoreflect.FileDescriptor
@@ -719,7 +790,7 @@ const file_reelway_ledger_v1_provider_proto_rawDesc = "" +
 	"\x04rate\x18\x04 \x01(\x01R\x04rate\x122\n" +
 	"\x04keys\x18\x05 \x03(\v2\x1e.reelway.ledger.v1.ProviderKeyR\x04keys\x128\n" +
 	"\x06models\x18\x06 \x03(\v2 .reelway.ledger.v1.ProviderModelR\x06models\x126\n" +
-	"\x05pause\x18/ \x01(\v2 .reelway.ledger.v1.ProviderPauseR\x05pause\"\xbd\x02\n" +
+	"\x05pause\x18/ \x01(\v2 .reelway.ledger.v1.ProviderPauseR\x05pause\"\xf5\x02\n" +
 	"\vProviderKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -730,7 +801,13 @@ const file_reelway_ledger_v1_provider_proto_rawDesc = "" +
 	"\vmax_running\x18\a \x01(\x05R\n" +
 	"maxRunning\x12,\n" +
 	"\x12spent_today_micros\x18\b \x01(\x03R\x10spentTodayMicros\x12.\n" +
-	"\x13daily_budget_micros\x18\t \x01(\x03R\x11dailyBudgetMicros\"\xd4\x02\n" +
+	"\x13daily_budget_micros\x18\t \x01(\x03R\x11dailyBudgetMicros\x126\n" +
+	"\x06closed\x18\n" +
+	" \x03(\v2\x1e.reelway.ledger.v1.ClosedModelR\x06closed\"m\n" +
+	"\vClosedModel\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x120\n" +
+	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xd4\x02\n" +
 	"\rProviderModel\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
 	"\abreaker\x18\x02 \x01(\tR\abreaker\x12\x16\n" +
@@ -777,43 +854,46 @@ func file_reelway_ledger_v1_provider_proto_rawDescGZIP() []byte {
 	return file_reelway_ledger_v1_provider_proto_rawDescData
 }
 
-var file_reelway_ledger_v1_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_reelway_ledger_v1_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_reelway_ledger_v1_provider_proto_goTypes = []any{
 	(*ListProvidersRequest)(nil),   // 0: reelway.ledger.v1.ListProvidersRequest
 	(*ListProvidersResponse)(nil),  // 1: reelway.ledger.v1.ListProvidersResponse
 	(*Provider)(nil),               // 2: reelway.ledger.v1.Provider
 	(*ProviderKey)(nil),            // 3: reelway.ledger.v1.ProviderKey
-	(*ProviderModel)(nil),          // 4: reelway.ledger.v1.ProviderModel
-	(*ProviderPause)(nil),          // 5: reelway.ledger.v1.ProviderPause
-	(*PauseProviderRequest)(nil),   // 6: reelway.ledger.v1.PauseProviderRequest
-	(*PauseProviderResponse)(nil),  // 7: reelway.ledger.v1.PauseProviderResponse
-	(*ResumeProviderRequest)(nil),  // 8: reelway.ledger.v1.ResumeProviderRequest
-	(*ResumeProviderResponse)(nil), // 9: reelway.ledger.v1.ResumeProviderResponse
-	(*timestamppb.Timestamp)(nil),  // 10: google.protobuf.Timestamp
+	(*ClosedModel)(nil),            // 4: reelway.ledger.v1.ClosedModel
+	(*ProviderModel)(nil),          // 5: reelway.ledger.v1.ProviderModel
+	(*ProviderPause)(nil),          // 6: reelway.ledger.v1.ProviderPause
+	(*PauseProviderRequest)(nil),   // 7: reelway.ledger.v1.PauseProviderRequest
+	(*PauseProviderResponse)(nil),  // 8: reelway.ledger.v1.PauseProviderResponse
+	(*ResumeProviderRequest)(nil),  // 9: reelway.ledger.v1.ResumeProviderRequest
+	(*ResumeProviderResponse)(nil), // 10: reelway.ledger.v1.ResumeProviderResponse
+	(*timestamppb.Timestamp)(nil),  // 11: google.protobuf.Timestamp
 }
 var file_reelway_ledger_v1_provider_proto_depIdxs = []int32{
 	2,  // 0: reelway.ledger.v1.ListProvidersResponse.providers:type_name -> reelway.ledger.v1.Provider
 	3,  // 1: reelway.ledger.v1.Provider.keys:type_name -> reelway.ledger.v1.ProviderKey
-	4,  // 2: reelway.ledger.v1.Provider.models:type_name -> reelway.ledger.v1.ProviderModel
-	5,  // 3: reelway.ledger.v1.Provider.pause:type_name -> reelway.ledger.v1.ProviderPause
-	10, // 4: reelway.ledger.v1.ProviderKey.benched_until:type_name -> google.protobuf.Timestamp
-	10, // 5: reelway.ledger.v1.ProviderModel.open_until:type_name -> google.protobuf.Timestamp
-	5,  // 6: reelway.ledger.v1.ProviderModel.pause:type_name -> reelway.ledger.v1.ProviderPause
-	10, // 7: reelway.ledger.v1.ProviderPause.since:type_name -> google.protobuf.Timestamp
-	10, // 8: reelway.ledger.v1.ProviderPause.until:type_name -> google.protobuf.Timestamp
-	10, // 9: reelway.ledger.v1.PauseProviderRequest.until:type_name -> google.protobuf.Timestamp
-	5,  // 10: reelway.ledger.v1.PauseProviderResponse.pause:type_name -> reelway.ledger.v1.ProviderPause
-	0,  // 11: reelway.ledger.v1.ProviderService.ListProviders:input_type -> reelway.ledger.v1.ListProvidersRequest
-	6,  // 12: reelway.ledger.v1.ProviderService.PauseProvider:input_type -> reelway.ledger.v1.PauseProviderRequest
-	8,  // 13: reelway.ledger.v1.ProviderService.ResumeProvider:input_type -> reelway.ledger.v1.ResumeProviderRequest
-	1,  // 14: reelway.ledger.v1.ProviderService.ListProviders:output_type -> reelway.ledger.v1.ListProvidersResponse
-	7,  // 15: reelway.ledger.v1.ProviderService.PauseProvider:output_type -> reelway.ledger.v1.PauseProviderResponse
-	9,  // 16: reelway.ledger.v1.ProviderService.ResumeProvider:output_type -> reelway.ledger.v1.ResumeProviderResponse
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	5,  // 2: reelway.ledger.v1.Provider.models:type_name -> reelway.ledger.v1.ProviderModel
+	6,  // 3: reelway.ledger.v1.Provider.pause:type_name -> reelway.ledger.v1.ProviderPause
+	11, // 4: reelway.ledger.v1.ProviderKey.benched_until:type_name -> google.protobuf.Timestamp
+	4,  // 5: reelway.ledger.v1.ProviderKey.closed:type_name -> reelway.ledger.v1.ClosedModel
+	11, // 6: reelway.ledger.v1.ClosedModel.until:type_name -> google.protobuf.Timestamp
+	11, // 7: reelway.ledger.v1.ProviderModel.open_until:type_name -> google.protobuf.Timestamp
+	6,  // 8: reelway.ledger.v1.ProviderModel.pause:type_name -> reelway.ledger.v1.ProviderPause
+	11, // 9: reelway.ledger.v1.ProviderPause.since:type_name -> google.protobuf.Timestamp
+	11, // 10: reelway.ledger.v1.ProviderPause.until:type_name -> google.protobuf.Timestamp
+	11, // 11: reelway.ledger.v1.PauseProviderRequest.until:type_name -> google.protobuf.Timestamp
+	6,  // 12: reelway.ledger.v1.PauseProviderResponse.pause:type_name -> reelway.ledger.v1.ProviderPause
+	0,  // 13: reelway.ledger.v1.ProviderService.ListProviders:input_type -> reelway.ledger.v1.ListProvidersRequest
+	7,  // 14: reelway.ledger.v1.ProviderService.PauseProvider:input_type -> reelway.ledger.v1.PauseProviderRequest
+	9,  // 15: reelway.ledger.v1.ProviderService.ResumeProvider:input_type -> reelway.ledger.v1.ResumeProviderRequest
+	1,  // 16: reelway.ledger.v1.ProviderService.ListProviders:output_type -> reelway.ledger.v1.ListProvidersResponse
+	8,  // 17: reelway.ledger.v1.ProviderService.PauseProvider:output_type -> reelway.ledger.v1.PauseProviderResponse
+	10, // 18: reelway.ledger.v1.ProviderService.ResumeProvider:output_type -> reelway.ledger.v1.ResumeProviderResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_reelway_ledger_v1_provider_proto_init() }
@@ -827,7 +907,7 @@ func file_reelway_ledger_v1_provider_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_reelway_ledger_v1_provider_proto_rawDesc), len(file_reelway_ledger_v1_provider_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
