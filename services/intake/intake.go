@@ -77,20 +77,22 @@ type Deps struct {
 	Maintenance ledgerv1.MaintenanceServiceClient
 	// DeadLetters is what consumers gave up on.
 	DeadLetters ledgerv1.DeadLetterServiceClient
-	Webhooks    webhookv1.WebhookServiceClient
-	Auth        *auth.Authenticator
-	Limits      Limiter
-	Status      StatusReader
-	Files       Files
-	Store       Store // takes uploads
-	Uploads     ledgerv1.UploadServiceClient
-	Catalog     *catalog.Catalog
-	Routes      *route.Routes
-	CheckURL    func(raw string) error // judges URLs of images and videos, and those of webhooks
-	Health      func(context.Context) error
-	Tokens      *livetoken.Tokens // makes browser tokens
-	Realtime    ledgerv1.RealtimeServiceClient
-	Logger      *slog.Logger
+	// Inspection shows operators one job.
+	Inspection ledgerv1.InspectionServiceClient
+	Webhooks   webhookv1.WebhookServiceClient
+	Auth       *auth.Authenticator
+	Limits     Limiter
+	Status     StatusReader
+	Files      Files
+	Store      Store // takes uploads
+	Uploads    ledgerv1.UploadServiceClient
+	Catalog    *catalog.Catalog
+	Routes     *route.Routes
+	CheckURL   func(raw string) error // judges URLs of images and videos, and those of webhooks
+	Health     func(context.Context) error
+	Tokens     *livetoken.Tokens // makes browser tokens
+	Realtime   ledgerv1.RealtimeServiceClient
+	Logger     *slog.Logger
 }
 
 // Service is intake. It is stateless and safe for concurrent use.
@@ -104,7 +106,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.Maintenance == nil || d.DeadLetters == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Store == nil || d.Uploads == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Tokens == nil || d.Realtime == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.Maintenance == nil || d.DeadLetters == nil || d.Inspection == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Store == nil || d.Uploads == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Tokens == nil || d.Realtime == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d, places: newPlaces(cfg.UploadsAtOnce)}, nil
