@@ -28,9 +28,9 @@ type inspector struct {
 	hooks     webhookv1.WebhookServiceClient
 }
 
-func setupInspector(t *testing.T, credits int64, change ...func(*ledgerConfig)) *inspector {
+func setupInspector(t *testing.T, credits int64) *inspector {
 	t.Helper()
-	x := setup(t, credits, change...)
+	x := setup(t, credits)
 	lis := bufconn.Listen(1 << 20)
 	srv := rpc.NewServer()
 	x.svc.Register(srv)

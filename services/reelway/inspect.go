@@ -202,7 +202,10 @@ func shape(q *ledgerv1.RequestShape) string {
 }
 
 func creditText(j *ledgerv1.InspectedJob) string {
-	text := fmt.Sprintf("%s quoted, hold %s", money.Format(j.GetQuoteMicros()), j.GetHoldState())
+	text := money.Format(j.GetQuoteMicros()) + " quoted"
+	if j.GetHoldState() != "captured" { // that says how much
+		text += ", " + j.GetHoldState()
+	}
 	for _, p := range []struct {
 		micros int64
 		word   string
@@ -240,11 +243,20 @@ func story(r *ledgerv1.InspectJobResponse) [][]string {
 			all = append(all, event{at, who, joined(what...)})
 		}
 	}
-	number := map[string]string{}
+	// What happened at the same moment is told in the order of cause and effect.
+	name := map[string]string{}
 	for _, a := range r.GetAttempts() {
-		name := "attempt " + strconv.Itoa(int(a.GetNumber()))
-		number[a.GetId()] = name
-		add(a.GetCreatedAt(), name, attemptBegun(a))
+		name[a.GetId()] = "attempt " + strconv.Itoa(int(a.GetNumber()))
+		add(a.GetCreatedAt(), name[a.GetId()], attemptBegun(a))
+	}
+	for _, o := range r.GetObservations() {
+		what := fmt.Sprintf("%s observed by %s, %s", o.GetFact(), o.GetSource(), o.GetVerdict())
+		if d := o.GetRecordedAt().AsTime().Sub(o.GetObservedAt().AsTime()); d.Abs() >= time.Second {
+			what += ", seen at " + precise(o.GetObservedAt())
+		}
+		add(o.GetRecordedAt(), first(name[o.GetAttemptId()], o.GetAttemptId()), what)
+	}
+	for _, a := range r.GetAttempts() {
 		by := ""
 		if a.GetVerdictSource() != "" {
 			by = ", told by " + a.GetVerdictSource()
@@ -252,15 +264,8 @@ func story(r *ledgerv1.InspectJobResponse) [][]string {
 		if a.GetGivenUp() {
 			by = ", given up"
 		}
-		add(a.GetEndedAt(), name, "over, "+a.GetState()+by, errorText(a.GetError()))
-		add(a.GetWebhookAt(), name, "the provider called after a poll had told it")
-	}
-	for _, o := range r.GetObservations() {
-		what := fmt.Sprintf("%s observed by %s, %s", o.GetFact(), o.GetSource(), o.GetVerdict())
-		if d := o.GetRecordedAt().AsTime().Sub(o.GetObservedAt().AsTime()); d.Abs() >= time.Second {
-			what += ", seen at " + precise(o.GetObservedAt())
-		}
-		add(o.GetRecordedAt(), first(number[o.GetAttemptId()], o.GetAttemptId()), what)
+		add(a.GetEndedAt(), name[a.GetId()], "over, "+a.GetState()+by, errorText(a.GetError()))
+		add(a.GetWebhookAt(), name[a.GetId()], "the provider called after a poll had told it")
 	}
 	for _, p := range r.GetPostings() {
 		what := fmt.Sprintf("%s %s, %s → %s", p.GetKind(), money.Format(p.GetAmountMicros()), p.GetSource(), p.GetDestination())

@@ -56,7 +56,7 @@ func TestInspect(t *testing.T) {
 		"rendered observed by ", "archived observed by archiver, applied", "money capture ", "held → revenue", "webhook video.completed is to reach "+made.Endpoint.ID,
 		"next to give back what it cost", "reelway ledger refund --job "+done)
 	last := -1
-	for _, step := range []string{"opened", "begun at replicate", "over, succeeded", "archived observed by archiver", "held → revenue"} {
+	for _, step := range []string{"opened", "begun at replicate", "rendered observed by", "over, succeeded", "archived observed by archiver", "held → revenue"} {
 		at := strings.Index(out, step)
 		if at < last || at < 0 {
 			t.Errorf("%q is not in its place:\n%s", step, out)
@@ -71,11 +71,11 @@ func TestInspect(t *testing.T) {
 	if got := w.ends(lost, videov1.VideoState_VIDEO_STATE_FAILED); len(got.GetAttempts()) != 2 {
 		t.Fatalf("%v", got)
 	}
-	look([]string{lost}, "state failed", "hold released", "attempt 1 over, refused: rate_limited", "attempt 2 over, failed, told by ", "job failed: ", "held → available")
+	look([]string{lost}, "state failed", "0.800000 quoted, released", "attempt 1 over, refused: rate_limited", "attempt 2 over, failed, told by ", "job failed: ", "held → available")
 
 	sh.table([]string{"providers", "pause", "kling", "--reason", "no balance"}, "paused")
 	waits := w.submitted("kling-v2-6", secret)
-	look([]string{waits}, "state queued", "in the queue, 0 ahead; provider paused since", "no balance", "next an operator has paused its provider", "reelway providers resume kling")
+	look([]string{waits}, "state queued", "quoted, held", "in the queue, 0 ahead; provider paused since", "no balance", "next an operator has paused its provider", "reelway providers resume kling")
 	sh.table([]string{"maintenance", "on", "--reason", "a new disk"}, "on since")
 	look([]string{waits}, "new videos are refused: a new disk; this job goes on")
 	sh.table([]string{"maintenance", "off"}, "off")
