@@ -63,6 +63,10 @@ func TestInspect(t *testing.T) {
 		}
 		last = at
 	}
+	soon(t, "the webhook's attempt is told", func() bool {
+		_, out, _ := sh.run("inspect", done)
+		return strings.Contains(out, " tries, pending, no answer: ") && strings.Contains(out, ", the next at ")
+	})
 	for _, by := range [][]string{{a.GetId()}, {a.GetProviderTaskId(), "--provider", "replicate"}} {
 		look(by, "job "+done)
 	}
