@@ -75,24 +75,24 @@ type Deps struct {
 	Providers ledgerv1.ProviderServiceClient
 	// Maintenance refuses new videos, when an operator says so.
 	Maintenance ledgerv1.MaintenanceServiceClient
-	// DeadLetters is what consumers gave up on.
-	DeadLetters ledgerv1.DeadLetterServiceClient
 	// Inspection shows operators one job.
 	Inspection ledgerv1.InspectionServiceClient
-	Webhooks   webhookv1.WebhookServiceClient
-	Auth       *auth.Authenticator
-	Limits     Limiter
-	Status     StatusReader
-	Files      Files
-	Store      Store // takes uploads
-	Uploads    ledgerv1.UploadServiceClient
-	Catalog    *catalog.Catalog
-	Routes     *route.Routes
-	CheckURL   func(raw string) error // judges URLs of images and videos, and those of webhooks
-	Health     func(context.Context) error
-	Tokens     *livetoken.Tokens // makes browser tokens
-	Realtime   ledgerv1.RealtimeServiceClient
-	Logger     *slog.Logger
+	// DeadLetters is what consumers gave up on.
+	DeadLetters ledgerv1.DeadLetterServiceClient
+	Webhooks    webhookv1.WebhookServiceClient
+	Auth        *auth.Authenticator
+	Limits      Limiter
+	Status      StatusReader
+	Files       Files
+	Store       Store // takes uploads
+	Uploads     ledgerv1.UploadServiceClient
+	Catalog     *catalog.Catalog
+	Routes      *route.Routes
+	CheckURL    func(raw string) error // judges URLs of images and videos, and those of webhooks
+	Health      func(context.Context) error
+	Tokens      *livetoken.Tokens // makes browser tokens
+	Realtime    ledgerv1.RealtimeServiceClient
+	Logger      *slog.Logger
 }
 
 // Service is intake. It is stateless and safe for concurrent use.
