@@ -413,7 +413,7 @@ func TestRightsAtNATS(t *testing.T) {
 		consumer bus.Consumer
 		subject  string
 	}{
-		"submit":  {dispatcher, bus.SubmitConsumer("kling"), bus.SubmitSubject("kling")},
+		"submit":  {dispatcher, bus.SubmitConsumer("kling"), bus.SubmitSubject("kling", "kling-v2-6")},
 		"poll":    {dispatcher, bus.PollConsumer("kling"), "watchdog.due.kling"},
 		"observe": {ledger, bus.ObservationConsumer, bus.ObservedSubject("kling", "video_1")},
 		"project": {ledger, bus.ProjectionConsumer, bus.EventSubject("account_1", "video_1", "storing")},
@@ -437,7 +437,7 @@ func TestRightsAtNATS(t *testing.T) {
 
 	// The matrix: what each may publish, of all that anyone may.
 	subjects := map[string]string{ // with who may
-		"jobs.submit.kling": "ledger", "job.account_1.video_1.succeeded": "ledger", "account.account_1.notice": "ledger", "artifacts.delete": "ledger",
+		"jobs.submit.kling.kling-v2-6": "ledger", "job.account_1.video_1.succeeded": "ledger", "account.account_1.notice": "ledger", "artifacts.delete": "ledger",
 		"access.changed": "ledger", "$KV.job_status.video_1": "ledger", "dead.OBSERVATIONS": "ledger", "dead.EVENTS": "ledger archiver notifier",
 		"dead.JOBS": "dispatcher", "dead.WATCHDOG": "dispatcher", "dead.ARTIFACTS": "archiver",
 		"observed.kling.video_1": "ledger dispatcher callback archiver", "watchdog.due.kling": "ledger dispatcher callback",
@@ -446,7 +446,7 @@ func TestRightsAtNATS(t *testing.T) {
 		"$JS.API.STREAM.CREATE.OTHER": "", "$JS.API.STREAM.DELETE.JOBS": "", "$JS.API.STREAM.PURGE.JOBS": "", "$JS.API.STREAM.NAMES": "",
 		"$JS.API.STREAM.MSG.GET.EVENTS": "", "$JS.API.DIRECT.GET.EVENTS": "", "$JS.API.DIRECT.GET.DEAD": "ledger", "$JS.API.STREAM.MSG.DELETE.DEAD": "ledger",
 		"$JS.API.STREAM.MSG.DELETE.JOBS": "", "$JS.API.STREAM.SNAPSHOT.EVENTS": "", "$JS.API.STREAM.INFO.JOBS": "ledger doctor", "$JS.API.STREAM.INFO.EVENTS": "ledger notifier doctor",
-		"$JS.API.CONSUMER.CREATE.JOBS.x.jobs.submit.kling": "dispatcher", "$JS.API.CONSUMER.CREATE.JOBS.x": "", "$JS.API.CONSUMER.CREATE.OBSERVATIONS.x": "",
+		"$JS.API.CONSUMER.CREATE.JOBS.x.jobs.submit.kling.>": "dispatcher", "$JS.API.CONSUMER.CREATE.JOBS.x": "", "$JS.API.CONSUMER.CREATE.OBSERVATIONS.x": "",
 		"$JS.API.CONSUMER.CREATE.OBSERVATIONS.x.observed.>": "", "$JS.API.CONSUMER.CREATE.OBSERVATIONS.ledger.observed.>": "ledger",
 		"$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.x": "", "$JS.API.CONSUMER.CREATE.EVENTS.x": "notifier", "$JS.API.CONSUMER.CREATE.EVENTS.archiver.job.>": "",
 		"$JS.API.CONSUMER.CREATE.EVENTS.archiver.job.*.*.storing": "archiver", "$JS.API.CONSUMER.CREATE.DEAD.x.dead.>": "",

@@ -52,7 +52,7 @@ func (b book) rawTx(ctx context.Context, n int) error {
 			select key, 'hold', $3, job, 'available', 'held', $4, 0, 0 from unnest($1::text[], $2::text[]) as x (key, job)`, keys, jobs, stand.Account, int64(stand.Quote))
 		batch.Queue(`insert into outbox (message_id, subject, type, data) select id, 'job.' || id, 'reelway.event.v1.JobEvent', data
 			from unnest($1::text[], $2::bytea[]) as x (id, data)`, jobs, events)
-		batch.Queue(`insert into outbox (message_id, subject, type, data) select id, 'jobs.submit.kling', 'reelway.event.v1.SubmitJob', id::bytea
+		batch.Queue(`insert into outbox (message_id, subject, type, data) select id, 'jobs.submit.kling.kling-v2-6', 'reelway.event.v1.SubmitJob', id::bytea
 			from unnest($1::text[]) as x (id)`, jobs)
 		return tx.SendBatch(ctx, batch).Close()
 	})

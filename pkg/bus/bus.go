@@ -265,24 +265,34 @@ func subjectRoot(s string) string {
 	return s
 }
 
-// Commands is how many submit commands lie on the bus, by provider: those that
-// nobody has taken yet, and those that somebody works on.
-func (b *Bus) Commands(ctx context.Context) (map[string]int, error) {
+// Lying is how many submit commands lie on the bus: those that nobody has taken
+// yet, and those that somebody works on. Models whose names differ only in what a
+// subject cannot hold are counted together.
+type Lying struct{ of, ofModel map[string]int }
+
+// Of is how many are a provider's.
+func (l Lying) Of(provider string) int { return l.of[token(provider)] }
+
+// OfModel is how many of those are for a model.
+func (l Lying) OfModel(provider, model string) int { return l.ofModel[SubmitSubject(provider, model)] }
+
+// Commands counts the submit commands on the bus.
+func (b *Bus) Commands(ctx context.Context) (Lying, error) {
 	st, err := b.js.Stream(ctx, StreamJobs)
 	if err != nil {
-		return nil, fmt.Errorf("open jobs: %w", err)
+		return Lying{}, fmt.Errorf("open jobs: %w", err)
 	}
-	root := SubmitSubject("")
-	root = root[:len(root)-1]
-	info, err := st.Info(ctx, jetstream.WithSubjectFilter(root+">"))
+	info, err := st.Info(ctx, jetstream.WithSubjectFilter(submitRoot+">"))
 	if err != nil {
-		return nil, fmt.Errorf("count commands: %w", err)
+		return Lying{}, fmt.Errorf("count commands: %w", err)
 	}
-	out := map[string]int{}
+	l := Lying{map[string]int{}, map[string]int{}}
 	for subject, n := range info.State.Subjects {
-		out[strings.TrimPrefix(subject, root)] = int(n)
+		provider, _, _ := strings.Cut(strings.TrimPrefix(subject, submitRoot), ".")
+		l.of[provider] += int(n)
+		l.ofModel[subject] = int(n)
 	}
-	return out, nil
+	return l, nil
 }
 
 // PublishObservation publishes what was seen of an attempt and returns after

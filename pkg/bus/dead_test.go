@@ -34,7 +34,7 @@ func TestDeadLettersComeBack(t *testing.T) {
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	for _, id := range []string{"video_1", "video_2", "video_3"} {
-		m, err := bus.NewMessage(bus.SubmitSubject("kling"), id, &eventv1.SubmitJob{JobId: id})
+		m, err := bus.NewMessage(bus.SubmitSubject("kling", "kling-v2-6"), id, &eventv1.SubmitJob{JobId: id})
 		if err == nil {
 			err = b.Publish(ctx, m)
 		}
@@ -51,7 +51,7 @@ func TestDeadLettersComeBack(t *testing.T) {
 	eventually(t, "all are dead", func() bool { return len(dead()) == 3 })
 	all := dead()
 	for i, d := range all {
-		if d.Letter.GetReason() != "it is broken" || d.Letter.GetSubject() != "jobs.submit.kling" || d.Letter.GetConsumer() != "dispatcher-kling" || d.Seq != uint64(i+1) {
+		if d.Letter.GetReason() != "it is broken" || d.Letter.GetSubject() != "jobs.submit.kling.kling-v2-6" || d.Letter.GetConsumer() != "dispatcher-kling" || d.Seq != uint64(i+1) {
 			t.Errorf("%+v", d)
 		}
 	}

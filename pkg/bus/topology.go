@@ -111,9 +111,9 @@ var (
 // DeleteSubject is where commands to delete stored results are published.
 const DeleteSubject = "artifacts.delete"
 
-// SubmitConsumer reads the submit commands of one provider.
+// SubmitConsumer reads the submit commands of one provider, of all its models.
 func SubmitConsumer(provider string) Consumer {
-	return Consumer{Stream: StreamJobs, Name: "dispatcher-" + token(provider), Filter: SubmitSubject(provider), AckWait: ackWait, Timeout: 3 * time.Minute, MaxDeliver: 1000}
+	return Consumer{Stream: StreamJobs, Name: "dispatcher-" + token(provider), Filter: submitRoot + token(provider) + ".>", AckWait: ackWait, Timeout: 3 * time.Minute, MaxDeliver: 1000}
 }
 
 // CancelConsumer reads the cancel commands of one provider.
@@ -126,8 +126,12 @@ func PollConsumer(provider string) Consumer {
 	return Consumer{Stream: StreamWatchdog, Name: "watchdog-" + token(provider), Filter: "watchdog.due." + token(provider), AckWait: ackWait, Timeout: time.Minute, MaxDeliver: 1000}
 }
 
-// SubmitSubject is where submit commands of a provider are published.
-func SubmitSubject(provider string) string { return "jobs.submit." + token(provider) }
+const submitRoot = "jobs.submit."
+
+// SubmitSubject is where submit commands of a provider's model are published.
+func SubmitSubject(provider, model string) string {
+	return submitRoot + token(provider) + "." + token(model)
+}
 
 // CancelSubject is where cancel commands of a provider are published.
 func CancelSubject(provider string) string { return "jobs.cancel." + token(provider) }

@@ -203,7 +203,7 @@ func TestGivingUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			x := setup(t, &plain{answer: func(int) (provider.Report, error) { return provider.Report{State: provider.Running, Progress: 7}, nil }}, c.a, c.policy)
-			x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme"})
+			x.send(t, bus.SubmitSubject("acme", "m"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme"})
 			if c.gives {
 				if o := x.next(t); o.GetGivenUp() == nil || o.GetAttemptId() != "att_1" {
 					t.Errorf("%v", o)
@@ -366,7 +366,7 @@ func TestAbsenceOfOneAttempt(t *testing.T) {
 			t.Parallel()
 			asked := make(chan string, 16)
 			x := setup(t, findable{&plain{}, asked}, &ledgerv1.GetAttemptResponse{State: "uncertain", AgeMs: 60_000, Number: 1, Restored: restored}, "")
-			x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme"})
+			x.send(t, bus.SubmitSubject("acme", "m"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme"})
 			if o := x.next(t); !o.GetRefused().GetRetry() || len(asked) != want {
 				t.Errorf("%v after %d questions, not %d", o, len(asked), want)
 			}
@@ -379,7 +379,7 @@ func TestAbsenceOfOneAttempt(t *testing.T) {
 func TestAFileThatCannotBeSigned(t *testing.T) {
 	t.Parallel()
 	x := setup(t, &plain{}, &ledgerv1.GetAttemptResponse{Params: &videov1.VideoParams{Model: "m", ImageUrl: bucket.Ref("uploads/acct_1/a.png")}}, "")
-	x.send(t, bus.SubmitSubject("acme"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
+	x.send(t, bus.SubmitSubject("acme", "m"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
 	if o := x.next(t); !o.GetRefused().GetRetry() || o.GetRefused().GetRetryAfterMs() < 10_000 || o.GetRefused().GetError().GetCode() != string(fault.Unavailable) {
 		t.Errorf("%v", o)
 	}

@@ -22,8 +22,19 @@ import (
 // begins before the time that the queue has come to. A flood stands in a long
 // row of its own, and whoever comes later with one job is next.
 
-// window is how many submit commands of one provider lie on the bus.
-const window = 256
+const (
+	// window is how many submit commands of one provider lie on the bus.
+	window = 256
+	// share is how many of them each model may have whatever the others have: one
+	// that has to wait, at its own limit or behind its open circuit, fills the
+	// window and must not be in their way.
+	share = 32
+)
+
+// fits reports whether there is room on the bus for one more command.
+func fits(l bus.Lying, provider, model string) bool {
+	return l.Of(provider) < window || l.OfModel(provider, model) < share
+}
 
 // step is the virtual time of one job, of an account of weight 1 in a class of
 // factor 1.
@@ -92,7 +103,8 @@ func (u *unit) enqueue(j *record, turn int64) {
 func (u *unit) writeQueued(b *pgx.Batch) {
 	if len(u.queued) > 0 {
 		t := queueColumns(u.queued)
-		b.Queue("insert into queue (provider, turn, job_id) select * from unnest($1::text[], $2::bigint[], $3::text[]) on conflict do nothing", t.columns...)
+		column(&t, u.queued, func(j *record) string { return j.Model })
+		b.Queue("insert into queue (provider, turn, job_id, model) select * from unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) on conflict do nothing", t.columns...)
 	}
 	if len(u.unqueued) > 0 {
 		t := queueColumns(u.unqueued)
@@ -109,13 +121,20 @@ const (
 			union all
 			select (select q.provider from queue q where q.provider > p.provider order by q.provider limit 1) from p where p.provider is not null)
 		select provider from p where provider is not null`
+	waitingModelsSQL = `with recursive m as (
+			(select model from queue where provider = $1 order by model limit 1)
+			union all
+			select (select q.model from queue q where q.provider = $1 and q.model > m.model order by q.model limit 1) from m where m.model is not null)
+		select model from m where model is not null`
 	// nextTurnsSQL passes by what is paused and has nowhere else to go: on the bus it
 	// would take the room of the provider's other models.
-	nextTurnsSQL = `select q.turn, q.job_id, coalesce(j.account_id, ''), coalesce(j.traceparent, ''), coalesce(j.model, ''), coalesce(j.state = 'queued', false), coalesce(j.attempt_count, 0)
-		from queue q left join job j on j.id = q.job_id where q.provider = $1
-			and not exists (select from provider_pause p where p.provider = $1 and p.model in ('', j.model) and (p.until is null or p.until > now())
-				and j.state = 'queued' and j.route + 1 >= j.routes and not j.restored)
-		order by q.turn, q.job_id limit $2`
+	nextTurnsSQL = `select x.* from unnest($2::text[], $3::int[]) as m (model, room) cross join lateral (
+			select q.turn, q.job_id, coalesce(j.account_id, ''), coalesce(j.traceparent, ''), coalesce(j.model, ''), coalesce(j.state = 'queued', false), coalesce(j.attempt_count, 0)
+			from queue q left join job j on j.id = q.job_id where q.provider = $1 and q.model = m.model
+				and not exists (select from provider_pause p where p.provider = $1 and p.model in ('', j.model) and (p.until is null or p.until > now())
+					and j.state = 'queued' and j.route + 1 >= j.routes and not j.restored)
+			order by q.turn, q.job_id limit m.room) x
+		order by x.turn, x.job_id`
 	// aheadSQL counts to a limit: who is further back need not know exactly.
 	aheadSQL = "select count(*) from (select from queue where provider = $1 and (turn, job_id) < ($2, $3) limit 10000) x"
 )
@@ -177,7 +196,7 @@ func (s *Service) admitOnce(ctx context.Context) (left bool, _ error) {
 			return err
 		}
 		for _, p := range providers {
-			more, err := s.admit1(ctx, tx, p, window-lying[p], &failed)
+			more, err := s.admit1(ctx, tx, p, lying, &failed)
 			if err != nil {
 				return err
 			}
@@ -207,41 +226,64 @@ func (s *Service) readClocks(ctx context.Context, tx pgx.Tx) error {
 
 // admit1 publishes the next jobs of one provider. What was published leaves the
 // queue also when the rest failed.
-func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, room int, failed *error) (left bool, _ error) {
-	if room <= 0 {
-		return true, nil
-	}
-	rows, err := tx.Query(ctx, nextTurnsSQL, provider, room)
+func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, lying bus.Lying, failed *error) (left bool, _ error) {
+	rows, err := tx.Query(ctx, waitingModelsSQL, provider)
 	if err != nil {
+		return false, err
+	}
+	models, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return false, err
+	}
+	free := window - lying.Of(provider)
+	rooms, own := make([]int, len(models)), map[string]int{}
+	for i, m := range models {
+		own[m] = share - lying.OfModel(provider, m)
+		rooms[i] = max(free, own[m], 0)
+	}
+	if rows, err = tx.Query(ctx, nextTurnsSQL, provider, models, rooms); err != nil {
 		return false, err
 	}
 	var next []*record
 	var due []bus.Message
 	var live []*record
+	seen := map[string]int{}
 	var turn int64
 	var id, account, trace, model string
 	var queued bool
 	var attempts int
 	if _, err := pgx.ForEachRow(rows, []any{&turn, &id, &account, &trace, &model, &queued, &attempts}, func() error {
 		at := turn
+		seen[model]++
 		j := &record{ID: id, Provider: provider, Account: account, Turn: &at}
-		next = append(next, j)
-		if !queued {
-			return nil // canceled, or begun by another command
+		if !queued { // canceled, or begun by another command
+			next = append(next, j)
+			return nil
 		}
-		m, err := bus.NewMessage(bus.SubmitSubject(provider), fmt.Sprintf("%s-submit-%d", id, attempts+1), &eventv1.SubmitJob{JobId: id, AccountId: account, Provider: provider, Model: model})
+		if free <= 0 && own[model] <= 0 {
+			left = true
+			return nil
+		}
+		free, own[model] = free-1, own[model]-1
+		m, err := bus.NewMessage(bus.SubmitSubject(provider, model), fmt.Sprintf("%s-submit-%d", id, attempts+1), &eventv1.SubmitJob{JobId: id, AccountId: account, Provider: provider, Model: model})
 		m.TraceParent = trace
-		live, due = append(live, j), append(due, m)
+		next, live, due = append(next, j), append(live, j), append(due, m)
 		return err
-	}); err != nil || len(next) == 0 {
+	}); err != nil {
 		return false, err
+	}
+	for i, m := range models {
+		left = left || seen[m] >= rooms[i]
+	}
+	if len(next) == 0 {
+		return left, nil
 	}
 	n, err := s.bus.PublishAll(ctx, due)
 	if err != nil {
 		*failed = err
 		next = live[:n]
 		if n == 0 {
-			return false, nil
+			return left, nil
 		}
 	}
 	t := queueColumns(next)
@@ -256,7 +298,7 @@ func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, room i
 		return false, err
 	}
 	s.turns.advance(provider, last)
-	return len(next) == room, nil
+	return left, nil
 }
 
 // position is how many jobs are ahead of one that waits; false when it does not.

@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -79,7 +80,7 @@ func (x *bundle) lying(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n["testprovider"]
+	return n.Of("testprovider")
 }
 
 // queued is how many jobs wait before the bus.
@@ -334,5 +335,43 @@ func TestPausedJobsStandInNobodysWay(t *testing.T) {
 	}
 	if want := []string{other, first, second}; !slices.Equal(came, want) {
 		t.Errorf("%v came, not %v", came, want)
+	}
+}
+
+// A model that has to wait, as at a limit of its own, has as many commands on the
+// bus as ever lie there, and more jobs behind them. The provider's other models are
+// submitted all the same, each up to its share.
+func TestAModelThatWaitsLeavesRoomForOthers(t *testing.T) {
+	t.Parallel()
+	x := setup(t, 10_000*price, unhurried)
+	x.wait(t, x.acct, 300, 0, 1)
+	eventually(t, "the bus is full", func() bool { return x.lying(t) == 256 && x.queued(t) == 44 })
+	var mu sync.Mutex
+	others := map[string]bool{}
+	for range 40 {
+		others[x.opened(t, "n-1.0")] = true
+	}
+	eventually(t, "the other model has its share", func() bool { return x.lying(t) == 256+32 && x.queued(t) == 44+8 })
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	defer time.AfterFunc(5*time.Minute, stop).Stop()
+	if err := bus.Consume(ctx, x.bus, bus.SubmitConsumer("testprovider"), 4, func(ctx context.Context, m *eventv1.SubmitJob) error {
+		if m.GetModel() == "m" {
+			return bus.After(10*time.Minute, errors.New("its model has to wait"))
+		}
+		_, err := x.jobs.BeginAttempt(ctx, &ledgerv1.BeginAttemptRequest{JobId: m.GetJobId(), Provider: m.GetProvider()})
+		mu.Lock()
+		defer mu.Unlock()
+		if delete(others, m.GetJobId()); len(others) == 0 {
+			stop()
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(others) > 0 {
+		t.Errorf("%d of another model had no turn", len(others))
 	}
 }

@@ -171,7 +171,7 @@ func (u *unit) announce(ctx context.Context, j *record) error {
 
 // command puts a submit command for a queued job into the outbox.
 func (u *unit) command(ctx context.Context, j *record, id string, delay time.Duration) error {
-	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider, Model: j.Model})
+	m, err := bus.NewMessage(bus.SubmitSubject(j.Provider, j.Model), id, &eventv1.SubmitJob{JobId: j.ID, AccountId: j.Account, Provider: j.Provider, Model: j.Model})
 	if err != nil {
 		return err
 	}

@@ -460,7 +460,7 @@ func TestRouteIsLeftInTheQueue(t *testing.T) {
 	for _, provider := range []string{"one", "two"} {
 		for range 256 {
 			wg.Go(func() {
-				if _, err := x.jobs.OpenJob(t.Context(), &ledgerv1.OpenJobRequest{AccountId: x.acct, Provider: provider, QuoteMicros: 1, Params: &videov1.VideoParams{Model: "m", Prompt: "p"}}); err != nil {
+				if _, err := x.jobs.OpenJob(t.Context(), &ledgerv1.OpenJobRequest{AccountId: x.acct, Provider: provider, QuoteMicros: 1, Params: &videov1.VideoParams{Model: "m-" + provider, Prompt: "p"}}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -472,7 +472,7 @@ func TestRouteIsLeftInTheQueue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return n["one"] >= 256 && n["two"] >= 256
+		return n.Of("one") >= 256 && n.Of("two") >= 256
 	})
 	only := x.openRoutes(t, func(r *ledgerv1.OpenJobRequest) { r.Plan.Routes = r.GetPlan().GetRoutes()[:1] })
 	v := x.openRoutes(t, func(r *ledgerv1.OpenJobRequest) { r.Plan.Routes = r.GetPlan().GetRoutes()[:2] })

@@ -70,7 +70,7 @@ func (s *Service) sweepOnce(ctx context.Context) error {
 			return err
 		}
 		for _, j := range jobs {
-			if err := s.revive(ctx, u, j, counted == nil && lying[j.Provider] < window); err != nil {
+			if err := s.revive(ctx, u, j, counted == nil && fits(lying, j.Provider, j.Model)); err != nil {
 				return err
 			}
 			u.change(j) // which marks it swept

@@ -2,7 +2,6 @@ package reelway_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -47,29 +46,11 @@ type watched struct {
 
 func watchedStack(t *testing.T, more ...string) *watched {
 	t.Helper()
-	set, err := reelway.Load(append([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
-		"REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=100h", "REELWAY_POLL_INTERVAL=200ms", "REELWAY_SWEEP_INTERVAL=200ms", "REELWAY_DEV_CREDITS=1000"}, more...))
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := &watched{t: t, log: &text{}}
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan *reelway.Stack, 1), make(chan error, 1)
-	go func() {
-		done <- reelway.Run(ctx, set, slog.New(slog.NewTextHandler(w.log, nil)), func(s *reelway.Stack) { ready <- s })
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	select {
-	case w.Stack = <-ready:
-	case err := <-done:
-		done <- nil
-		t.Fatal(err)
-	}
+	s, stop := launch(t, append([]string{"REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=100h", "REELWAY_POLL_INTERVAL=200ms", "REELWAY_SWEEP_INTERVAL=200ms", "REELWAY_DEV_CREDITS=1000"}, more...),
+		slog.New(slog.NewTextHandler(w.log, nil)))
+	t.Cleanup(stop)
+	w.Stack = s
 	w.doors = dial(t, w.Stack)
 	return w
 }

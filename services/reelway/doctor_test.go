@@ -2,7 +2,6 @@ package reelway_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io/fs"
 	"log/slog"
@@ -72,28 +71,8 @@ func TestDoctor(t *testing.T) {
 	environ := []string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_DATA_DIR=" + dataDir(t),
 		"REELWAY_DATABASE_URL=" + pool.Config().ConnString(), "REELWAY_NATS_URL=" + broker.URL(), "REELWAY_BUCKET_URL=" + files.URL,
 		"REELWAY_ATLASCLOUD_URL=" + atlas, "REELWAY_ATLASCLOUD_KEY=right"}
-	set, err := reelway.Load(environ)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan *reelway.Stack, 1), make(chan error, 1)
-	go func() {
-		done <- reelway.Run(ctx, set, slog.New(slog.DiscardHandler), func(s *reelway.Stack) { ready <- s })
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	var s *reelway.Stack
-	select {
-	case s = <-ready:
-	case err := <-done:
-		done <- nil
-		t.Fatal(err)
-	}
+	s, stop := launch(t, environ, slog.New(slog.DiscardHandler))
+	t.Cleanup(stop)
 	environ = append(environ, "REELWAY_PUBLIC_URL="+s.HTTPURL)
 	var got map[string]reelway.Check
 	soon(t, "every consumer is there", func() bool {
@@ -112,23 +91,23 @@ func TestDoctor(t *testing.T) {
 	}
 	expect(t, got, "callbacks", reelway.Warn, "private")
 
-	if _, err := pool.Exec(ctx, "delete from migration where name like '0015%'; insert into migration (name) values ('9999_of_tomorrow.sql')"); err != nil {
+	if _, err := pool.Exec(t.Context(), "delete from migration where name like '0015%'; insert into migration (name) values ('9999_of_tomorrow.sql')"); err != nil {
 		t.Fatal(err)
 	}
 	js := broker.Bus().JetStream()
-	jobs, err := js.Stream(ctx, bus.StreamEvents)
+	jobs, err := js.Stream(t.Context(), bus.StreamEvents)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := jobs.CachedInfo().Config
 	cfg.MaxAge = 0
-	if _, err := js.UpdateStream(ctx, cfg); err != nil {
+	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	if err := js.DeleteStream(ctx, bus.StreamLimits); err != nil {
+	if err := js.DeleteStream(t.Context(), bus.StreamLimits); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.Publish(ctx, "dead.ledger.x", nil); err != nil {
+	if _, err := js.Publish(t.Context(), "dead.ledger.x", nil); err != nil {
 		t.Fatal(err)
 	}
 	files.Publish(t)
@@ -147,7 +126,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("a key is in %+v", c)
 		}
 	}
-	if _, err := js.Stream(ctx, bus.StreamLimits); err == nil || !strings.Contains(err.Error(), jetstream.ErrStreamNotFound.Error()) {
+	if _, err := js.Stream(t.Context(), bus.StreamLimits); err == nil || !strings.Contains(err.Error(), jetstream.ErrStreamNotFound.Error()) {
 		t.Errorf("the doctor made what was missing: %v", err)
 	}
 }

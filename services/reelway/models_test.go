@@ -37,30 +37,7 @@ func atlas(t *testing.T) string {
 // withModels runs a stack on operators' files.
 func withModels(t *testing.T, files string) *reelway.Stack {
 	t.Helper()
-	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
-		"REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_MODELS_FILES=" + files, "REELWAY_MODELS_EVERY=100ms"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan *reelway.Stack, 1), make(chan error, 1)
-	go func() {
-		done <- reelway.Run(ctx, set, slog.New(slog.DiscardHandler), func(s *reelway.Stack) { ready <- s })
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	select {
-	case s := <-ready:
-		return s
-	case err := <-done:
-		done <- nil
-		t.Fatal(err)
-	}
-	return nil
+	return running(t, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_MODELS_FILES="+files, "REELWAY_MODELS_EVERY=100ms")
 }
 
 // asks does one REST request with the development key.

@@ -1,10 +1,8 @@
 package reelway_test
 
 import (
-	"context"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -18,29 +16,7 @@ import (
 // by hint, by challenge, by poll, and with results that need a key.
 func TestEveryProvider(t *testing.T) {
 	t.Parallel()
-	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
-		"REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_WATCH_AFTER=20s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_DEV_CREDITS=1000"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan *reelway.Stack, 1), make(chan error, 1)
-	go func() {
-		done <- reelway.Run(ctx, set, slog.New(slog.DiscardHandler), func(s *reelway.Stack) { ready <- s })
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	var s *reelway.Stack
-	select {
-	case s = <-ready:
-	case err := <-done:
-		done <- nil
-		t.Fatal(err)
-	}
+	s := running(t, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_WATCH_AFTER=20s", "REELWAY_POLL_INTERVAL=500ms", "REELWAY_DEV_CREDITS=1000")
 	jobs, providers := map[string]string{}, map[string]bool{}
 	for _, m := range catalog.Builtin().Models() {
 		_, bad := m.Resolve(&videov1.VideoRequest{Prompt: "a lighthouse"}, "720p", nil)

@@ -38,8 +38,15 @@ func start(t *testing.T, dir string, processors ...sdktrace.SpanProcessor) (*ree
 // startWith is start with further settings and a log.
 func startWith(t *testing.T, dir string, env []string, log *slog.Logger, processors ...sdktrace.SpanProcessor) (*reelway.Stack, func()) {
 	t.Helper()
-	set, err := reelway.Load(append(env, "REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0",
-		"REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off", "REELWAY_DATA_DIR="+dir, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms"))
+	return launch(t, append(env, "REELWAY_DATA_DIR="+dir, "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_PROGRESS_EVERY=50ms", "REELWAY_TYPICAL_RENDER=400ms"), log, processors...)
+}
+
+// launch runs a stack on ports of its own, without variants, until the function
+// that it returns is called.
+func launch(t *testing.T, env []string, log *slog.Logger, processors ...sdktrace.SpanProcessor) (*reelway.Stack, func()) {
+	t.Helper()
+	set, err := reelway.Load(append([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0",
+		"REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off"}, env...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,6 +68,14 @@ func startWith(t *testing.T, dir string, env []string, log *slog.Logger, process
 		t.Fatal(err)
 	}
 	return nil, nil
+}
+
+// running runs a stack in a directory of its own, for as long as the test.
+func running(t *testing.T, env ...string) *reelway.Stack {
+	t.Helper()
+	s, stop := launch(t, append([]string{"REELWAY_DATA_DIR=" + dataDir(t)}, env...), slog.New(slog.DiscardHandler))
+	t.Cleanup(stop)
+	return s
 }
 
 // dataDir is one that the postgres user may enter.

@@ -1,7 +1,6 @@
 package reelway_test
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -26,29 +25,8 @@ import (
 // startOn runs a stack on a NATS server that the test reaches too.
 func startOn(t *testing.T, nats string, processors ...sdktrace.SpanProcessor) (*reelway.Stack, func()) {
 	t.Helper()
-	set, err := reelway.Load([]string{"REELWAY_HTTP_ADDR=127.0.0.1:0", "REELWAY_GRPC_ADDR=127.0.0.1:0", "REELWAY_OPS_ADDR=127.0.0.1:0", "REELWAY_SIMULATOR_ADDR=127.0.0.1:0", "REELWAY_VARIANTS=off",
-		"REELWAY_NATS_URL=" + nats, "REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_WEBHOOK_SCHEDULE=100ms,1h"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan *reelway.Stack, 1), make(chan error, 1)
-	go func() {
-		done <- reelway.Run(ctx, set, slog.New(slog.DiscardHandler), func(s *reelway.Stack) { ready <- s }, processors...)
-	}()
-	select {
-	case s := <-ready:
-		return s, func() {
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}
-	case err := <-done:
-		cancel()
-		t.Fatal(err)
-	}
-	return nil, nil
+	return launch(t, []string{"REELWAY_NATS_URL=" + nats, "REELWAY_DATA_DIR=" + dataDir(t), "REELWAY_SIMULATOR_RENDER=400ms", "REELWAY_WEBHOOK_SCHEDULE=100ms,1h"},
+		slog.New(slog.DiscardHandler), processors...)
 }
 
 // inbox takes webhooks and answers as it is told.

@@ -28,7 +28,7 @@ const (
 )
 
 // SubmitJob tells a dispatcher to take a queued job to its provider.
-// Stream JOBS, subject jobs.submit.<provider>.
+// Stream JOBS, subject jobs.submit.<provider>.<model>.
 type SubmitJob struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	JobId     string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
