@@ -63,6 +63,7 @@ func (s *Service) registerAdmin(r grpc.ServiceRegistrar) {
 		pass(s, ledgerv1.DeadLetterService_ReplayDeadLetter_FullMethodName, dead.ReplayDeadLetter),
 		pass(s, ledgerv1.DeadLetterService_DropDeadLetter_FullMethodName, dead.DropDeadLetter),
 	)
+	s.open(r, ledgerv1.InspectionService_ServiceDesc, pass(s, ledgerv1.InspectionService_InspectJob_FullMethodName, s.d.Inspection.InspectJob))
 	s.registerSwitches(r)
 }
 

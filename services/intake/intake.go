@@ -75,6 +75,8 @@ type Deps struct {
 	Providers ledgerv1.ProviderServiceClient
 	// Maintenance refuses new videos, when an operator says so.
 	Maintenance ledgerv1.MaintenanceServiceClient
+	// Inspection shows operators one job.
+	Inspection ledgerv1.InspectionServiceClient
 	// DeadLetters is what consumers gave up on.
 	DeadLetters ledgerv1.DeadLetterServiceClient
 	Webhooks    webhookv1.WebhookServiceClient
@@ -104,7 +106,7 @@ type Service struct {
 
 // New returns a Service; every field of d is required.
 func New(cfg Config, d Deps) (*Service, error) {
-	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.Maintenance == nil || d.DeadLetters == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Store == nil || d.Uploads == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Tokens == nil || d.Realtime == nil || d.Logger == nil {
+	if d.Jobs == nil || d.Ledger == nil || d.Usage == nil || d.Privacy == nil || d.Accounts == nil || d.Budgets == nil || d.Providers == nil || d.Maintenance == nil || d.DeadLetters == nil || d.Inspection == nil || d.Webhooks == nil || d.Auth == nil || d.Limits == nil || d.Status == nil || d.Files == nil || d.Store == nil || d.Uploads == nil || d.Catalog == nil || d.Routes == nil || d.CheckURL == nil || d.Health == nil || d.Tokens == nil || d.Realtime == nil || d.Logger == nil {
 		return nil, errors.New("intake: every dependency is required")
 	}
 	return &Service{cfg: cfg, d: d, places: newPlaces(cfg.UploadsAtOnce)}, nil

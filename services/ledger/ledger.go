@@ -135,6 +135,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ledgerv1.RegisterMaintenanceServiceServer(r, &maintenanceServer{s: s})
 	ledgerv1.RegisterMailServiceServer(r, &mailServer{s: s})
 	ledgerv1.RegisterDeadLetterServiceServer(r, &deadLetterServer{s: s})
+	ledgerv1.RegisterInspectionServiceServer(r, &inspectionServer{s: s})
 	webhookv1.RegisterWebhookServiceServer(r, &webhookServer{s: s})
 	webhookv1.RegisterDeliveryServiceServer(r, &deliveryServer{s: s})
 	ledgerv1.RegisterRealtimeServiceServer(r, &realtimeServer{s: s})

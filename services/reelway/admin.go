@@ -72,6 +72,7 @@ type doors struct {
 	dead      ledgerv1.DeadLetterServiceClient
 	webhooks  webhookv1.WebhookServiceClient
 	upkeep    ledgerv1.MaintenanceServiceClient
+	inspect   ledgerv1.InspectionServiceClient
 }
 
 // do calls fn with the doors of the server, for at most adminTimeout. Its error
@@ -91,7 +92,7 @@ func (a *admin) within(ctx context.Context, limit time.Duration, fn func(ctx con
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.Key)
 	return a.explain(fn(ctx, doors{ledgerv1.NewAccountServiceClient(conn), ledgerv1.NewLedgerServiceClient(conn), ledgerv1.NewBudgetServiceClient(conn), ledgerv1.NewPrivacyServiceClient(conn), ledgerv1.NewProviderServiceClient(conn), videov1.NewVideoServiceClient(conn),
-		ledgerv1.NewDeadLetterServiceClient(conn), webhookv1.NewWebhookServiceClient(conn), ledgerv1.NewMaintenanceServiceClient(conn)}))
+		ledgerv1.NewDeadLetterServiceClient(conn), webhookv1.NewWebhookServiceClient(conn), ledgerv1.NewMaintenanceServiceClient(conn), ledgerv1.NewInspectionServiceClient(conn)}))
 }
 
 // explain turns a fault into its message. A server that does not answer at all

@@ -66,6 +66,7 @@ type cli struct {
 	Providers   providersCmd   `cmd:"" help:"How the providers stand; match their invoices, certify their adapters."`
 	Webhooks    webhooksCmd    `cmd:"" help:"Webhook endpoints of an account: create, list, update, rotate, test, deliveries, replay."`
 	DeadLetters deadLettersCmd `cmd:"" help:"Messages that consumers gave up on: list, show, replay, drop."`
+	Inspect     inspectCmd     `cmd:"" help:"Show one job of whichever account: how it stands, what happened in order, and what may be done."`
 	Maintenance maintenanceCmd `cmd:"" help:"Refuse new videos while what was accepted goes on: on, off, status."`
 	Restored    restoredCmd    `cmd:"" help:"After a backup was restored, before anything runs on it: have what was queued looked for before it is submitted."`
 	Audit       auditCmd       `cmd:"" help:"What administrators did, the latest first."`

@@ -2,12 +2,23 @@ package reelway
 
 import (
 	"io"
+	"time"
 
 	"github.com/alecthomas/kong"
+
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
 // Doing is a state and how long it still takes, as a progress bar says it.
 var Doing = doing
+
+// NextCommands are what an operator may type about a job.
+func NextCommands(r *ledgerv1.InspectJobResponse, now time.Time) (commands []string) {
+	for _, s := range nextSteps(r, now) {
+		commands = append(commands, s.command)
+	}
+	return commands
+}
 
 // Understood says what is wrong with arguments of the command line, for somebody who
 // has a key.

@@ -252,7 +252,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 	}
 	in, err := intake.New(set.Intake, intake.Deps{Jobs: jobs, Ledger: credit, Usage: ledgerv1.NewUsageServiceClient(conn), Privacy: ledgerv1.NewPrivacyServiceClient(conn), Accounts: accounts, Budgets: ledgerv1.NewBudgetServiceClient(conn), Providers: ledgerv1.NewProviderServiceClient(conn),
 		Maintenance: ledgerv1.NewMaintenanceServiceClient(conn),
-		DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn),
+		DeadLetters: ledgerv1.NewDeadLetterServiceClient(conn), Inspection: ledgerv1.NewInspectionServiceClient(conn), Webhooks: webhookv1.NewWebhookServiceClient(conn),
 		Auth: authn, Limits: limit.New(counters, time.Now, h.Log), Status: b, Files: files, Store: files, Uploads: ledgerv1.NewUploadServiceClient(conn), Catalog: cat, Routes: routes, CheckURL: guard.CheckURL, Health: h.Healthy, Tokens: live, Realtime: ledgerv1.NewRealtimeServiceClient(conn), Logger: h.Log})
 	if err != nil {
 		return err
