@@ -82,7 +82,7 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 	// was frozen in between must not send what another has found absent since.
 	call, cancel := context.WithTimeout(ctx, s.cfg.SubmitTimeout)
 	defer cancel()
-	b, err := s.d.Jobs.BeginAttempt(ctx, d.request(m.GetJobId(), p))
+	b, err := s.begin(ctx, d.request(m.GetJobId(), p))
 	if err != nil || !b.GetGranted() {
 		d.withdraw(ctx, p)
 	}
@@ -104,6 +104,24 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 		return nil, nil // canceled, done by another, or not due: the ledger will say
 	}
 	return nil, s.lookFor(ctx, b.GetOpenAttemptId())
+}
+
+// begin asks the ledger for an attempt, and again while its answer does not come: it
+// may have been granted all the same, and only the one who has sent nothing can tell
+// that. The time is a submit's, of which enough must be left.
+func (s *Service) begin(ctx context.Context, r *ledgerv1.BeginAttemptRequest) (*ledgerv1.BeginAttemptResponse, error) {
+	r.Nonce = rand.Uint64() | 1
+	for until, wait := s.d.Now().Add(s.cfg.SubmitTimeout/3), 100*time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		b, err := s.d.Jobs.BeginAttempt(ctx, r)
+		if err == nil || !fault.FromStatus(err).Retryable || s.d.Now().Add(wait).After(until) {
+			return b, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(wait):
+		}
+	}
 }
 
 // moved asks the ledger whether a job that the provider takes no time soon is to

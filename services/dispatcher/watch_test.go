@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"reelway.dev/pkg/bucket"
 	"reelway.dev/pkg/bus"
@@ -91,6 +93,12 @@ func (unsigned) Sign(context.Context, string, bucket.Response) (string, time.Tim
 
 func setup(t *testing.T, adapter provider.Adapter, a *ledgerv1.GetAttemptResponse, policy string) *bench {
 	t.Helper()
+	return setupWith(t, adapter, attempts{a: a}, a, policy)
+}
+
+// setupWith is setup with another ledger.
+func setupWith(t *testing.T, adapter provider.Adapter, ledger ledgerv1.JobServiceClient, a *ledgerv1.GetAttemptResponse, policy string) *bench {
+	t.Helper()
 	b := natstest.Bus(t)
 	tokens, err := callbacktoken.New("http://callbacks.example", []byte(strings.Repeat("s", 32)))
 	if err != nil {
@@ -101,7 +109,7 @@ func setup(t *testing.T, adapter provider.Adapter, a *ledgerv1.GetAttemptRespons
 		a.Params = &videov1.VideoParams{Model: "m"}
 	}
 	s, err := dispatcher.New(dispatcher.Config{SubmitTimeout: time.Second, PollInterval: 20 * time.Millisecond, MaxRuntime: time.Hour, Concurrency: 2, Rate: 1000},
-		dispatcher.Deps{Bus: b, Jobs: attempts{a: a}, Providers: map[string]provider.Adapter{"acme": adapter}, Model: func(*videov1.VideoParams) (string, error) { return "m", nil },
+		dispatcher.Deps{Bus: b, Jobs: ledger, Providers: map[string]provider.Adapter{"acme": adapter}, Model: func(*videov1.VideoParams) (string, error) { return "m", nil },
 			Tokens: tokens, Files: unsigned{}, Logger: slog.New(slog.DiscardHandler), Now: time.Now, OnUncertain: func(model string) string { return map[string]string{"m": policy}[model] }})
 	if err != nil {
 		t.Fatal(err)
@@ -457,15 +465,16 @@ func TestAFileThatCannotBeSigned(t *testing.T) {
 	x.nothingElse(t)
 }
 
-// choosy does not offer the first model that it is asked for to our account.
+// choosy does not offer the first models that it is asked for to our account.
 type choosy struct {
 	*plain
 
-	asked *atomic.Int64
+	asked  *atomic.Int64
+	closed int64
 }
 
 func (c choosy) Submit(context.Context, provider.Task) (string, error) {
-	if c.asked.Add(1) == 1 {
+	if c.asked.Add(1) <= c.closed {
 		return "", provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoAccess, Meaning: "not for our account"}.Refuse("acme", "403", "", 0)
 	}
 	return "t1", nil
@@ -474,7 +483,7 @@ func (c choosy) Submit(context.Context, provider.Task) (string, error) {
 // A model that is closed to our account stops no other model.
 func TestAClosedModelStopsNoOther(t *testing.T) {
 	t.Parallel()
-	x := setup(t, choosy{&plain{}, &atomic.Int64{}}, &ledgerv1.GetAttemptResponse{}, "")
+	x := setup(t, choosy{&plain{}, &atomic.Int64{}, 1}, &ledgerv1.GetAttemptResponse{}, "")
 	x.send(t, bus.SubmitSubject("acme", "m"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
 	if o := x.next(t); !o.GetRefused().GetRetry() {
 		t.Errorf("%v", o)
@@ -489,4 +498,39 @@ func TestAClosedModelStopsNoOther(t *testing.T) {
 	if o := x.next(t); o.GetAccepted().GetProviderTaskId() != "t1" {
 		t.Errorf("%v", o)
 	}
+}
+
+// forgetful grants an attempt, and its answer is lost.
+type forgetful struct {
+	attempts
+
+	mu      sync.Mutex
+	granted uint64 // the nonce
+	asked   int
+}
+
+func (x *forgetful) BeginAttempt(ctx context.Context, r *ledgerv1.BeginAttemptRequest, opts ...grpc.CallOption) (*ledgerv1.BeginAttemptResponse, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch x.asked++; {
+	case x.asked == 1:
+		x.granted = r.GetNonce()
+		return nil, status.Error(codes.Unavailable, "connection reset")
+	case r.GetNonce() == x.granted && x.granted != 0:
+		return x.attempts.BeginAttempt(ctx, r, opts...)
+	}
+	return &ledgerv1.BeginAttemptResponse{OpenAttemptId: x.a.GetAttemptId()}, nil
+}
+
+// The ledger granted an attempt and was killed: the one that has sent nothing asks
+// again, by the same word, and submits it.
+func TestAGrantWhoseAnswerWasLost(t *testing.T) {
+	t.Parallel()
+	a := &ledgerv1.GetAttemptResponse{}
+	x := setupWith(t, choosy{&plain{}, &atomic.Int64{}, 0}, &forgetful{attempts: attempts{a: a}}, a, "")
+	x.send(t, bus.SubmitSubject("acme", "m"), &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
+	if o := x.next(t); o.GetAccepted().GetProviderTaskId() != "t1" {
+		t.Errorf("%v", o)
+	}
+	x.nothingElse(t)
 }

@@ -31,6 +31,7 @@ type attempt struct {
 	EndedAt                    *time.Time
 	GivenUp                    bool       // waited for no longer: another followed
 	VerdictSource              string     // who told its end
+	Nonce                      int64      // of the call that began it; 0 for none
 	WebhookAt                  *time.Time // when the provider called after a poll had told it
 	touched                    bool
 }
@@ -59,7 +60,7 @@ func (a *attempt) proto(j *record) (*videov1.Attempt, error) {
 }
 
 const attemptsSQL = `select id, job_id, number, route, provider, state, coalesce(provider_task_id, ''), error, created_at, ended_at, key_id, model, cost_micros,
-	given_up, verdict_source, webhook_at
+	given_up, verdict_source, webhook_at, nonce
 	from attempt where job_id = any($1) order by job_id, number`
 
 // loadAttempts fills the attempts of jobs, oldest first.
@@ -78,7 +79,7 @@ func collectAttempts(rows pgx.Rows, jobs map[string]*record) error {
 	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*attempt, error) {
 		var a attempt
 		err := r.Scan(&a.ID, &a.JobID, &a.Number, &a.Route, &a.Provider, &a.State, &a.TaskID, &a.Error, &a.CreatedAt, &a.EndedAt, &a.KeyID, &a.Model, &a.Cost,
-			&a.GivenUp, &a.VerdictSource, &a.WebhookAt)
+			&a.GivenUp, &a.VerdictSource, &a.WebhookAt, &a.Nonce)
 		return &a, err
 	})
 	for _, a := range all {
@@ -126,10 +127,11 @@ func (u *unit) writeAttempts(b *pgx.Batch) {
 		column(&t, u.begun, func(a *attempt) string { return a.Model })
 		column(&t, u.begun, func(a *attempt) int64 { return a.Cost })
 		column(&t, u.begun, func(a *attempt) int { return a.Route })
-		b.Queue(`insert into attempt (id, job_id, number, provider, state, key_id, model, cost_micros, route)
-			select id, job_id, number, provider, 'intended', key, model, cost, route
-			from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::int[])
-				as x (id, job_id, number, provider, key, model, cost, route)`, t.columns...)
+		column(&t, u.begun, func(a *attempt) int64 { return a.Nonce })
+		b.Queue(`insert into attempt (id, job_id, number, provider, state, key_id, model, cost_micros, route, nonce)
+			select id, job_id, number, provider, 'intended', key, model, cost, route, nonce
+			from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::int[], $9::bigint[])
+				as x (id, job_id, number, provider, key, model, cost, route, nonce)`, t.columns...)
 	}
 	if len(u.ended) > 0 {
 		var t table

@@ -81,9 +81,17 @@ func choose(r *ledgerv1.BeginAttemptRequest, jobs map[string]*record) *record {
 func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record, m *room, sw *switches) error {
 	r, resp := c.req, c.resp
 	resp.JobId, resp.AccountId = j.ID, j.Account
+	params := &videov1.VideoParams{}
+	if err := proto.Unmarshal(j.Params, params); err != nil {
+		return err
+	}
 	// Another provider cannot tell what became of an open attempt: its "no such
 	// task" would free the job for a second one.
 	if a := j.current(); j.State == job.Submitting && a != nil && a.Provider == r.GetProvider() {
+		if r.GetNonce() != 0 && a.Nonce == int64(r.GetNonce()) && a.State == "intended" {
+			grant(resp, a, params) // the answer was lost, and nothing was sent
+			return nil
+		}
 		resp.OpenAttemptId = a.ID
 		return nil
 	}
@@ -93,10 +101,6 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 	wait := func(full string) error {
 		resp.Full, resp.FullReason, resp.RetryAfterMs = true, full, askAgainAfter(full).Milliseconds()
 		return nil
-	}
-	params := &videov1.VideoParams{}
-	if err := proto.Unmarshal(j.Params, params); err != nil {
-		return err
 	}
 	keys, rests, err := u.besideSource(ctx, r, j.Provider, params.GetSourceTask())
 	if err != nil {
@@ -140,10 +144,14 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 	if err != nil {
 		return err
 	}
+	a.Nonce = int64(r.GetNonce())
 	m.add(a)
-	resp.Granted, resp.AttemptId, resp.Number, resp.KeyId = true, a.ID, int32(a.Number), key
-	resp.Params = params
+	grant(resp, a, params)
 	return nil
+}
+
+func grant(resp *ledgerv1.BeginAttemptResponse, a *attempt, params *videov1.VideoParams) {
+	resp.Granted, resp.AttemptId, resp.Number, resp.KeyId, resp.Params = true, a.ID, int32(a.Number), a.KeyID, params
 }
 
 // besideSource are the keys that may take a job: where it works on a task of its

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
@@ -157,5 +159,33 @@ func TestAVideoOfAVideoIsMadeByItsKey(t *testing.T) {
 	}
 	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: of("unknown"), Keys: offers(a, b)}); r.GetKeyId() != "a" {
 		t.Errorf("%v", r)
+	}
+}
+
+// The answer to a granted attempt was lost. Asked again by the same call it is the
+// same grant; by anybody else it is an attempt whose outcome is open, and so it is for
+// the same call once the provider is known to have it.
+func TestAGrantIsGivenAgain(t *testing.T) {
+	t.Parallel()
+	x := setup(t, price, still)
+	id := x.opened(t, "m")
+	ask := func(nonce uint64) *ledgerv1.BeginAttemptResponse {
+		return x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: id, Nonce: nonce, Keys: []*ledgerv1.KeyOffer{{KeyId: "a"}}})
+	}
+	first := ask(1 << 63)
+	if !first.GetGranted() {
+		t.Fatalf("%v", first)
+	}
+	if r := ask(1 << 63); !proto.Equal(r, first) {
+		t.Errorf("asked again: %v, first it was %v", r, first)
+	}
+	for _, other := range []uint64{0, 7} {
+		if r := ask(other); r.GetGranted() || r.GetOpenAttemptId() != first.GetAttemptId() {
+			t.Errorf("asked by another: %v", r)
+		}
+	}
+	x.see(t, id, first.GetAttemptId(), "unknown", &eventv1.Observation{Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{Reason: "no answer"}}})
+	if r := ask(1 << 63); r.GetGranted() {
+		t.Errorf("granted after it was sent: %v", r)
 	}
 }

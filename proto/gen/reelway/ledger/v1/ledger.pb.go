@@ -1011,7 +1011,11 @@ type BeginAttemptRequest struct {
 	UnavailableModel string `protobuf:"bytes,37,opt,name=unavailable_model,json=unavailableModel,proto3" json:"unavailable_model,omitempty"`
 	// The provider's keys that are there but cannot take a task now: their rate is
 	// used up, or they rest. A job that only one of them can do waits for it.
-	RestingKeys   []string `protobuf:"bytes,38,rep,name=resting_keys,json=restingKeys,proto3" json:"resting_keys,omitempty"`
+	RestingKeys []string `protobuf:"bytes,38,rep,name=resting_keys,json=restingKeys,proto3" json:"resting_keys,omitempty"`
+	// The caller's own word for this call, drawn by chance; 0: none. Asked again with
+	// the same one, by a caller that had no answer and so has sent nothing, the ledger
+	// grants the attempt that it granted already.
+	Nonce         uint64 `protobuf:"fixed64,39,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1100,6 +1104,13 @@ func (x *BeginAttemptRequest) GetRestingKeys() []string {
 		return x.RestingKeys
 	}
 	return nil
+}
+
+func (x *BeginAttemptRequest) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
 }
 
 // KeyOffer is one key of a provider that may take a task, and what it allows.
@@ -4294,7 +4305,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\"\x13\n" +
-	"\x11DeleteJobResponse\"\xea\x03\n" +
+	"\x11DeleteJobResponse\"\x80\x04\n" +
 	"\x13BeginAttemptRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12#\n" +
 	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x129\n" +
@@ -4304,7 +4315,8 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x14max_running_by_model\x18\x19 \x03(\v2=.reelway.ledger.v1.BeginAttemptRequest.MaxRunningByModelEntryR\x11maxRunningByModel\x12#\n" +
 	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x12+\n" +
 	"\x11unavailable_model\x18% \x01(\tR\x10unavailableModel\x12!\n" +
-	"\fresting_keys\x18& \x03(\tR\vrestingKeys\x1aD\n" +
+	"\fresting_keys\x18& \x03(\tR\vrestingKeys\x12\x14\n" +
+	"\x05nonce\x18' \x01(\x06R\x05nonce\x1aD\n" +
 	"\x16MaxRunningByModelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x02\n" +
