@@ -1015,7 +1015,10 @@ type BeginAttemptRequest struct {
 	// The caller's own word for this call, drawn by chance; 0: none. Asked again with
 	// the same one, by a caller that had no answer and so has sent nothing, the ledger
 	// grants the attempt that it granted already.
-	Nonce         uint64 `protobuf:"fixed64,39,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Nonce uint64 `protobuf:"fixed64,39,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The longest time without a verdict that a task of the model is given, where it
+	// is longer than the ledger's own; at most 7 days.
+	MaxRuntimeMs  int64 `protobuf:"varint,40,opt,name=max_runtime_ms,json=maxRuntimeMs,proto3" json:"max_runtime_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1109,6 +1112,13 @@ func (x *BeginAttemptRequest) GetRestingKeys() []string {
 func (x *BeginAttemptRequest) GetNonce() uint64 {
 	if x != nil {
 		return x.Nonce
+	}
+	return 0
+}
+
+func (x *BeginAttemptRequest) GetMaxRuntimeMs() int64 {
+	if x != nil {
+		return x.MaxRuntimeMs
 	}
 	return 0
 }
@@ -4305,7 +4315,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\"\x13\n" +
-	"\x11DeleteJobResponse\"\x80\x04\n" +
+	"\x11DeleteJobResponse\"\xb5\x04\n" +
 	"\x13BeginAttemptRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12#\n" +
 	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x129\n" +
@@ -4316,7 +4326,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x12+\n" +
 	"\x11unavailable_model\x18% \x01(\tR\x10unavailableModel\x12!\n" +
 	"\fresting_keys\x18& \x03(\tR\vrestingKeys\x12\x14\n" +
-	"\x05nonce\x18' \x01(\x06R\x05nonce\x1aD\n" +
+	"\x05nonce\x18' \x01(\x06R\x05nonce\x123\n" +
+	"\x0emax_runtime_ms\x18( \x01(\x03B\r\xbaH\n" +
+	"\"\b\x18\x80\x88\xb2\xa0\x02(\x00R\fmaxRuntimeMs\x1aD\n" +
 	"\x16MaxRunningByModelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x02\n" +
