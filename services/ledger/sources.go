@@ -85,7 +85,8 @@ func (u *unit) writeSources(b *pgx.Batch) {
 }
 
 const (
-	workedOnSQL = `exists (select from job_source x join job j on j.id = x.job_id where x.source_id = s.job_id and j.completed_at is null)`
+	// The fence has each source looked up by itself, whatever the plan was made on.
+	workedOnSQL = `exists (select from job_source x join job j on j.id = x.job_id where x.source_id = s.job_id and j.completed_at is null offset 0)`
 	sourcesSQL  = `select s.job_id from unnest($1::text[]) as s (job_id) where ` + workedOnSQL
 	// No job can begin to work on what was removed.
 	releasedSQL = `update artifact_deletion set asked_at = now() where key in (
