@@ -260,7 +260,7 @@ func TestASourceIsDeletedWhileItsJobWaits(t *testing.T) {
 		}
 	}
 	var file string
-	s.sql("select key from artifact_deletion where job_id = '"+source+"' and asked_at is null", &file)
+	s.sql("select key from artifact_deletion where job_id = '"+source+"' and asked_at = 'infinity'", &file)
 	file = filepath.Join(s.dir, "data/bucket", file)
 	if _, err := os.Stat(file); err != nil {
 		t.Fatal(err)

@@ -40,7 +40,7 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 		`insert into realtime_revocation (account_id, token_id, ends_at) select 'acct_' || g % 50, 'rtok_' || g, now() from generate_series(1, 30000) g`,
 		`insert into job_source (job_id, source_id) select id, 'video_' || row_number() over (order by id) % 10000 from job`,
 		`insert into artifact_deletion (key, job_id, attempt_id, account_id, provider, asked_at)
-			select 'videos/' || g, 'video_' || g, 'att_' || g, 'acct_1', 'kling', case when g % 300 > 0 then now() - g * interval '1 second' end from generate_series(1, 30000) g`,
+			select 'videos/' || g, 'video_' || g, 'att_' || g, 'acct_1', 'kling', case when g % 300 > 0 then now() - g * interval '1 second' else 'infinity' end from generate_series(1, 30000) g`,
 		`insert into api_key (id, account_id, name, hash, scopes) select 'key_' || g, 'acct_' || g % 50, '', sha256(g::text::bytea), '{}' from generate_series(1, 3000) g`,
 	} {
 		if _, err := pool.Exec(context.Background(), sql); err != nil {

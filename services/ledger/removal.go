@@ -101,7 +101,7 @@ func (u *unit) writeRemovals(b *pgx.Batch) {
 		column(&t, u.removed, func(x removal) string { return x.provider })
 		column(&t, u.removed, func(x removal) bool { return x.held })
 		b.Queue(`insert into artifact_deletion (key, job_id, attempt_id, account_id, provider, asked_at)
-			select key, job, attempt, account, provider, case when not held then now() end
+			select key, job, attempt, account, provider, case when held then 'infinity' else now() end
 			from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[]) as x (key, job, attempt, account, provider, held)
 			on conflict do nothing`, t.columns...)
 		var over []string

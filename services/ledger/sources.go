@@ -90,7 +90,7 @@ const (
 	sourcesSQL  = `select s.job_id from unnest($1::text[]) as s (job_id) where ` + workedOnSQL
 	// No job can begin to work on what was removed.
 	releasedSQL = `update artifact_deletion set asked_at = now() where key in (
-			select key from artifact_deletion s where asked_at is null and not ` + workedOnSQL + ` limit $1 for update skip locked)
+			select key from artifact_deletion s where asked_at = 'infinity' and not ` + workedOnSQL + ` limit $1 for update skip locked)
 		returning key, job_id, attempt_id, account_id, provider`
 	forgetSourcesSQL = "delete from job_source where source_id = any($1)"
 )

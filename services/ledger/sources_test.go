@@ -116,7 +116,7 @@ func TestASourceLastsAsLongAsItsJobs(t *testing.T) {
 			marker, markerFile := x.filmed(t, "carl")
 			x.delete(t, marker)
 			eventually(t, "a file that was deleted later is gone", func() bool { return a.times(markerFile) == 1 })
-			if n := x.number(t, "select count(*) from artifact_deletion where key = $1 and asked_at is null", file); n != 1 || a.times(file) != 0 {
+			if n := x.number(t, "select count(*) from artifact_deletion where key = $1 and asked_at = 'infinity'", file); n != 1 || a.times(file) != 0 {
 				t.Errorf("the file of a live job's source: %d rows, to be deleted %d times", n, a.times(file))
 			}
 			x.stop(t, second)
@@ -220,7 +220,7 @@ func TestASourceIsNeverDeletedUnderAJob(t *testing.T) {
 			t.Errorf("%s is deleted while %v live", f, live[f])
 		}
 	}
-	if n := x.number(t, "select count(*) from artifact_deletion where asked_at is null"); n != len(live) {
+	if n := x.number(t, "select count(*) from artifact_deletion where asked_at = 'infinity'"); n != len(live) {
 		t.Errorf("%d files wait, want %d", n, len(live))
 	}
 	for _, ids := range live {
