@@ -60,7 +60,8 @@ type turns struct {
 	mu    sync.Mutex
 	last  map[flow]int64
 	clock map[string]int64 // by provider: the turn of the last job that left
-	heads map[lineOf]int64 // the first turn that waits, or just left
+	waits map[lineOf]int64 // the first turn of what waits
+	lines map[lineOf]int64 // how far each has come; what was put back at its old turn takes none back
 	limit int              // of flows, when those are forgotten that need no remembering
 }
 
@@ -86,8 +87,8 @@ func (t *turns) next(provider, model, account string, p videov1.Priority, weight
 	// Where a model has to wait the provider's others move the clock on: by it whoever
 	// came now would be behind all that waits, one account's flood as well.
 	now := t.clock[provider]
-	if head, waits := t.heads[lineOf{provider, model}]; waits {
-		now = min(now, head)
+	if l := (lineOf{provider, model}); t.waits[l] > 0 {
+		now = min(now, t.lines[l])
 	}
 	turn := max(now, t.last[f]) + step/(f.class*int64(max(weight, 1)))
 	t.last[f] = turn
@@ -104,20 +105,24 @@ func (t *turns) advance(provider string, turn int64) {
 	t.clock[provider] = max(t.clock[provider], turn)
 }
 
-// wait notes the first turns of all that waits.
-func (t *turns) wait(heads map[lineOf]int64) {
+// come notes how far lines have come.
+func (t *turns) come(lines map[lineOf]int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.heads = heads
+	if t.lines == nil {
+		t.lines = map[lineOf]int64{}
+	}
+	for l, turn := range lines {
+		t.lines[l] = max(t.lines[l], turn)
+	}
 }
 
-// left notes whose turn has come.
-func (t *turns) left(l lineOf, turn int64) {
+// wait notes the first turns of all that waits.
+func (t *turns) wait(heads map[lineOf]int64) {
+	t.come(heads)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if head, waits := t.heads[l]; waits {
-		t.heads[l] = max(head, turn)
-	}
+	t.waits = heads
 }
 
 // enqueue has a job wait for its turn.
@@ -331,9 +336,11 @@ func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, models
 		return false, err
 	}
 	s.turns.advance(provider, last)
+	passed := map[lineOf]int64{}
 	for _, j := range next {
-		s.turns.left(lineOf{provider, j.Model}, *j.Turn)
+		passed[lineOf{provider, j.Model}] = *j.Turn
 	}
+	s.turns.come(passed)
 	return left, nil
 }
 
