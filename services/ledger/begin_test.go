@@ -1,6 +1,8 @@
 package ledger_test
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+	"reelway.dev/services/ledger"
 )
 
 func (x *bundle) beginWith(t *testing.T, r *ledgerv1.BeginAttemptRequest) *ledgerv1.BeginAttemptResponse {
@@ -187,5 +190,20 @@ func TestAGrantIsGivenAgain(t *testing.T) {
 	x.see(t, id, first.GetAttemptId(), "unknown", &eventv1.Observation{Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{Reason: "no answer"}}})
 	if r := ask(1 << 63); r.GetGranted() {
 		t.Errorf("granted after it was sent: %v", r)
+	}
+}
+
+// Who has hung up is granted nothing: nobody would submit it.
+func TestNothingIsGrantedToNobody(t *testing.T) {
+	t.Parallel()
+	x := setup(t, price, still)
+	id := x.opened(t, "m")
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	if r, err := ledger.Begin(gone, x.svc, &ledgerv1.BeginAttemptRequest{JobId: id, Provider: "testprovider"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v", r, err)
+	}
+	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: id}); !r.GetGranted() {
+		t.Errorf("the next one: %v", r)
 	}
 }
