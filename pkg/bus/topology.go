@@ -94,6 +94,7 @@ type Consumer struct {
 	AckWait    time.Duration
 	Timeout    time.Duration
 	MaxDeliver int
+	Idle       time.Duration // it is removed when nobody has read for so long; 0: never
 }
 
 // ackWait is every consumer's: work in hand is kept by heartbeats.
@@ -114,6 +115,16 @@ const DeleteSubject = "artifacts.delete"
 // SubmitConsumer reads the submit commands of one provider, of all its models.
 func SubmitConsumer(provider string) Consumer {
 	return Consumer{Stream: StreamJobs, Name: "dispatcher-" + token(provider), Filter: submitRoot + token(provider) + ".>", AckWait: ackWait, Timeout: 3 * time.Minute, MaxDeliver: 1000}
+}
+
+// FormerSubmitConsumer reads what a ledger of the version before published, or still
+// does, by one subject for all models of a provider: no other consumer would, and it
+// would take room on the bus for ever. It vanishes with its readers, or a dispatcher
+// of that version could not come back: two consumers of one subject are refused.
+func FormerSubmitConsumer(provider string) Consumer {
+	c := SubmitConsumer(provider)
+	c.Name, c.Filter, c.Idle = "former-"+token(provider), submitRoot+token(provider), time.Minute
+	return c
 }
 
 // CancelConsumer reads the cancel commands of one provider.
@@ -210,7 +221,7 @@ func Reserved() int64 {
 func (b *Bus) consumer(ctx context.Context, c Consumer) (jetstream.Consumer, error) {
 	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
 		Durable: c.Name, FilterSubject: c.Filter, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: c.AckWait, MaxAckPending: 4096, MaxDeliver: -1,
+		AckWait: c.AckWait, MaxAckPending: 4096, MaxDeliver: -1, InactiveThreshold: c.Idle,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ensure consumer %s: %w", c.Name, err)

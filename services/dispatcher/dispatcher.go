@@ -119,19 +119,25 @@ func (s *Service) announce(ctx context.Context) error {
 	return nil
 }
 
-// Components are three consumers for each provider, so that one provider's lag
+// formerWorkers are enough for the commands of a ledger that is being replaced.
+const formerWorkers = 4
+
+// Components are four consumers for each provider, so that one provider's lag
 // is its own, and what keeps the replicas of one mind.
 func (s *Service) Components() []run.Component {
 	out := []run.Component{{Name: "dispatcher-traffic", Run: s.traffic.Run}, {Name: "dispatcher-settings", Run: s.announce}, {Name: "dispatcher-untold", Run: s.tellLater}}
 	for name := range s.d.Providers {
-		submit := bus.SubmitConsumer(name)
-		submit.Timeout = s.cfg.SubmitTimeout + holdFor + 15*time.Second
-		out = append(out,
-			run.Component{Name: "dispatcher-submit-" + name, Run: func(ctx context.Context) error {
-				return bus.Consume(ctx, s.d.Bus, submit, s.cfg.Concurrency, func(work context.Context, m *eventv1.SubmitJob) error {
+		submits := func(c bus.Consumer, workers int) func(context.Context) error {
+			c.Timeout = s.cfg.SubmitTimeout + holdFor + 15*time.Second
+			return func(ctx context.Context) error {
+				return bus.Consume(ctx, s.d.Bus, c, workers, func(work context.Context, m *eventv1.SubmitJob) error {
 					return s.submit(work, ctx.Done(), m)
 				})
-			}},
+			}
+		}
+		out = append(out,
+			run.Component{Name: "dispatcher-submit-" + name, Run: submits(bus.SubmitConsumer(name), s.cfg.Concurrency)},
+			run.Component{Name: "dispatcher-former-" + name, Run: submits(bus.FormerSubmitConsumer(name), min(s.cfg.Concurrency, formerWorkers))},
 			run.Component{Name: "dispatcher-cancel-" + name, Run: func(ctx context.Context) error {
 				return bus.Consume(ctx, s.d.Bus, bus.CancelConsumer(name), min(s.cfg.Concurrency, cancelWorkers), s.cancel)
 			}},

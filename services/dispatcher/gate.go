@@ -102,6 +102,9 @@ func (d *desk) pass(ctx context.Context, model string, now time.Time) (*pass, *b
 	}
 	keys := d.usable(ctx, model)
 	if len(keys) == 0 {
+		if !d.lastKey("", "") { // they rest for this model alone, and other models' jobs may pass by
+			return nil, &busy{why: "no_key", wait: holdFor, away: true}, nil
+		}
 		return nil, &busy{why: "no_key", wait: time.Second, all: true, away: true}, nil
 	}
 	probe, wait := d.traffic.Allow(ctx, d.name, model)

@@ -527,6 +527,17 @@ func TestAClosedModelStopsNoOther(t *testing.T) {
 	}
 }
 
+// A ledger of the version before has one subject for all models of a provider. What
+// it leaves behind is submitted, and takes no room on the bus for ever.
+func TestCommandsOfTheVersionBeforeAreRead(t *testing.T) {
+	t.Parallel()
+	x := setup(t, choosy{&plain{}, &atomic.Int64{}, 0}, &ledgerv1.GetAttemptResponse{}, "")
+	x.send(t, "jobs.submit.acme", &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
+	if o := x.next(t); o.GetAccepted().GetProviderTaskId() != "t1" {
+		t.Errorf("%v", o)
+	}
+}
+
 // forgetful grants an attempt, and its answer is lost.
 type forgetful struct {
 	attempts

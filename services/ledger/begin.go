@@ -56,6 +56,10 @@ func (s *Service) begin(ctx context.Context, group []*beginCall) error {
 			return err
 		}
 		for _, c := range group {
+			// Nobody would hear that it was granted, and the job would be looked for.
+			if c.err = c.ctx.Err(); c.err != nil {
+				continue
+			}
 			j := choose(c.req, jobs)
 			if j == nil {
 				c.err = notFound()

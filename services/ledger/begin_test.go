@@ -1,6 +1,8 @@
 package ledger_test
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	eventv1 "reelway.dev/proto/gen/reelway/event/v1"
 	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
+	"reelway.dev/services/ledger"
 )
 
 func (x *bundle) beginWith(t *testing.T, r *ledgerv1.BeginAttemptRequest) *ledgerv1.BeginAttemptResponse {
@@ -205,5 +208,20 @@ func TestASlowModelHasItsTime(t *testing.T) {
 		if err := x.pool.QueryRow(t.Context(), "select round(extract(epoch from deadline_at - updated_at) / 3600) from job where id = $1", id).Scan(&hours); err != nil || hours != want {
 			t.Errorf("%d hours, want %d; %v", hours, want, err)
 		}
+	}
+}
+
+// Who has hung up is granted nothing: nobody would submit it.
+func TestNothingIsGrantedToNobody(t *testing.T) {
+	t.Parallel()
+	x := setup(t, price, still)
+	id := x.opened(t, "m")
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	if r, err := ledger.Begin(gone, x.svc, &ledgerv1.BeginAttemptRequest{JobId: id, Provider: "testprovider"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v", r, err)
+	}
+	if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: id}); !r.GetGranted() {
+		t.Errorf("the next one: %v", r)
 	}
 }

@@ -137,7 +137,7 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		"tasks at a provider":      {"attempt_running", runningSQL, []any{"kling"}, true},
 		"sweep":                    {"job_live", sweepSQL, []any{time.Minute, time.Hour, sweepBatch, time.Hour, time.Minute}, true},
 		"next turns":               {"queue_by_model", nextTurnsSQL, []any{"kling", []string{"m0", "m1"}, []int{window, share}}, false},
-		"models that wait":         {"queue_by_model", waitingModelsSQL, []any{"kling"}, false},
+		"models that wait":         {"queue_by_model", waitingSQL, nil, false},
 		"jobs ahead in the queue":  {"queue_pkey", aheadSQL, []any{"kling", 900, "video_900"}, false},
 		"turns that came":          {"queue_pkey", unqueueSQL, []any{[]string{"kling"}, []int64{17}, []string{"video_17"}}, false},
 		"list of an account":       {"job_by_account", listSQL(false, false), []any{"acct_7", job, "", "", 21}, false},

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	ledgerv1 "reelway.dev/proto/gen/reelway/ledger/v1"
 )
 
 // Prove asks the invariants within a test's own transaction, over everything or
@@ -26,3 +28,12 @@ func ForgetMail(ctx context.Context, s *Service, kept time.Duration) error {
 
 // SweepOnce publishes again what has been silent, as is done in the background.
 func SweepOnce(ctx context.Context, s *Service) error { return s.sweepOnce(ctx) }
+
+// Begin judges one intent of a caller with a context of its own.
+func Begin(ctx context.Context, s *Service, r *ledgerv1.BeginAttemptRequest) (*ledgerv1.BeginAttemptResponse, error) {
+	c := &beginCall{ctx: ctx, req: r}
+	if err := s.begin(context.WithoutCancel(ctx), []*beginCall{c}); err != nil {
+		return nil, err
+	}
+	return c.resp, c.err
+}

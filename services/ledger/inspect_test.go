@@ -185,7 +185,7 @@ func TestInspectAFailedJob(t *testing.T) {
 	id := x.written(t)
 	first := x.begin(t, id)
 	x.see(t, id, first, "refused", &eventv1.Observation{Fact: &eventv1.Observation_Refused{Refused: &eventv1.Refused{Retry: true,
-		Error: &videov1.VideoError{Code: "provider_unavailable", Message: `overloaded, while at {"prompt":"a \"hidden\" heron over the lake"} of ` + hiddenImage + ", " + hiddenNote}}}})
+		Error: &videov1.VideoError{Code: "provider_unavailable", Message: `overloaded, while at {"prompt":"a \"hidden\" heron over the lake"} of ` + hiddenImage + ", " + hiddenNote + `, and 'a "hidden" heron ov…'`}}}})
 	x.exec(t, "update job set submit_after = now()")
 	second := x.begin(t, id)
 	x.see(t, id, second, "accepted", accepted("t2"))
@@ -199,7 +199,7 @@ func TestInspectAFailedJob(t *testing.T) {
 	if len(r.GetAttempts()) != 2 {
 		t.Fatalf("%v", r.GetAttempts())
 	}
-	if a := r.GetAttempts()[0]; a.GetState() != "refused" || a.GetCurrent() || a.GetError().GetMessage() != `overloaded, while at {"prompt":"(prompt)"} of (image), (metadata)` {
+	if a := r.GetAttempts()[0]; a.GetState() != "refused" || a.GetCurrent() || a.GetError().GetMessage() != `overloaded, while at {"prompt":"(prompt)"} of (image), (metadata), and '(prompt)…'` {
 		t.Errorf("%v", a)
 	}
 	if a := r.GetAttempts()[1]; a.GetState() != "failed" || !a.GetCurrent() || a.GetProviderTaskId() != "t2" || a.GetError().GetCode() != "content_policy" {

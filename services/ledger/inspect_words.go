@@ -70,11 +70,18 @@ func (j *record) inspected() (*ledgerv1.InspectedJob, []*ledgerv1.InspectedAttem
 func characters(s string) int32 { return int32(utf8.RuneCountInString(s)) } //nolint:gosec // a request is far smaller
 
 // hidden takes what a caller wrote out of a provider's words.
-type hidden struct{ words *strings.Replacer }
+type hidden struct {
+	words *strings.Replacer
+	long  [][2]string // texts of which also a beginning is looked for, and their names
+}
 
 // hiddenFrom is the length in bytes from which a text is looked for: shorter ones
 // would be found in every other word, and give nothing away.
 const hiddenFrom = 4
+
+// beginning is how much of a text, in bytes, gives it away: providers cut what they
+// repeat.
+const beginning = 16
 
 // hidden knows what the caller wrote, on every route.
 func (j *record) hidden(p *videov1.VideoParams, metadata map[string]string) hidden {
@@ -102,11 +109,34 @@ func (j *record) hidden(p *videov1.VideoParams, metadata map[string]string) hidd
 	}
 	// The longest first: one text may be part of another.
 	longest := slices.SortedFunc(maps.Keys(texts), func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b)) })
+	var h hidden
 	var pairs []string
 	for _, t := range longest {
 		pairs = append(pairs, t, texts[t])
+		if len(t) > beginning && !strings.HasPrefix(t, "http") { // addresses begin alike
+			h.long = append(h.long, [2]string{t, texts[t]})
+		}
 	}
-	return hidden{strings.NewReplacer(pairs...)}
+	h.words = strings.NewReplacer(pairs...)
+	return h
+}
+
+// replace takes a caller's texts out of a message, and what they begin with.
+func (h hidden) replace(message string) string {
+	message = h.words.Replace(message)
+	for _, t := range h.long {
+		var out strings.Builder
+		for i := strings.Index(message, t[0][:beginning]); i >= 0; i = strings.Index(message, t[0][:beginning]) {
+			n := beginning
+			for n < len(t[0]) && i+n < len(message) && t[0][n] == message[i+n] {
+				n++
+			}
+			out.WriteString(message[:i] + t[1])
+			message = message[i+n:]
+		}
+		message = out.String() + message
+	}
+	return strings.ToValidUTF8(message, "") // a character may have been parted
 }
 
 // fault is a stored error without what the caller wrote; nil for none. A policy
@@ -122,7 +152,7 @@ func (h hidden) fault(raw []byte) (*videov1.VideoError, error) {
 	if e.GetCode() == string(fault.ContentPolicy) {
 		e.Message = ""
 	}
-	e.Message = bareURLs(h.words.Replace(e.GetMessage()))
+	e.Message = bareURLs(h.replace(e.GetMessage()))
 	return &e, nil
 }
 

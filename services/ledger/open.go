@@ -286,7 +286,7 @@ func (s *Service) accept(u *unit, c *openCall, j *record, cs claimed) error {
 	u.callBack(j, c.req.GetCallbackUrl())
 	c.resp = opened{job: j}
 	if c.req.turn == 0 {
-		c.req.turn = s.turns.next(j.Provider, j.Account, c.req.GetPriority(), c.req.GetQueueWeight())
+		c.req.turn = s.turns.next(j.Provider, j.Model, j.Account, c.req.GetPriority(), c.req.GetQueueWeight())
 	}
 	u.enqueue(j, c.req.turn)
 	return u.announce(c.ctx, j)

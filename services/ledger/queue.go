@@ -51,12 +51,17 @@ type flow struct {
 	class             int64
 }
 
+// lineOf is what waits for one model of a provider.
+type lineOf struct{ provider, model string }
+
 // turns gives out places in the queue. Each replica remembers its own: where
 // there are several, every account has a row at each.
 type turns struct {
 	mu    sync.Mutex
 	last  map[flow]int64
 	clock map[string]int64 // by provider: the turn of the last job that left
+	waits map[lineOf]int64 // the first turn of what waits
+	lines map[lineOf]int64 // how far each has come; what was put back at its old turn takes none back
 	limit int              // of flows, when those are forgotten that need no remembering
 }
 
@@ -64,7 +69,7 @@ type turns struct {
 // whoever is not ahead of the clock needs no remembering.
 const maxFlows = 20_000
 
-func (t *turns) next(provider, account string, p videov1.Priority, weight int32) int64 {
+func (t *turns) next(provider, model, account string, p videov1.Priority, weight int32) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.limit = max(t.limit, maxFlows); len(t.last) > t.limit {
@@ -79,7 +84,13 @@ func (t *turns) next(provider, account string, p videov1.Priority, weight int32)
 		t.last, t.clock = map[flow]int64{}, map[string]int64{}
 	}
 	f := flow{provider, account, classFactors[p]}
-	turn := max(t.clock[provider], t.last[f]) + step/(f.class*int64(max(weight, 1)))
+	// Where a model has to wait the provider's others move the clock on: by it whoever
+	// came now would be behind all that waits, one account's flood as well.
+	now := t.clock[provider]
+	if l := (lineOf{provider, model}); t.waits[l] > 0 {
+		now = min(now, t.lines[l])
+	}
+	turn := max(now, t.last[f]) + step/(f.class*int64(max(weight, 1)))
 	t.last[f] = turn
 	return turn
 }
@@ -92,6 +103,26 @@ func (t *turns) advance(provider string, turn int64) {
 		t.last, t.clock = map[flow]int64{}, map[string]int64{}
 	}
 	t.clock[provider] = max(t.clock[provider], turn)
+}
+
+// come notes how far lines have come.
+func (t *turns) come(lines map[lineOf]int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lines == nil {
+		t.lines = map[lineOf]int64{}
+	}
+	for l, turn := range lines {
+		t.lines[l] = max(t.lines[l], turn)
+	}
+}
+
+// wait notes the first turns of all that waits.
+func (t *turns) wait(heads map[lineOf]int64) {
+	t.come(heads)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waits = heads
 }
 
 // enqueue has a job wait for its turn.
@@ -115,17 +146,13 @@ func (u *unit) writeQueued(b *pgx.Batch) {
 const (
 	unqueueSQL = `delete from queue q using unnest($1::text[], $2::bigint[], $3::text[]) as x (provider, turn, job)
 		where q.provider = x.provider and q.turn = x.turn and q.job_id = x.job`
-	// waitingSQL hops from provider to provider along the key.
-	waitingSQL = `with recursive p as (
-			(select provider from queue order by provider limit 1)
+	// waitingSQL hops from model to model along the index, to the first that waits of each.
+	waitingSQL = `with recursive m as (
+			(select provider, model, turn from queue where provider > '' order by provider, model, turn limit 1)
 			union all
-			select (select q.provider from queue q where q.provider > p.provider order by q.provider limit 1) from p where p.provider is not null)
-		select provider from p where provider is not null`
-	waitingModelsSQL = `with recursive m as (
-			(select model from queue where provider = $1 order by model limit 1)
-			union all
-			select (select q.model from queue q where q.provider = $1 and q.model > m.model order by q.model limit 1) from m where m.model is not null)
-		select model from m where model is not null`
+			select x.* from m cross join lateral (
+				select q.provider, q.model, q.turn from queue q where (q.provider, q.model) > (m.provider, m.model) order by q.provider, q.model, q.turn limit 1) x)
+		select provider, model, turn from m`
 	// nextTurnsSQL passes by what is paused and has nowhere else to go: on the bus it
 	// would take the room of the provider's other models.
 	nextTurnsSQL = `select x.* from unnest($2::text[], $3::int[]) as m (model, room) cross join lateral (
@@ -178,25 +205,24 @@ func (s *Service) admitOnce(ctx context.Context) (left bool, _ error) {
 		if err := s.readClocks(ctx, tx); err != nil {
 			return err
 		}
+		waiting, err := s.readWaiting(ctx, tx)
+		if err != nil {
+			return err
+		}
 		var mine bool
 		if err := tx.QueryRow(ctx, "select pg_try_advisory_xact_lock(7233513)").Scan(&mine); err != nil || !mine {
 			left = err == nil // another replica is at it, and may have looked before our job came
 			return err
 		}
-		rows, err := tx.Query(ctx, waitingSQL)
-		if err != nil {
-			return err
-		}
-		providers, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil || len(providers) == 0 {
-			return err
+		if len(waiting) == 0 {
+			return nil
 		}
 		lying, err := s.bus.Commands(ctx)
 		if err != nil {
 			return err
 		}
-		for _, p := range providers {
-			more, err := s.admit1(ctx, tx, p, lying, &failed)
+		for p, models := range waiting {
+			more, err := s.admit1(ctx, tx, p, models, lying, &failed)
 			if err != nil {
 				return err
 			}
@@ -224,24 +250,36 @@ func (s *Service) readClocks(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
+// readWaiting are the models that jobs wait for, by provider.
+func (s *Service) readWaiting(ctx context.Context, tx pgx.Tx) (map[string][]string, error) {
+	rows, err := tx.Query(ctx, waitingSQL)
+	if err != nil {
+		return nil, err
+	}
+	models, heads := map[string][]string{}, map[lineOf]int64{}
+	var l lineOf
+	var turn int64
+	_, err = pgx.ForEachRow(rows, []any{&l.provider, &l.model, &turn}, func() error {
+		models[l.provider], heads[l] = append(models[l.provider], l.model), turn
+		return nil
+	})
+	if err == nil {
+		s.turns.wait(heads)
+	}
+	return models, err
+}
+
 // admit1 publishes the next jobs of one provider. What was published leaves the
 // queue also when the rest failed.
-func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, lying bus.Lying, failed *error) (left bool, _ error) {
-	rows, err := tx.Query(ctx, waitingModelsSQL, provider)
-	if err != nil {
-		return false, err
-	}
-	models, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return false, err
-	}
+func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, models []string, lying bus.Lying, failed *error) (left bool, _ error) {
 	free := window - lying.Of(provider)
 	rooms, own := make([]int, len(models)), map[string]int{}
 	for i, m := range models {
 		own[m] = share - lying.OfModel(provider, m)
 		rooms[i] = max(free, own[m], 0)
 	}
-	if rows, err = tx.Query(ctx, nextTurnsSQL, provider, models, rooms); err != nil {
+	rows, err := tx.Query(ctx, nextTurnsSQL, provider, models, rooms)
+	if err != nil {
 		return false, err
 	}
 	var next []*record
@@ -255,7 +293,7 @@ func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, lying 
 	if _, err := pgx.ForEachRow(rows, []any{&turn, &id, &account, &trace, &model, &queued, &attempts}, func() error {
 		at := turn
 		seen[model]++
-		j := &record{ID: id, Provider: provider, Account: account, Turn: &at}
+		j := &record{ID: id, Provider: provider, Model: model, Account: account, Turn: &at}
 		if !queued { // canceled, or begun by another command
 			next = append(next, j)
 			return nil
@@ -298,6 +336,11 @@ func (s *Service) admit1(ctx context.Context, tx pgx.Tx, provider string, lying 
 		return false, err
 	}
 	s.turns.advance(provider, last)
+	passed := map[lineOf]int64{}
+	for _, j := range next {
+		passed[lineOf{provider, j.Model}] = *j.Turn
+	}
+	s.turns.come(passed)
 	return left, nil
 }
 

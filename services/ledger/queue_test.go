@@ -375,3 +375,22 @@ func TestAModelThatWaitsLeavesRoomForOthers(t *testing.T) {
 		t.Errorf("%d of another model had no turn", len(others))
 	}
 }
+
+// A model waits, and the provider's other models go on: whoever comes for it with one
+// job is next all the same, whatever an account has there already.
+func TestAModelThatWaitsHasAnOrderThatIsFair(t *testing.T) {
+	t.Parallel()
+	x := setup(t, price, unhurried)
+	flood := x.account(t)
+	x.wait(t, flood, 256, 0, 1)
+	eventually(t, "the bus is full", func() bool { return x.lying(t) == 256 && x.queued(t) == 0 })
+	x.wait(t, flood, 20, 0, 1)
+	for range 32 {
+		x.opened(t, "n-1.0")
+	}
+	eventually(t, "the other model is ahead of what waits", func() bool { return x.lying(t) == 256+32 && x.queued(t) == 20 })
+	one := x.wait(t, x.account(t), 1, 0, 1)
+	if n, waits := x.position(t, one[0]); !waits || n > 5 {
+		t.Errorf("%d are ahead of the only job of an account, waits: %v", n, waits)
+	}
+}
