@@ -1,6 +1,6 @@
 // Package provider is the small contract between Reelway and one provider of
-// video models. An adapter translates; it keeps no state, retries nothing and
-// moves no money. Each adapter lives in a folder of its own.
+// video models. An adapter translates; it keeps no state, repeats no task that may
+// exist and moves no money. Each adapter lives in a folder of its own.
 package provider
 
 import (
@@ -70,9 +70,10 @@ type Report struct {
 
 // Adapter talks to one provider.
 //
-// Submit sends the task once and returns the provider's task id. Its errors are
-// classed at this edge: a *RefusedError was surely not accepted; every other
-// error means that the outcome is unknown. Poll asks for the state of a task;
+// Submit sends the task once and returns the provider's task id; one that was
+// surely refused for its callback address alone may go once more without. Its
+// errors are classed at this edge: a *RefusedError was surely not accepted; every
+// other error means that the outcome is unknown. Poll asks for the state of a task;
 // its errors never say anything about the task. Both honour ctx.
 type Adapter interface {
 	Submit(ctx context.Context, t Task) (taskID string, err error)

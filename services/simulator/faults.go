@@ -12,7 +12,7 @@ import (
 //
 //	before a task exists:  hang, reset_before_accept, rate_limit,
 //	                       rate_limit_bare (no Retry-After), error500, policy,
-//	                       no_balance
+//	                       no_balance, challenge_fails (MiniMax's)
 //	when it exists:        reset_after_accept, hang_after_accept, garbage,
 //	                       huge_body, endless_body, redirect,
 //	                       webhook_before_response
@@ -26,7 +26,7 @@ import (
 //
 //	outage (a bare 503), throttled (429 with Retry-After), bad_key
 var (
-	callWords = []string{"hang", "reset_before_accept", "rate_limit", "rate_limit_bare", "error500", "policy", "no_balance",
+	callWords = []string{"hang", "reset_before_accept", "rate_limit", "rate_limit_bare", "error500", "policy", "no_balance", "challenge_fails",
 		"reset_after_accept", "hang_after_accept", "garbage", "huge_body", "endless_body", "redirect", "garbage_poll", "rate_limit_poll", "error500_poll"}
 	// taskWords stay with a task from its submit on.
 	taskWords = []string{"webhook_before_response", "unknown_word", "empty_result", "expired_result", "webhook_never", "webhook_twice",
