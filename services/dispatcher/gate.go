@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/registry"
 	"reelway.dev/pkg/traffic"
@@ -102,7 +103,11 @@ func (d *desk) pass(ctx context.Context, model string, now time.Time) (*pass, *b
 	}
 	keys := d.usable(ctx, model)
 	if len(keys) == 0 {
-		return nil, &busy{why: "no_key", wait: time.Second, all: true, away: true}, nil
+		no := &busy{why: "no_key", wait: time.Second, all: true, away: true}
+		if slices.ContainsFunc(d.ring.Keys(), func(k *registry.Key) bool { return !k.Retiring && !d.traffic.Benched(d.name, k.ID, "") }) {
+			no.all, no.wait = false, holdFor // they rest for this model alone
+		}
+		return nil, no, nil
 	}
 	probe, wait := d.traffic.Allow(ctx, d.name, model)
 	if wait > 0 {
@@ -216,6 +221,15 @@ func (d *desk) lastKey(id, model string) bool {
 	return !slices.ContainsFunc(d.ring.Keys(), func(k *registry.Key) bool {
 		return k.ID != id && !k.Retiring && !d.traffic.Benched(d.name, k.ID, model)
 	})
+}
+
+// bench lets a key rest whose account the provider refuses: for one model where the
+// cause is that model's, and the others go on.
+func (d *desk) bench(ctx context.Context, keyID, model string, c provider.Cause, f *fault.Error) {
+	if !c.OfModel() {
+		model = ""
+	}
+	d.traffic.Bench(ctx, d.name, keyID, model, f.Message, f.RetryAfter)
 }
 
 // slow has a key's model slow down, to be as fast as its settings allow again

@@ -94,7 +94,7 @@ type Errors struct {
 type Rule struct {
 	Code  fault.Code `yaml:"code"`
 	Retry bool       `yaml:"retry"`
-	// Cause is bad_key, no_balance or no_access where an operator has to act.
+	// Cause is bad_key, no_balance, no_access or no_quota where an operator has to act.
 	Cause   provider.Cause `yaml:"cause"`
 	Meaning string         `yaml:"meaning"`
 }
@@ -114,7 +114,7 @@ type Webhook struct {
 var (
 	nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{1,30}$`)
 	codes    = []fault.Code{fault.InvalidRequest, fault.ContentPolicy, fault.RateLimited, fault.PayloadTooLarge, fault.ProviderRejected, fault.ProviderUnavailable}
-	causes   = []provider.Cause{"", provider.BadKey, provider.NoBalance, provider.NoAccess}
+	causes   = []provider.Cause{"", provider.BadKey, provider.NoBalance, provider.NoAccess, provider.NoQuota}
 	states   = []provider.State{provider.Queued, provider.Running, provider.Succeeded, provider.Failed}
 )
 
@@ -192,7 +192,7 @@ func (s *Spec) check() (errs []error) {
 			bad("errors: %v needs a meaning and one of the codes %v", row, codes)
 		}
 		if !slices.Contains(causes, r.Cause) || r.Cause != "" && r.Code == fault.RateLimited {
-			bad("errors: %v has cause %q: use bad_key, no_balance or no_access, and none with rate_limited", row, r.Cause)
+			bad("errors: %v has cause %q: use bad_key, no_balance, no_access or no_quota, and none with rate_limited", row, r.Cause)
 		}
 	}
 	for status, r := range s.Errors.Status {
