@@ -220,6 +220,35 @@ func TestOpenAI(t *testing.T) {
 	providertest.Run(t, h)
 }
 
+// A described signature is proof, of each kind, and nothing else is.
+func TestDeclaredSignatures(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../../pkg/provider/declared/testdata/providers.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs, err := declared.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := ""
+	for name, w := range map[string]declared.Webhook{
+		"body":       {Signature: "hmac-sha256", Header: "X-Hub", Prefix: "sha256="},
+		"dated":      {Signature: "hmac-sha512", Header: "X-Acme-Signature", Encoding: "base64", TimestampHeader: "X-Acme-Time"},
+		"asymmetric": {Signature: "ed25519", Header: "X-Signature-Ed25519", TimestampHeader: "X-Signature-Timestamp", Separator: &none, Tolerance: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, s := simulate(t, "replicate"), specs[0]
+			s.Webhook = &w
+			scheme, _ := w.Scheme()
+			keys := h.SignAs(scheme)
+			h.New = func(url string) provider.Adapter { return declared.New(s, account(t, url), keys) }
+			providertest.Run(t, h)
+		})
+	}
+}
+
 // Providers that are described and not programmed pass the same suite.
 func TestDeclared(t *testing.T) {
 	t.Parallel()

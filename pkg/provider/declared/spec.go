@@ -3,8 +3,8 @@
 // YAML, and the suite of pkg/provider/providertest certifies the description
 // like any other adapter.
 //
-// It has no notion of two calls for one result, of signatures beyond Standard
-// Webhooks, or of more than one API of a provider: those take an adapter of
+// It has no notion of two calls for one result, of keys that are fetched to verify
+// signatures, or of more than one API of a provider: those take an adapter of
 // their own. Nothing in a description can make it submit twice or believe an
 // unsigned callback.
 package declared
@@ -101,14 +101,6 @@ type Rule struct {
 
 func (r Rule) rule() provider.Rule {
 	return provider.Rule{Code: r.Code, Retry: r.Retry, Cause: r.Cause, Meaning: r.Meaning}
-}
-
-// Webhook is how callbacks are proven.
-type Webhook struct {
-	// Signature is "standard" for Standard Webhooks, or "none": hints.
-	Signature string `yaml:"signature"`
-	// SecretFile holds whsec_ secrets, two separated by a comma in a rotation.
-	SecretFile string `yaml:"secret_file"`
 }
 
 var (
@@ -209,8 +201,12 @@ func (s *Spec) check() (errs []error) {
 			bad("submit.body: {%s} is no field of a task", name)
 		}
 	}
-	if s.Webhook != nil && s.Webhook.Signature != "standard" && s.Webhook.Signature != "none" {
-		bad("webhook.signature must be standard or none")
+	if s.Webhook != nil {
+		for _, err := range s.Webhook.check() {
+			if err != nil {
+				bad("%w", err)
+			}
+		}
 	}
 	return errs
 }
