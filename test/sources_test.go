@@ -3,7 +3,10 @@ package test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -231,5 +234,44 @@ func TestAReplayOutlivesItsSource(t *testing.T) {
 	if a := send("/v1/videos/"+source+"/remix", wrong, "remix 1"); a.status == http.StatusOK {
 		t.Errorf("a request that cannot be read: %s", a.raw)
 	}
+	s.books(-1)
+}
+
+// A video that is deleted while a job on it waits is gone for its owner, but not for
+// the provider, who is asked later; then its file goes as well.
+func TestASourceIsDeletedWhileItsJobWaits(t *testing.T) {
+	t.Parallel()
+	s := setup(t, everyProvider...)
+	source := s.call(http.MethodPost, "/v1/videos", request("kling-v1-6", "a boat")).video.ID
+	s.await(90*time.Second, source)
+	s.reelway("providers", "pause", "runway", "--reason", "to be late")
+	edit := map[string]any{"prompt": "it snows", "model": "runway-seedance-2.0", "seconds": "4", "video": map[string]any{"id": source}}
+	a := s.call(http.MethodPost, "/v1/videos/edits", edit)
+	if a.status != http.StatusOK {
+		t.Fatalf("%d %s", a.status, a.raw)
+	}
+	if d := s.call(http.MethodDelete, "/v1/videos/"+source, nil); d.status != http.StatusOK {
+		t.Fatalf("%d %s", d.status, d.raw)
+	}
+	for what, got := range map[string]answer{"read": s.call(http.MethodGet, "/v1/videos/"+source, nil), "content": s.call(http.MethodGet, "/v1/videos/"+source+"/content", nil),
+		"deleted again": s.call(http.MethodDelete, "/v1/videos/"+source, nil), "edited again": s.call(http.MethodPost, "/v1/videos/edits", edit)} {
+		if got.status != http.StatusNotFound {
+			t.Errorf("a deleted video is %s: %d %s", what, got.status, got.raw)
+		}
+	}
+	var file string
+	s.sql("select key from artifact_deletion where job_id = '"+source+"' and asked_at = 'infinity'", &file)
+	file = filepath.Join(s.dir, "data/bucket", file)
+	if _, err := os.Stat(file); err != nil {
+		t.Fatal(err)
+	}
+	s.reelway("providers", "resume", "runway")
+	if v := s.await(90*time.Second, a.video.ID); v.Status != "completed" {
+		t.Errorf("%s: %+v", v.Status, v.Error) // the simulator fetches the source before it takes the task
+	}
+	s.eventually(60*time.Second, "the file is gone", func() bool {
+		_, err := os.Stat(file)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 	s.books(-1)
 }

@@ -376,6 +376,63 @@ func TestAFileIsPartOfItsRequest(t *testing.T) {
 	})
 }
 
+// A request that names uploads is sent again when they are gone: it is answered
+// with its video, and nothing else is.
+func TestAReplayOutlivesItsUploads(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	one, _ := picture(t, 1, 0)
+	two, sum := picture(t, 2, 0)
+	take := func(data []byte) string {
+		return s.call(http.MethodPost, "/v1/uploads", string(data), "Content-Type", "image/png").upload(t).ID
+	}
+	first, last := take(one), take(two)
+	body := request("kling-v2-6", "A boat [fetch]")
+	body["image_url"] = last
+	send := func(body map[string]any, key string) answer {
+		return s.call(http.MethodPost, "/v1/videos", body, "Idempotency-Key", key)
+	}
+	mixed := func(key string, end []byte) answer { // one by its id, the other as a file
+		return s.post("/v1/videos", []string{"Idempotency-Key", key}, "prompt", "A boat", "model", "seedance-2.0", "image_url", first, "end_image", end)
+	}
+	named, both := send(body, "named"), mixed("both", two)
+	if named.status != http.StatusOK || both.status != http.StatusOK {
+		t.Fatalf("%d %s, %d %s", named.status, named.raw, both.status, both.raw)
+	}
+	s.wants(named.video.ID, sum)
+	s.await(90*time.Second, both.video.ID)
+	for _, u := range []string{first, last} {
+		if a := s.call(http.MethodDelete, "/v1/uploads/"+u, nil); a.status != http.StatusOK {
+			t.Fatalf("%d %s", a.status, a.raw)
+		}
+	}
+	s.eventually(60*time.Second, "the ledger knows nothing of them", func() bool {
+		var rows int
+		s.sql("select count(*) from upload", &rows)
+		return rows == 0
+	})
+	var before, after int
+	s.sql("select count(*) from job", &before)
+	if again := send(body, "named"); again.video.ID != named.video.ID || again.video.Status != "completed" {
+		t.Errorf("%d %s", again.status, again.raw)
+	}
+	if again := mixed("both", two); again.video.ID != both.video.ID {
+		t.Errorf("%d %s", again.status, again.raw)
+	}
+	other := request("kling-v2-6", "Another boat [fetch]")
+	other["image_url"] = last
+	for what, a := range map[string]answer{"a new key": send(body, "new"), "no key": send(body, ""), "another request": send(other, "named"),
+		"another upload": mixed("named", two), "another file": mixed("both", one)} {
+		if a.status != http.StatusBadRequest || !strings.Contains(a.fault.Message, "there is no upload") {
+			t.Errorf("%s: %d %s", what, a.status, a.raw)
+		}
+	}
+	if s.sql("select count(*) from job", &after); after != before {
+		t.Errorf("%d jobs were made", after-before)
+	}
+	s.books(-1)
+}
+
 // A file is there for a second attempt, and after a restart.
 func TestAFileWaitsForItsJob(t *testing.T) {
 	t.Parallel()

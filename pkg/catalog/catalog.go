@@ -160,6 +160,12 @@ func (c *Catalog) OnUncertain(model string) string {
 	return cmp.Or(c.set.Load().byID[model].OnUncertain, Wait)
 }
 
+// MaxRuntime is the longest time that a render of a model is waited for: half as long
+// again as its max_time, at most 7 days; 0 where that is not known.
+func (c *Catalog) MaxRuntime(model string) time.Duration {
+	return min(c.set.Load().byID[model].MaxTime, 7*24*time.Hour*2/3) * 3 / 2
+}
+
 // ProviderModel is the provider's own name for what params ask of a model. It
 // was settled at acceptance, so that a job outlives its entry; the catalogue is
 // asked for those that an older version accepted.

@@ -30,7 +30,7 @@ import (
 type Config struct {
 	SubmitTimeout time.Duration `env:"REELWAY_SUBMIT_TIMEOUT" min:"100ms" envDefault:"60s" desc:"longest wait for a provider's answer to a submit; afterwards its outcome is unknown and is looked for"`
 	PollInterval  time.Duration `env:"REELWAY_POLL_INTERVAL" min:"10ms" envDefault:"10s" desc:"shortest interval between polls of an attempt; it grows to six times this, and twice that where the provider's webhooks arrive"`
-	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
+	MaxRuntime    time.Duration `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review, where its model has no longer one; the hold is kept until then"`
 	Concurrency   int           `env:"REELWAY_PROVIDER_CONCURRENCY" min:"1" max:"10000" envDefault:"32" desc:"submissions under way to one provider by one replica"`
 	Rate          float64       `env:"REELWAY_PROVIDER_RATE" min:"0.001" envDefault:"50" desc:"submissions a second to one provider by all replicas, unless its keys file says otherwise; and polls a second by each replica"`
 	Running       int           `env:"REELWAY_PROVIDER_RUNNING" min:"0" max:"1000000" envDefault:"0" desc:"tasks at one provider at one time, of all replicas, unless its keys file says otherwise; 0: any number"`
@@ -64,6 +64,9 @@ type Deps struct {
 	// and which its provider cannot be asked for: catalog.Wait for its webhook or
 	// deadline, or catalog.Resubmit, which may cost twice. Without it, wait.
 	OnUncertain func(modelID string) string
+	// MaxRuntime is a model's longest time without a verdict, where it is longer than
+	// Config's. Without it, Config's is everybody's.
+	MaxRuntime func(modelID string) time.Duration
 }
 
 // Service submits and polls. Any number of replicas may run.
@@ -79,7 +82,7 @@ type Service struct {
 	untold  chan *eventv1.Observation
 }
 
-// New returns a dispatcher; every field of d but OnUncertain is required.
+// New returns a dispatcher; every field of d but OnUncertain and MaxRuntime is required.
 func New(cfg Config, d Deps) (*Service, error) {
 	if d.Bus == nil || d.Jobs == nil || d.Model == nil || d.Tokens == nil || d.Files == nil || d.Logger == nil || d.Now == nil {
 		return nil, errors.New("dispatcher: Bus, Jobs, Model, Tokens, Files, Logger and Now are required")
@@ -137,6 +140,14 @@ func (s *Service) Components() []run.Component {
 			}})
 	}
 	return out
+}
+
+// maxRuntime is how long a model's tasks are waited for.
+func (s *Service) maxRuntime(model string) time.Duration {
+	if s.d.MaxRuntime == nil {
+		return s.cfg.MaxRuntime
+	}
+	return max(s.cfg.MaxRuntime, s.d.MaxRuntime(model))
 }
 
 func (s *Service) task(ctx context.Context, seen provider.Seen, p *videov1.VideoParams) (provider.Task, error) {

@@ -82,7 +82,9 @@ func (s *Service) trySubmit(ctx context.Context, d *desk, m *eventv1.SubmitJob) 
 	// was frozen in between must not send what another has found absent since.
 	call, cancel := context.WithTimeout(ctx, s.cfg.SubmitTimeout)
 	defer cancel()
-	b, err := s.begin(ctx, d.request(m.GetJobId(), p))
+	r := d.request(m.GetJobId(), p)
+	r.MaxRuntimeMs = s.maxRuntime(m.GetModel()).Milliseconds()
+	b, err := s.begin(ctx, r)
 	if err != nil || !b.GetGranted() {
 		d.withdraw(ctx, p)
 	}

@@ -245,7 +245,7 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	if a.GetInReview() {
 		return nil // its time is long up; the ledger asks again, slowly
 	}
-	if age(a) > s.cfg.MaxRuntime {
+	if age(a) > s.maxRuntime(a.GetParams().GetModel()) {
 		o := &eventv1.Observation{Id: seen.AttemptID + "-timed-out", Fact: &eventv1.Observation_TimedOut{TimedOut: &eventv1.TimedOut{Reason: "deadline"}}}
 		return s.publish(ctx, fill(o, seen))
 	}

@@ -132,7 +132,7 @@ func setupWith(t *testing.T, adapter provider.Adapter, ledger ledgerv1.JobServic
 	logs := &lines{}
 	s, err := dispatcher.New(dispatcher.Config{SubmitTimeout: time.Second, PollInterval: 20 * time.Millisecond, MaxRuntime: time.Hour, Concurrency: 2, Rate: 1000},
 		dispatcher.Deps{Bus: b, Jobs: ledger, Providers: map[string]provider.Adapter{"acme": adapter}, Model: func(*videov1.VideoParams) (string, error) { return "m", nil },
-			Tokens: tokens, Files: unsigned{}, Logger: slog.New(slog.NewTextHandler(logs, nil)), Now: time.Now, OnUncertain: func(model string) string { return map[string]string{"m": policy}[model] }})
+			Tokens: tokens, Files: unsigned{}, MaxRuntime: func(model string) time.Duration { return map[string]time.Duration{"slow": 10 * time.Hour}[model] }, Logger: slog.New(slog.NewTextHandler(logs, nil)), Now: time.Now, OnUncertain: func(model string) string { return map[string]string{"m": policy}[model] }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,6 +321,33 @@ func TestUnknownToTheProvider(t *testing.T) {
 			x.poll(t, &eventv1.PollAttempt{})
 			if o := x.next(t); (o.GetCanceled() != nil) != c.proven || (o.GetRendered() != nil) == c.proven {
 				t.Errorf("%v", o)
+			}
+		})
+	}
+}
+
+// A task that is two hours old has had its time, but for one of a model that takes
+// longer: that is polled on.
+func TestTimeOfSlowModels(t *testing.T) {
+	t.Parallel()
+	for model, over := range map[string]bool{"m": true, "slow": false} {
+		t.Run(model, func(t *testing.T) {
+			t.Parallel()
+			p := &plain{answer: func(n int) (provider.Report, error) {
+				if n < 3 {
+					return provider.Unfinished("", "running", map[string]provider.State{"running": provider.Running}), nil
+				}
+				return provider.Done("acme", "", "https://result.example/v.mp4"), nil
+			}}
+			x := setup(t, p, &ledgerv1.GetAttemptResponse{State: "accepted", ProviderTaskId: "t1", AgeMs: 7_200_000, Params: &videov1.VideoParams{Model: model}}, "")
+			x.poll(t, &eventv1.PollAttempt{})
+			for o := x.next(t); ; o = x.next(t) {
+				if (o.GetTimedOut() != nil) == over && (o.GetRendered() != nil) != over {
+					return
+				}
+				if o.GetTimedOut() != nil || o.GetRendered() != nil {
+					t.Fatalf("%v", o)
+				}
 			}
 		})
 	}

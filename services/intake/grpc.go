@@ -66,7 +66,7 @@ func (g *videoServer) CreateVideo(ctx context.Context, r *videov1.CreateVideoReq
 	if err != nil {
 		return nil, err
 	}
-	v, err := g.s.create(ctx, p, r.GetVideo(), r.GetIdempotencyKey())
+	v, err := g.s.create(ctx, p, r.GetVideo(), r.GetIdempotencyKey(), nil)
 	return &videov1.CreateVideoResponse{Video: v}, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -184,11 +185,11 @@ func (s *Service) plan(ctx context.Context, p auth.Principal, r *videov1.VideoRe
 
 // quote is a plan as callers see it.
 func (s *Service) quote(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, bad ...fault.Field) (*videov1.QuoteVideoResponse, error) {
-	src, worse, err := s.fill(ctx, p, r)
+	src, worse, err := s.fill(ctx, p, r, nil)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := s.plan(ctx, p, src.request, append(bad, worse...)...)
+	plan, err := s.plan(ctx, p, src.request, slices.Concat(bad, worse, src.gone)...)
 	if err != nil {
 		return nil, err
 	}
@@ -229,36 +230,43 @@ func mayCreate(p auth.Principal, key string) error {
 	return p.Active()
 }
 
-func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, key string, bad ...fault.Field) (*videov1.Video, error) {
+// create opens the job of a request. own are the uploads that came with it.
+func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, key string, own []string, bad ...fault.Field) (*videov1.Video, error) {
 	if err := mayCreate(p, key); err != nil {
 		return nil, err
 	}
-	src, worse, err := s.fill(ctx, p, r)
+	src, worse, err := s.fill(ctx, p, r, own)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(src.identity)
+	hash, err := digest(src.identity)
 	if err != nil {
-		return nil, fmt.Errorf("marshal request: %w", err)
+		return nil, err
 	}
-	hash := sha256.Sum256(raw)
+	var named []byte
+	if src.named != nil {
+		if named, err = digest(src.named); err != nil {
+			return nil, err
+		}
+	}
 	bad = append(bad, worse...)
-	plan, err := s.plan(ctx, p, src.request, bad...)
+	plan, err := s.plan(ctx, p, src.request, slices.Concat(bad, src.gone)...)
 	if err == nil {
 		err = within(plan, r.GetMaxCostMicros())
 	}
 	if err != nil && key != "" && len(bad) == 0 {
-		return s.replay(ctx, p, key, hash[:], err)
+		return s.replay(ctx, &ledgerv1.ReplayJobRequest{AccountId: p.AccountID, IdempotencyKey: key, RequestHash: hash, NamedHash: named}, err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	first, hold := plan.Routes[0], plan.Dearest().Price
 	resp, err := s.d.Jobs.OpenJob(ctx, &ledgerv1.OpenJobRequest{
-		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash[:], Params: first.Params,
+		AccountId: p.AccountID, ApiKeyId: p.KeyID, IdempotencyKey: key, RequestHash: hash, NamedHash: named, Params: first.Params,
 		Provider: first.Model.Provider, QuoteMicros: first.Price, User: r.GetUser(), Metadata: r.GetMetadata(),
 		CostMicros: first.Model.Cost(first.Params, first.Price), CostCurrency: catalog.CostCurrency, Plan: jobPlan(plan),
 		Priority: r.GetPriority(), QueueWeight: p.QueueWeight, CallbackUrl: r.GetCallbackUrl(), NotifyEmail: r.GetNotifyEmail(), UploadIds: src.uploads,
+		SourceId: sourceFile(plan),
 	})
 	if err != nil {
 		return nil, fault.FromStatus(err)
@@ -266,6 +274,16 @@ func (s *Service) create(ctx context.Context, p auth.Principal, r *videov1.Video
 	s.d.Logger.InfoContext(ctx, "job opened", "job_id", resp.GetVideo().GetId(), "account_id", p.AccountID, "provider", first.Model.Provider,
 		"model", first.Model.ID, "route", plan.Alias, "routes", len(plan.Routes), "quote_micros", hold, "replayed", resp.GetReplayed())
 	return resp.GetVideo(), nil
+}
+
+// digest is what makes two requests the same.
+func digest(r *videov1.VideoRequest) ([]byte, error) {
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("marshal request: %w", err)
+	}
+	sum := sha256.Sum256(raw)
+	return sum[:], nil
 }
 
 // within refuses a plan that may cost more than limit; 0 is no limit.
@@ -279,10 +297,10 @@ func within(p *route.Plan, limit int64) error {
 }
 
 // replay answers a request that would be refused now with the video that the same
-// key and request made before: its source or its model may be gone since. Without
-// one the refusal stands.
-func (s *Service) replay(ctx context.Context, p auth.Principal, key string, hash []byte, refusal error) (*videov1.Video, error) {
-	resp, err := s.d.Jobs.ReplayJob(ctx, &ledgerv1.ReplayJobRequest{AccountId: p.AccountID, IdempotencyKey: key, RequestHash: hash})
+// key and request made before: its source, its uploads or its model may be gone
+// since. Without one the refusal stands.
+func (s *Service) replay(ctx context.Context, r *ledgerv1.ReplayJobRequest, refusal error) (*videov1.Video, error) {
+	resp, err := s.d.Jobs.ReplayJob(ctx, r)
 	switch status.Code(err) {
 	case codes.OK:
 		return resp.GetVideo(), nil

@@ -129,7 +129,7 @@ func (s *Service) submit(w http.ResponseWriter, r *http.Request, p auth.Principa
 	if err != nil {
 		return err
 	}
-	v, err := s.create(r.Context(), p, req, r.Header.Get("Idempotency-Key"), append(bad, worse...)...)
+	v, err := s.create(r.Context(), p, req, r.Header.Get("Idempotency-Key"), files.ids, append(bad, worse...)...)
 	return s.write(w, r, v, err)
 }
 

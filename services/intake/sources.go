@@ -16,6 +16,7 @@ import (
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/id"
 	"reelway.dev/pkg/job"
+	"reelway.dev/pkg/route"
 	videov1 "reelway.dev/proto/gen/reelway/video/v1"
 )
 
@@ -55,6 +56,17 @@ func (s *Service) source(ctx context.Context, p auth.Principal, r *videov1.Video
 		}
 	}
 	return made, nil
+}
+
+// sourceFile is the caller's own video whose file a route of p hands over; empty
+// where there is none, or the provider is told its own task in every one.
+func sourceFile(p *route.Plan) string {
+	for _, c := range p.Routes {
+		if _, ours := bucket.RefKey(c.Params.GetVideoUrl()); ours && c.Params.GetSourceVideo() != "" {
+			return c.Params.GetSourceVideo()
+		}
+	}
+	return ""
 }
 
 // ofSource refuses the video that a request is to work on.

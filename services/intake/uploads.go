@@ -11,6 +11,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,14 +56,19 @@ var fileFields = []struct {
 type filled struct {
 	request  *videov1.VideoRequest // names them as the dispatcher signs them
 	identity *videov1.VideoRequest // names their content: what makes it the same request
+	named    *videov1.VideoRequest // names them as its caller does, whether or not they are there; nil where he names none
 	uploads  []string
+	gone     []fault.Field // uploads that are not there, or not any more
 }
 
-// fill looks up the uploads that r names, and names what is wrong with them.
-// r itself is not changed.
-func (s *Service) fill(ctx context.Context, p auth.Principal, r *videov1.VideoRequest) (filled, []fault.Field, error) {
+// fill looks up the uploads that r names, and names what is wrong with them. own
+// are those that came with the request, which its caller cannot name again. r
+// itself is not changed.
+func (s *Service) fill(ctx context.Context, p auth.Principal, r *videov1.VideoRequest, own []string) (filled, []fault.Field, error) {
 	out := filled{request: r, identity: r}
 	var bad []fault.Field
+	var named bool
+	var asked *videov1.VideoRequest
 	for _, f := range fileFields {
 		name := *f.at(r)
 		if _, ok := bucket.RefKey(name); ok {
@@ -71,10 +77,15 @@ func (s *Service) fill(ctx context.Context, p auth.Principal, r *videov1.VideoRe
 		if !strings.HasPrefix(name, id.Upload+"_") {
 			continue
 		}
+		if asked == nil {
+			asked = proto.CloneOf(r)
+		}
+		brought := slices.Contains(own, name)
+		named = named || !brought
 		found, err := s.findUpload(ctx, p, name)
 		switch {
 		case fault.From(err) != nil && fault.From(err).Code == fault.NotFound:
-			bad = append(bad, fault.Field{Name: f.name, Message: fmt.Sprintf("there is no upload %.64s; it may have expired", name)})
+			out.gone = append(out.gone, fault.Field{Name: f.name, Message: fmt.Sprintf("there is no upload %.64s; it may have expired", name)})
 			continue
 		case err != nil:
 			return out, nil, err
@@ -91,6 +102,12 @@ func (s *Service) fill(ctx context.Context, p auth.Principal, r *videov1.VideoRe
 		out.uploads = append(out.uploads, name)
 		*f.at(out.request) = bucket.Ref(found.GetKey())
 		*f.at(out.identity) = "sha256:" + found.GetUpload().GetSha256()
+		if brought {
+			*f.at(asked) = *f.at(out.identity)
+		}
+	}
+	if named {
+		out.named = asked
 	}
 	return out, bad, nil
 }

@@ -34,7 +34,7 @@ func (s *Service) openAhead(ctx context.Context, group []*openCall) (done bool, 
 		if err != nil {
 			return err
 		}
-		uploads, err := u.lockUploads(ctx, group)
+		files, err := u.lockFiles(ctx, group)
 		if err != nil {
 			return err
 		}
@@ -45,7 +45,7 @@ func (s *Service) openAhead(ctx context.Context, group []*openCall) (done bool, 
 			if claims.replay(c) {
 				continue
 			}
-			if lacks(c.req.OpenJobRequest, uploads) != nil {
+			if files.lacks(c.req.OpenJobRequest) != nil {
 				return errNotAmple // its own verdict, not the group's
 			}
 			if err := s.accept(u, c, u.draft(c, claims), claims); err != nil {

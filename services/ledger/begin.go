@@ -106,6 +106,7 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 	if err != nil {
 		return err
 	}
+	longest := time.Duration(r.GetMaxRuntimeMs()) * time.Millisecond
 	if j.Restored && r.GetUnavailableModel() == "" {
 		// As after a crash between intent and submit: it is looked for by the id
 		// that it had then, and submitted only when it is absent.
@@ -113,7 +114,7 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 		if len(keys) > 0 {
 			key = keys[0].GetKeyId()
 		}
-		a, err := s.intend(c.ctx, u, j, key)
+		a, err := s.intend(c.ctx, u, j, key, longest)
 		if err != nil {
 			return err
 		}
@@ -140,7 +141,7 @@ func (s *Service) beginOne(ctx context.Context, u *unit, c *beginCall, j *record
 	if full != "" {
 		return wait(full)
 	}
-	a, err := s.intend(c.ctx, u, j, key)
+	a, err := s.intend(c.ctx, u, j, key, longest)
 	if err != nil {
 		return err
 	}
@@ -173,10 +174,11 @@ func (u *unit) besideSource(ctx context.Context, r *ledgerv1.BeginAttemptRequest
 	return keys, slices.Contains(r.GetRestingKeys(), made), nil
 }
 
-// intend begins the job's next attempt, by a key. Its id follows from job and
-// number: a database that was set back names the same attempt the same again.
-func (s *Service) intend(ctx context.Context, u *unit, j *record, key string) (*attempt, error) {
-	deadline := u.now.Add(s.cfg.MaxRuntime)
+// intend begins the job's next attempt, by a key, and gives it the longest time that
+// its model or the settings allow. Its id follows from job and number: a database that
+// was set back names the same attempt the same again.
+func (s *Service) intend(ctx context.Context, u *unit, j *record, key string, longest time.Duration) (*attempt, error) {
+	deadline := u.now.Add(max(s.cfg.MaxRuntime, longest))
 	j.AttemptCount++
 	a := &attempt{ID: id.Nth(id.Attempt, j.ID, j.AttemptCount), JobID: j.ID, Number: j.AttemptCount, Route: j.Route, Provider: j.Provider, State: "intended", CreatedAt: u.now,
 		KeyID: key, Model: j.Model, Cost: j.Cost}

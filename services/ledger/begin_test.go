@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -187,5 +188,22 @@ func TestAGrantIsGivenAgain(t *testing.T) {
 	x.see(t, id, first.GetAttemptId(), "unknown", &eventv1.Observation{Fact: &eventv1.Observation_Unknown{Unknown: &eventv1.Unknown{Reason: "no answer"}}})
 	if r := ask(1 << 63); r.GetGranted() {
 		t.Errorf("granted after it was sent: %v", r)
+	}
+}
+
+// A model that takes long is waited for as long as its dispatcher says, and none for
+// less than the settings do.
+func TestASlowModelHasItsTime(t *testing.T) {
+	t.Parallel()
+	x := setup(t, price, still, func(c *ledgerConfig) { c.MaxRuntime = 2 * time.Hour })
+	for longest, want := range map[time.Duration]int{0: 2, time.Minute: 2, 10 * time.Hour: 10} {
+		id := x.opened(t, "m")
+		if r := x.beginWith(t, &ledgerv1.BeginAttemptRequest{JobId: id, MaxRuntimeMs: longest.Milliseconds()}); !r.GetGranted() {
+			t.Fatalf("%v", r)
+		}
+		var hours int
+		if err := x.pool.QueryRow(t.Context(), "select round(extract(epoch from deadline_at - updated_at) / 3600) from job where id = $1", id).Scan(&hours); err != nil || hours != want {
+			t.Errorf("%d hours, want %d; %v", hours, want, err)
+		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -102,14 +104,10 @@ func (s *Service) eraseSome(ctx context.Context, r *ledgerv1.EraseUserRequest, t
 			if err := u.redact(j); err != nil {
 				return err
 			}
-			removed, err := u.remove(ctx, j)
-			if err != nil {
-				return err
-			}
 			jobs++
-			if removed {
-				videos++
-			}
+		}
+		if videos, err = u.remove(ctx, slices.Collect(maps.Values(locked))...); err != nil {
+			return err
 		}
 		if _, err = u.tx.Exec(ctx, forgetKeysSQL, ids); err != nil {
 			return err

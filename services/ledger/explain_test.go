@@ -39,7 +39,6 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 		"insert into video_retention (account_id, keep_seconds) select 'acct_' || a, 86400 from generate_series(0, 9) a",
 		`insert into realtime_revocation (account_id, token_id, ends_at) select 'acct_' || g % 50, 'rtok_' || g, now() from generate_series(1, 30000) g`,
 		`insert into review (job_id, account_id, attempt_id, provider, amount_micros) select 'video_' || g, 'acct_1', 'att_' || g, 'kling', 1 from generate_series(1, 3000) g`,
-		`insert into artifact_deletion (key, job_id, attempt_id, account_id, provider) select 'videos/acct_1/video_' || g || '/att_' || g || '.mp4', 'video_' || g, 'att_' || g, 'acct_1', 'kling' from generate_series(1, 3000) g`,
 		`insert into mail (account_id, event_id, recipient, leased_until) select 'acct_1', 'video_' || g || '/failed', sha256('a'), now() from generate_series(1, 3000) g`,
 		`insert into job_mail (job_id, account_id, email) select 'video_' || g, 'acct_1', 'a@b.example' from generate_series(1, 3000) g`,
 		`insert into webhook_callback (job_id, host, url) select 'video_' || g, 'b.example', 'https://b.example' from generate_series(1, 3000) g`,
@@ -47,6 +46,9 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 			select 'msg_' || g, 'whe_1', 'acct_1', 'whe_1', 'video_' || g, 1, 'failed', 'video.failed', now() from generate_series(1, 3000) g`,
 		`insert into webhook_attempt (delivery_id, number, at, duration_ms, url, request_headers, request_body, status, response_body, error)
 			select 'msg_' || g, n, now(), 1, '', '{}', '', 503, '', '' from generate_series(1, 3000) g, generate_series(1, 2) n`,
+		`insert into job_source (job_id, source_id) select id, 'video_' || row_number() over (order by id) % 10000 from job`,
+		`insert into artifact_deletion (key, job_id, attempt_id, account_id, provider, asked_at)
+			select 'videos/acct_1/video_' || g || '/att_' || g || '.mp4', 'video_' || g, 'att_' || g, 'acct_1', 'kling', case when g % 300 > 0 then now() - g * interval '1 second' else 'infinity' end from generate_series(1, 30000) g`,
 		`insert into api_key (id, account_id, name, hash, scopes) select 'key_' || g, 'acct_' || g % 50, '', sha256(g::text::bytea), '{}' from generate_series(1, 3000) g`,
 	} {
 		if _, err := pool.Exec(context.Background(), sql); err != nil {
@@ -154,6 +156,11 @@ func TestHotQueriesUseTheirIndex(t *testing.T) {
 		"usage of a user":          {"usage_user_day_pkey", ofUser, userArgs, false},
 		"unfinished of an account": {"job_live", unfinishedSQL(false), []any{"acct_7", "", "", 101}, true},
 		"unfinished of a user":     {"job_by_user", unfinishedSQL(true), []any{"acct_7", "", "user_9", 101}, false},
+		"sources of jobs":          {"job_pkey", lockSourcesSQL, []any{append(some("video_"), job)}, false},
+		"sources that are needed":  {"job_source_by_source", sourcesSQL, []any{some("video_")}, false},
+		"held deletions":           {"artifact_deletion_by_asked", releasedSQL, []any{sweepBatch}, false},
+		"sources that went":        {"job_source_by_source", forgetSourcesSQL, []any{some("video_")}, false},
+		"a key that was used":      {"idempotency_pkey", "select from job where " + replayWhere, []any{"acct_7", "key_7", []byte{1}, []byte{2}}, false},
 		"ended tokens":             {"realtime_revocation_pkey", endedTokensSQL, []any{[]string{"rtok_1"}, []string{"acct_7"}, []string{"key_1"}}, false},
 		"an inspected job":         {"job_pkey", inspectJobSQL, []any{job}, false},
 		"its observations":         {"observation_pkey", inspectObservationsSQL, []any{"video_17", 1001}, false},

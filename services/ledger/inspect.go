@@ -44,7 +44,7 @@ const (
 		where account_id = $2 and event_id >= $1 || '/' and event_id < $1 || '0' order by begun_at`
 	inspectAddressesSQL = "select exists (select from job_mail where job_id = $1), coalesce((select host from webhook_callback where job_id = $1), '')"
 	// A job's files lie together, as the archiver names them.
-	inspectRemovalsSQL = `select key, created_at, asked_at from artifact_deletion
+	inspectRemovalsSQL = `select key, created_at, nullif(asked_at, 'infinity') from artifact_deletion
 		where key >= 'videos/' || $2 || '/' || $1 || '/' and key < 'videos/' || $2 || '/' || $1 || '0' order by key`
 	attemptJobSQL = "select job_id from attempt where id = $1"
 )
@@ -133,7 +133,7 @@ func inspect(ctx context.Context, tx pgx.Tx, id string) (*ledgerv1.InspectJobRes
 	b.Queue(inspectPostingsSQL, j.ID, inspected+1).Query(into(&resp.Postings, scanPosting))
 	b.Queue(inspectDeliveriesSQL, j.ID, inspected+1).Query(into(&resp.Deliveries, scanInspectedDelivery))
 	b.Queue(inspectMailsSQL, j.ID, j.Account).Query(into(&resp.Mails, scanInspectedMail))
-	b.Queue(inspectRemovalsSQL, j.ID, j.Account).Query(into(&resp.Removals, scanRemoval))
+	b.Queue(inspectRemovalsSQL, j.ID, j.Account).Query(into(&resp.Removals, scanFileRemoval))
 	b.Queue(inspectAddressesSQL, j.ID).QueryRow(func(row pgx.Row) error { return row.Scan(&resp.MailWaits, &resp.CallbackHost) })
 	var reviews []*review
 	b.Queue(inspectReviewSQL, j.ID).Query(into(&reviews, scanReview))
@@ -240,11 +240,12 @@ func scanInspectedMail(row pgx.CollectableRow) (*ledgerv1.InspectedMail, error) 
 	return m, err
 }
 
-func scanRemoval(row pgx.CollectableRow) (*ledgerv1.FileRemoval, error) {
+func scanFileRemoval(row pgx.CollectableRow) (*ledgerv1.FileRemoval, error) {
 	f := &ledgerv1.FileRemoval{}
-	var created, asked time.Time
+	var created time.Time
+	var asked *time.Time
 	err := row.Scan(&f.Key, &created, &asked)
-	f.CreatedAt, f.AskedAt = timestamppb.New(created), timestamppb.New(asked)
+	f.CreatedAt, f.AskedAt = timestamppb.New(created), stamp(asked)
 	return f, err
 }
 

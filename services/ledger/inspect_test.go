@@ -167,7 +167,12 @@ func TestInspectASucceededJob(t *testing.T) {
 	}
 	r = x.job(t, id)
 	if j := r.GetJob(); j.GetDeletedAt() == nil || j.GetArtifact().GetKey() != "" || j.GetArtifact().GetSizeBytes() != 99 || len(r.GetPostings()) != 2 || len(r.GetObservations()) != 3 ||
-		len(r.GetRemovals()) != 1 || r.GetRemovals()[0].GetKey() != key {
+		len(r.GetRemovals()) != 1 || r.GetRemovals()[0].GetKey() != key || r.GetRemovals()[0].GetAskedAt() == nil {
+		t.Errorf("%v", r)
+	}
+	// As where a job that is made of it keeps the file.
+	x.exec(t, "update artifact_deletion set asked_at = 'infinity' where job_id = $1", id)
+	if r = x.job(t, id); len(r.GetRemovals()) != 1 || r.GetRemovals()[0].GetAskedAt() != nil {
 		t.Errorf("%v", r)
 	}
 }

@@ -57,10 +57,11 @@ func (s *Service) full(ctx context.Context, j *record) (*videov1.Video, error) {
 	return v, nil
 }
 
+const replayWhere = "id = (select job_id from idempotency where account_id = $1 and key = $2 and (request_hash = $3 or named_hash = $4))"
+
 // ReplayJob implements JobService.
 func (g *jobServer) ReplayJob(ctx context.Context, r *ledgerv1.ReplayJobRequest) (*ledgerv1.ReplayJobResponse, error) {
-	j, err := one(ctx, g.s.pool, "id = (select job_id from idempotency where account_id = $1 and key = $2 and request_hash = $3)",
-		r.GetAccountId(), r.GetIdempotencyKey(), r.GetRequestHash())
+	j, err := one(ctx, g.s.pool, replayWhere, r.GetAccountId(), r.GetIdempotencyKey(), r.GetRequestHash(), r.GetNamedHash())
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -147,10 +149,6 @@ func removeFiles(ctx context.Context, u *unit, ids []string) error {
 	if err != nil {
 		return err
 	}
-	for _, j := range jobs {
-		if _, err := u.remove(ctx, j); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err = u.remove(ctx, slices.Collect(maps.Values(jobs))...)
+	return err
 }

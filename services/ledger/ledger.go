@@ -41,7 +41,7 @@ type Config struct {
 	MaxAttempts   int             `env:"REELWAY_MAX_ATTEMPTS" min:"1" max:"100" envDefault:"5" desc:"submissions of one job on one route, refused ones included, before the next route is tried or the job fails; ten times as many where the provider is out of time and there is no other route"`
 	RouteAttempts int             `env:"REELWAY_ROUTE_ATTEMPTS" min:"1" max:"100" envDefault:"2" desc:"submissions of one job to a provider that is unavailable before the next route is tried, where there is one"`
 	RouteWait     time.Duration   `env:"REELWAY_ROUTE_WAIT" min:"0s" envDefault:"5m" desc:"how long a job may wait for the provider of its route to begin with it before the next route is tried, where there is one; 0: as long as any job"`
-	MaxRuntime    time.Duration   `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review; the hold is kept until then"`
+	MaxRuntime    time.Duration   `env:"REELWAY_MAX_RUNTIME" min:"1s" envDefault:"2h" desc:"longest time without a verdict from a provider before a job needs review, where its model has no longer one; the hold is kept until then"`
 	StoreLife     time.Duration   `env:"REELWAY_STORE_LIFE" min:"1s" envDefault:"25h" desc:"longest time for copying a finished result before the job fails and the hold is released"`
 	QueueLife     time.Duration   `env:"REELWAY_QUEUE_LIFE" min:"1s" envDefault:"24h" desc:"longest time a job may wait for a provider before it expires"`
 	SweepInterval time.Duration   `env:"REELWAY_SWEEP_INTERVAL" min:"10ms" envDefault:"5s" desc:"how often the ledger looks for jobs without progress"`

@@ -257,7 +257,7 @@ func (s *Service) judge(ctx context.Context, u *unit, x *sighting, owners map[[2
 		return applied, nil
 	}
 	if j.lost(o.GetAttemptId()) {
-		if _, err := s.intend(ctx, u, j, ""); err != nil {
+		if _, err := s.intend(ctx, u, j, "", 0); err != nil {
 			return "", err
 		}
 	}

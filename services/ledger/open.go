@@ -91,7 +91,7 @@ func (s *Service) open(ctx context.Context, group []*openCall) error {
 		if err != nil {
 			return err
 		}
-		uploads, err := u.lockUploads(ctx, group)
+		needed, err := u.lockFiles(ctx, group)
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (s *Service) open(ctx context.Context, group []*openCall) error {
 			return err
 		}
 		for _, c := range group {
-			if err := s.openOne(ctx, u, c, claims, uploads); err != nil {
+			if err := s.openOne(ctx, u, c, claims, needed); err != nil {
 				return err
 			}
 		}
@@ -148,8 +148,9 @@ func (u *unit) claimKeys(ctx context.Context, group []*openCall) (claimed, error
 	column(&t, mine, func(c *openCall) string { return c.req.GetIdempotencyKey() })
 	column(&t, mine, func(c *openCall) string { return claims[c.req.key()].id })
 	column(&t, mine, func(c *openCall) []byte { return c.req.GetRequestHash() })
-	if _, err := u.tx.Exec(ctx, `insert into idempotency (account_id, key, job_id, request_hash)
-		select account, key, job, hash from unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) as x (account, key, job, hash)
+	column(&t, mine, func(c *openCall) []byte { return c.req.GetNamedHash() })
+	if _, err := u.tx.Exec(ctx, `insert into idempotency (account_id, key, job_id, request_hash, named_hash)
+		select account, key, job, hash, named from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[]) as x (account, key, job, hash, named)
 		on conflict do nothing`, t.columns...); err != nil {
 		return nil, fmt.Errorf("claim idempotency keys: %w", err)
 	}
@@ -207,11 +208,11 @@ func (u *unit) writeFreed(b *pgx.Batch) {
 
 // openOne judges one call. What concerns this call alone is its verdict; an
 // error is the group's.
-func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims claimed, uploads map[string]string) error {
+func (s *Service) openOne(ctx context.Context, u *unit, c *openCall, claims claimed, needed files) error {
 	if claims.replay(c) {
 		return nil
 	}
-	if c.err = lacks(c.req.OpenJobRequest, uploads); c.err != nil {
+	if c.err = needed.lacks(c.req.OpenJobRequest); c.err != nil {
 		return nil //nolint:nilerr // the call's verdict, not the group's failure
 	}
 	b := u.balances[c.req.GetAccountId()]
@@ -281,7 +282,7 @@ func (s *Service) accept(u *unit, c *openCall, j *record, cs claimed) error {
 		taken.job = j
 	}
 	u.opened = append(u.opened, j)
-	u.need(j.ID, c.req.GetUploadIds())
+	u.need(j.ID, c.req.OpenJobRequest)
 	u.callBack(j, c.req.GetCallbackUrl())
 	c.resp = opened{job: j}
 	if c.req.turn == 0 {

@@ -24,7 +24,7 @@ func (s *Service) sweep(ctx context.Context) error {
 	tick := time.NewTicker(s.cfg.SweepInterval)
 	defer tick.Stop()
 	for {
-		for _, once := range []func(context.Context) error{s.sweepOnce, s.deleteUploads, s.askAgain, s.expireGrants, s.pollReviews} {
+		for _, once := range []func(context.Context) error{s.sweepOnce, s.deleteUploads, s.releaseSources, s.askAgain, s.expireGrants, s.pollReviews} {
 			if err := once(ctx); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "sweep failed", "error", err.Error())
 			}

@@ -48,6 +48,7 @@ type unit struct {
 	queued   []*record // to wait for their turn
 	unqueued []*record // over before it came
 	needed   []jobUpload
+	sources  []jobSource
 	times    *renderTimes
 	passages []passage              // to be measured once they are committed
 	heard    *timestamppb.Timestamp // when the webhook came whose observation is being applied; nil for others
@@ -194,6 +195,7 @@ func (u *unit) flush(ctx context.Context) (*pgx.Batch, error) {
 	u.writeSpending(b)
 	u.writeQueued(b)
 	u.writeNeeded(b)
+	u.writeSources(b)
 	u.writeHooks(b)
 	if len(u.deferred) > 0 {
 		accounts := map[string]bool{}

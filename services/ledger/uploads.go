@@ -160,8 +160,22 @@ func (g *uploadServer) DropUpload(ctx context.Context, r *ledgerv1.DropUploadReq
 	return &ledgerv1.DropUploadResponse{}, nil
 }
 
-// lockUploads holds the uploads that a group of jobs refers to, so that none is
-// deleted before the jobs are committed, and returns those that can be used.
+// files are those that a group of jobs refers to and that can be used.
+type files struct {
+	uploads map[string]string // their accounts, by id
+	sources map[string]source
+}
+
+// lockFiles holds the files that a group of jobs refers to, so that none is
+// deleted before the jobs are committed.
+func (u *unit) lockFiles(ctx context.Context, group []*openCall) (f files, err error) {
+	if f.uploads, err = u.lockUploads(ctx, group); err != nil {
+		return f, err
+	}
+	f.sources, err = u.lockSources(ctx, group)
+	return f, err
+}
+
 func (u *unit) lockUploads(ctx context.Context, group []*openCall) (map[string]string, error) {
 	var ids []string
 	for _, c := range group {
@@ -183,22 +197,26 @@ func (u *unit) lockUploads(ctx context.Context, group []*openCall) (map[string]s
 	return owners, nil
 }
 
-// lacks is the refusal of a job whose upload is gone; nil when all are there.
-func lacks(r *ledgerv1.OpenJobRequest, owners map[string]string) error {
+// lacks is the refusal of a job of which a file is gone; nil when all are there.
+func (f files) lacks(r *ledgerv1.OpenJobRequest) error {
 	for _, id := range r.GetUploadIds() {
-		if owners[id] != r.GetAccountId() {
+		if f.uploads[id] != r.GetAccountId() {
 			return fault.Invalid(fault.Field{Name: "file_id", Message: "there is no upload " + id + " any more"})
 		}
 	}
-	return nil
+	return lacksSource(r.GetAccountId(), r.GetSourceId(), f.sources)
 }
 
 // jobUpload says that a job needs an upload.
 type jobUpload struct{ job, upload string }
 
-func (u *unit) need(job string, uploads []string) {
-	for _, id := range uploads {
+// need has the files that a job refers to kept while it lives.
+func (u *unit) need(job string, r *ledgerv1.OpenJobRequest) {
+	for _, id := range r.GetUploadIds() {
 		u.needed = append(u.needed, jobUpload{job, id})
+	}
+	if id := r.GetSourceId(); id != "" {
+		u.sources = append(u.sources, jobSource{job, id})
 	}
 }
 

@@ -295,7 +295,11 @@ func story(r *ledgerv1.InspectJobResponse) [][]string {
 	}
 	add(j.GetDeletedAt(), "job", "deleted by its owner")
 	for _, f := range r.GetRemovals() {
-		add(f.GetCreatedAt(), "file", "to be deleted", f.GetKey()+", not reported gone yet")
+		why := ", not reported gone yet"
+		if f.GetAskedAt() == nil {
+			why = ", kept while another video is made of it"
+		}
+		add(f.GetCreatedAt(), "file", "to be deleted", f.GetKey()+why)
 	}
 	add(j.GetRedactedAt(), "job", "prompt, addresses, metadata and words of errors removed")
 	slices.SortStableFunc(all, func(a, b event) int { return cmp.Compare(a.at.AsTime().UnixNano(), b.at.AsTime().UnixNano()) })

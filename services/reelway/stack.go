@@ -215,7 +215,7 @@ func (s *Stack) build(ctx context.Context, h *run.Host, set *Settings) error {
 		return err
 	}
 	authn := auth.New(accounts, time.Now)
-	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Keys: providers.Keys, Model: cat.ProviderModel, OnUncertain: cat.OnUncertain, Tokens: tokens, Files: files, Logger: h.Log, Now: time.Now})
+	disp, err := dispatcher.New(set.Dispatcher, dispatcher.Deps{Bus: b, Jobs: jobs, Providers: providers.Adapters, Keys: providers.Keys, Model: cat.ProviderModel, OnUncertain: cat.OnUncertain, MaxRuntime: cat.MaxRuntime, Tokens: tokens, Files: files, Logger: h.Log, Now: time.Now})
 	if err != nil {
 		return err
 	}

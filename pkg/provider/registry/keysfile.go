@@ -58,8 +58,9 @@ func (s keySpec) id() string {
 // maxRate bounds a rate, in submits a second: it is as good as none.
 const maxRate = 1_000_000
 
-// keyName keeps names to what subjects and labels take.
-var keyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,60}$`)
+// keyName keeps names to what subjects and labels take. With an underscore begins
+// what stands for all keys.
+var keyName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,59}$`)
 
 func (l Limits) check(where string) error {
 	// The rate bounded: the replicas share it as JSON, which knows no .inf or .nan.
@@ -83,7 +84,7 @@ func (s keySpec) check() error {
 		errs = append(errs, errors.New("key, key_file, or access_key with secret_key is needed"))
 	}
 	if !keyName.MatchString(s.Name) {
-		errs = append(errs, errors.New("a name of 1 to 60 of A-Z a-z 0-9 _ - is needed"))
+		errs = append(errs, errors.New("a name of 1 to 60 of A-Z a-z 0-9 _ - is needed, a letter or digit first"))
 	}
 	if s.Version < 0 || s.Weight != nil && (*s.Weight < 1 || *s.Weight > 1000) {
 		errs = append(errs, errors.New("version must be 0 or more, weight 1 to 1000"))

@@ -69,7 +69,7 @@ keys:
 func TestFaultsOfAKeysFile(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"keys: []": "holds no key", "keys: [{name: a}]": "key, key_file, or access_key", "keys: [{name: a b, key: s3cret}]": "a name of",
+		"keys: []": "holds no key", "keys: [{name: a}]": "key, key_file, or access_key", "keys: [{name: a b, key: s3cret}]": "a name of", "keys: [{name: _all, key: s3cret}]": "a name of",
 		"keys: [{name: a, key: s3cret}, {name: a, key: s3cret}]": "there twice", "keys: [{name: a, key: s3cret, weight: 0}]": "weight",
 		"keys: [{name: a, key: s3cret, rate: -1}]": "max_running and rate", "keys: [{name: a, key: s3cret, daily_budget: -1}]": "daily_budget",
 		"keys: [{name: a, key: s3cret, rate: .inf}]": "rate 1000000 at most", "rate: .nan\nkeys: [{name: a, key: s3cret}]": "rate 1000000 at most",

@@ -2,9 +2,8 @@
 // of its webhooks. Source: ai.google.dev (video, webhooks) and @google/genai
 // 2.32.0, read 2026-11.
 //
-// It is a small client on provider.Call: the genai SDK retries by itself and
-// takes no transport that would forbid it, and Gemini knows no key that would
-// tell a repeated create from a new one.
+// It is a small client on provider.Call, which tells whether a request was begun
+// to be sent: Gemini knows no key that would tell a repeated create from a new one.
 //
 // A webhook is always a hint. The token of a per-request one binds no body, and
 // an event is a thin pointer; no event tells of a failure.

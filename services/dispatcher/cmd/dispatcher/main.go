@@ -50,7 +50,7 @@ func main() {
 		}
 		h.OnClose(func() { _ = conn.Close() })
 		s, err := dispatcher.New(*cfg, dispatcher.Deps{Bus: b, Jobs: ledgerv1.NewJobServiceClient(conn), Providers: providers.Adapters, Keys: providers.Keys,
-			Model: cat.ProviderModel, OnUncertain: cat.OnUncertain, Tokens: tokens, Files: files, Logger: h.Log, Now: time.Now})
+			Model: cat.ProviderModel, OnUncertain: cat.OnUncertain, MaxRuntime: cat.MaxRuntime, Tokens: tokens, Files: files, Logger: h.Log, Now: time.Now})
 		if err != nil {
 			return err
 		}

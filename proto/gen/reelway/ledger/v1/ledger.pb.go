@@ -261,7 +261,15 @@ type OpenJobRequest struct {
 	CallbackUrl string `protobuf:"bytes,64,opt,name=callback_url,json=callbackUrl,proto3" json:"callback_url,omitempty"`
 	// The account's uploads that params or plan refer to: each must be there, and
 	// is kept until the job is over.
-	UploadIds     []string `protobuf:"bytes,115,rep,name=upload_ids,json=uploadIds,proto3" json:"upload_ids,omitempty"`
+	UploadIds []string `protobuf:"bytes,115,rep,name=upload_ids,json=uploadIds,proto3" json:"upload_ids,omitempty"`
+	// The account's own video whose file params or plan refer to: it must be there,
+	// and is kept until the job is over. Empty where the provider is told its own
+	// task instead.
+	SourceId string `protobuf:"bytes,136,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	// As request_hash, but with the ids of uploads where that has their content: what
+	// is left to tell the same request by once an upload is gone. Empty where the
+	// request names none.
+	NamedHash     []byte `protobuf:"bytes,137,opt,name=named_hash,json=namedHash,proto3" json:"named_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,6 +423,20 @@ func (x *OpenJobRequest) GetUploadIds() []string {
 	return nil
 }
 
+func (x *OpenJobRequest) GetSourceId() string {
+	if x != nil {
+		return x.SourceId
+	}
+	return ""
+}
+
+func (x *OpenJobRequest) GetNamedHash() []byte {
+	if x != nil {
+		return x.NamedHash
+	}
+	return nil
+}
+
 type OpenJobResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Video *v1.Video              `protobuf:"bytes,1,opt,name=video,proto3" json:"video,omitempty"`
@@ -473,7 +495,9 @@ type ReplayJobRequest struct {
 	AccountId      string                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	// As OpenJobRequest.request_hash.
-	RequestHash   []byte `protobuf:"bytes,3,opt,name=request_hash,json=requestHash,proto3" json:"request_hash,omitempty"`
+	RequestHash []byte `protobuf:"bytes,3,opt,name=request_hash,json=requestHash,proto3" json:"request_hash,omitempty"`
+	// As OpenJobRequest.named_hash; one of the two must be as it was.
+	NamedHash     []byte `protobuf:"bytes,24,opt,name=named_hash,json=namedHash,proto3" json:"named_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -525,6 +549,13 @@ func (x *ReplayJobRequest) GetIdempotencyKey() string {
 func (x *ReplayJobRequest) GetRequestHash() []byte {
 	if x != nil {
 		return x.RequestHash
+	}
+	return nil
+}
+
+func (x *ReplayJobRequest) GetNamedHash() []byte {
+	if x != nil {
+		return x.NamedHash
 	}
 	return nil
 }
@@ -1015,7 +1046,10 @@ type BeginAttemptRequest struct {
 	// The caller's own word for this call, drawn by chance; 0: none. Asked again with
 	// the same one, by a caller that had no answer and so has sent nothing, the ledger
 	// grants the attempt that it granted already.
-	Nonce         uint64 `protobuf:"fixed64,39,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Nonce uint64 `protobuf:"fixed64,39,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The longest time without a verdict that a task of the model is given, where it
+	// is longer than the ledger's own; at most 7 days.
+	MaxRuntimeMs  int64 `protobuf:"varint,40,opt,name=max_runtime_ms,json=maxRuntimeMs,proto3" json:"max_runtime_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1109,6 +1143,13 @@ func (x *BeginAttemptRequest) GetRestingKeys() []string {
 func (x *BeginAttemptRequest) GetNonce() uint64 {
 	if x != nil {
 		return x.Nonce
+	}
+	return 0
+}
+
+func (x *BeginAttemptRequest) GetMaxRuntimeMs() int64 {
+	if x != nil {
+		return x.MaxRuntimeMs
 	}
 	return 0
 }
@@ -4241,7 +4282,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04Plan\x12:\n" +
 	"\x06routes\x18\x01 \x03(\v2\x18.reelway.ledger.v1.RouteB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06routes\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12,\n" +
-	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\xe4\x06\n" +
+	"\x12fallback_on_policy\x18\x03 \x01(\bR\x10fallbackOnPolicy\"\xac\a\n" +
 	"\x0eOpenJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1c\n" +
@@ -4264,18 +4305,23 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04plan\x18  \x01(\v2\x17.reelway.ledger.v1.PlanR\x04plan\x12+\n" +
 	"\fcallback_url\x18@ \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vcallbackUrl\x12'\n" +
 	"\n" +
-	"upload_ids\x18s \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\bR\tuploadIds\x1a;\n" +
+	"upload_ids\x18s \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\bR\tuploadIds\x12&\n" +
+	"\tsource_id\x18\x88\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\bsourceId\x12\x1e\n" +
+	"\n" +
+	"named_hash\x18\x89\x01 \x01(\fR\tnamedHash\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
 	"\x0fOpenJobResponse\x12-\n" +
 	"\x05video\x18\x01 \x01(\v2\x17.reelway.video.v1.VideoR\x05video\x12\x1a\n" +
-	"\breplayed\x18\x02 \x01(\bR\breplayed\"\x98\x01\n" +
+	"\breplayed\x18\x02 \x01(\bR\breplayed\"\xb7\x01\n" +
 	"\x10ReplayJobRequest\x12&\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x120\n" +
 	"\x0fidempotency_key\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x0eidempotencyKey\x12*\n" +
-	"\frequest_hash\x18\x03 \x01(\fB\a\xbaH\x04z\x02\x10\x01R\vrequestHash\"B\n" +
+	"\frequest_hash\x18\x03 \x01(\fB\a\xbaH\x04z\x02\x10\x01R\vrequestHash\x12\x1d\n" +
+	"\n" +
+	"named_hash\x18\x18 \x01(\fR\tnamedHash\"B\n" +
 	"\x11ReplayJobResponse\x12-\n" +
 	"\x05video\x18\x01 \x01(\v2\x17.reelway.video.v1.VideoR\x05video\"N\n" +
 	"\rGetJobRequest\x12\x1e\n" +
@@ -4305,7 +4351,7 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\taccountId\x12\x1e\n" +
 	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\"\x13\n" +
-	"\x11DeleteJobResponse\"\x80\x04\n" +
+	"\x11DeleteJobResponse\"\xb5\x04\n" +
 	"\x13BeginAttemptRequest\x12\x1e\n" +
 	"\x06job_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05jobId\x12#\n" +
 	"\bprovider\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bprovider\x129\n" +
@@ -4316,7 +4362,9 @@ const file_reelway_ledger_v1_ledger_proto_rawDesc = "" +
 	"\rclosed_models\x18\x1a \x03(\tR\fclosedModels\x12+\n" +
 	"\x11unavailable_model\x18% \x01(\tR\x10unavailableModel\x12!\n" +
 	"\fresting_keys\x18& \x03(\tR\vrestingKeys\x12\x14\n" +
-	"\x05nonce\x18' \x01(\x06R\x05nonce\x1aD\n" +
+	"\x05nonce\x18' \x01(\x06R\x05nonce\x123\n" +
+	"\x0emax_runtime_ms\x18( \x01(\x03B\r\xbaH\n" +
+	"\"\b\x18\x80\x88\xb2\xa0\x02(\x00R\fmaxRuntimeMs\x1aD\n" +
 	"\x16MaxRunningByModelEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xba\x02\n" +
