@@ -82,7 +82,8 @@ func TestAlertsOfProviders(t *testing.T) {
 	if err := os.WriteFile(models, []byte("[]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := setup(t, "REELWAY_BREAKER_FAILURES=2", "REELWAY_BREAKER_COOLDOWN=1h", "REELWAY_MODELS_FILES="+models, "REELWAY_MODELS_EVERY=100ms", "REELWAY_MAX_ATTEMPTS=2")
+	s := setup(t, "REELWAY_BREAKER_FAILURES=2", "REELWAY_BREAKER_COOLDOWN=1h", "REELWAY_MODELS_FILES="+models, "REELWAY_MODELS_EVERY=100ms", "REELWAY_MAX_ATTEMPTS=2",
+		"REELWAY_RUNWAY_URL=SIM/runway", "REELWAY_RUNWAY_KEY=simulated", "REELWAY_LUMA_URL=SIM/luma", "REELWAY_LUMA_AGENTS_URL=SIM/luma", "REELWAY_LUMA_KEY=simulated")
 
 	// Lost webhooks: the watchdog's polls tell the verdicts.
 	for range 4 {
@@ -118,6 +119,10 @@ func TestAlertsOfProviders(t *testing.T) {
 	s.harm("kling", "bad_key", `,"for":"10m"`)
 	s.order("kling-v2-6", "x")
 	s.moves("ReelwayProviderKeyRefused", func() bool { return s.metric("reelway_dispatcher_key_benched", "provider", "kling") == 1 })
+	s.order("gen-4.5", "x [fault:daily_limit]")
+	s.moves("ReelwayProviderKeyRefused, at the limit of a day", func() bool { return s.metric("reelway_dispatcher_key_benched", "provider", "runway") == 1 })
+	s.order("ray-3.2", "x [fault:budget_exhausted]")
+	s.moves("ReelwayProviderKeyRefused, by a render's end", func() bool { return s.metric("reelway_dispatcher_key_benched", "provider", "luma") == 1 })
 }
 
 // The runbooks of the bus, the books and the doors were tried: each fault moves

@@ -1,6 +1,6 @@
 // Package provider is the small contract between Reelway and one provider of
-// video models. An adapter translates; it keeps no state, retries nothing and
-// moves no money. Each adapter lives in a folder of its own.
+// video models. An adapter translates; it keeps no state, repeats no task that may
+// exist and moves no money. Each adapter lives in a folder of its own.
 package provider
 
 import (
@@ -59,6 +59,8 @@ type Report struct {
 	Progress  int    // 0–100, or -1 when the provider gives none
 	ResultURL string // set with Succeeded
 	Err       *fault.Error
+	// Cause is set, with Failed, when it is for an operator to act.
+	Cause Cause
 	// Canceled says that a task that Failed was canceled, by whomever.
 	Canceled bool
 	// UnknownWord is a status word that the adapter does not know.
@@ -70,9 +72,10 @@ type Report struct {
 
 // Adapter talks to one provider.
 //
-// Submit sends the task once and returns the provider's task id. Its errors are
-// classed at this edge: a *RefusedError was surely not accepted; every other
-// error means that the outcome is unknown. Poll asks for the state of a task;
+// Submit sends the task once and returns the provider's task id; one that was
+// surely refused for its callback address alone may go once more without. Its
+// errors are classed at this edge: a *RefusedError was surely not accepted; every
+// other error means that the outcome is unknown. Poll asks for the state of a task;
 // its errors never say anything about the task. Both honour ctx.
 type Adapter interface {
 	Submit(ctx context.Context, t Task) (taskID string, err error)
@@ -115,7 +118,13 @@ const (
 	// NoAccess is a model, a region or an address that is not open to the
 	// account; other models may go on.
 	NoAccess Cause = "no_access"
+	// NoQuota is a quota of one model that is used up, such as a day's: other
+	// models may go on, and this one again in time, or by a larger quota.
+	NoQuota Cause = "no_quota"
 )
+
+// OfModel reports whether a cause is of one model, and not of the whole account.
+func (c Cause) OfModel() bool { return c == NoAccess || c == NoQuota }
 
 // RefusedError says that a submission was surely not accepted. Fault tells why;
 // Fault.Retryable tells whether another attempt may be made, after

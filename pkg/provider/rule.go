@@ -49,7 +49,7 @@ func (r Rule) Refuse(provider, code, detail string, after time.Duration) *Refuse
 func (r Rule) Fail(provider, taskID, code, detail string) Report {
 	f := r.Fault(provider, code, detail)
 	f.Retryable = false // a verdict is final; another try is another task
-	return Report{TaskID: taskID, State: Failed, Progress: -1, Err: f, Canceled: canceledCodes[strings.ToLower(code)]}
+	return Report{TaskID: taskID, State: Failed, Progress: -1, Err: f, Cause: r.Cause, Canceled: canceledCodes[strings.ToLower(code)]}
 }
 
 // canceledCodes are the codes of tasks that ended by a cancel, as providers

@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"cmp"
 	"context"
 	"time"
 )
@@ -133,13 +134,14 @@ func (t *Traffic) breaker(ctx context.Context, provider, model string, fn func(*
 }
 
 // Bench lets a key rest whose account a provider refuses, for one model or, with an
-// empty one, for all.
-func (t *Traffic) Bench(ctx context.Context, provider, key, model, reason string) {
+// empty one, for all; for as long as the provider says, and for Config.Bench when
+// that is 0.
+func (t *Traffic) Bench(ctx context.Context, provider, key, model, reason string, rest time.Duration) {
 	now := t.now()
 	fresh := false
 	_ = t.bench(ctx, provider, key, model, func(b *Bench) bool {
 		fresh = b.Reason == ""
-		b.Until, b.Reason = now.Add(t.cfg.Bench), reason
+		b.Until, b.Reason = now.Add(cmp.Or(rest, t.cfg.Bench)), reason
 		return true
 	})
 	if fresh {

@@ -216,7 +216,7 @@ func TestABenchedKeyRestsEverywhere(t *testing.T) {
 	t.Parallel()
 	c := newClock()
 	a, b := replicas(t, c)
-	a.Bench(t.Context(), "p", "k", "", "refused")
+	a.Bench(t.Context(), "p", "k", "", "refused", 0)
 	eventually(t, "both know", func() bool { return a.Benched("p", "k", "m") && b.Benched("p", "k", "") })
 	if a.Try(t.Context(), "p", "k", "m") || !a.Try(t.Context(), "p", "other", "m") {
 		t.Error("the benched key is tried, or another is not")
@@ -233,7 +233,7 @@ func TestABenchedKeyRestsEverywhere(t *testing.T) {
 	}
 	b.Unbench(t.Context(), "p", "k", "m")
 	// Where one model is closed to it the others go on.
-	a.Bench(t.Context(), "p", "closed", "m-1.0", "not for this account")
+	a.Bench(t.Context(), "p", "closed", "m-1.0", "not for this account", 0)
 	eventually(t, "both know", func() bool { return a.Benched("p", "closed", "m-1.0") && b.Benched("p", "closed", "m-1.0") })
 	if b.Benched("p", "closed", "m-1_0") || b.Benched("p", "closed", "") || !b.Try(t.Context(), "p", "closed", "other") || b.Try(t.Context(), "p", "closed", "m-1.0") {
 		t.Error("another model is closed, or that one is not")
@@ -241,6 +241,17 @@ func TestABenchedKeyRestsEverywhere(t *testing.T) {
 	eventually(t, "it plays again", func() bool { return a.Try(t.Context(), "p", "k", "m") })
 	if !a.Try(t.Context(), "p", "k", "m") {
 		t.Error("a key that plays again is tried once only")
+	}
+	// A provider that says how long is taken by its word.
+	a.Bench(t.Context(), "p", "tired", "m", "its day is over", time.Hour)
+	eventually(t, "both know", func() bool { return a.Benched("p", "tired", "m") && b.Benched("p", "tired", "m") })
+	c.pass(59 * time.Minute)
+	if b.Try(t.Context(), "p", "tired", "m") {
+		t.Error("tried before the provider's time")
+	}
+	c.pass(time.Minute)
+	if !b.Try(t.Context(), "p", "tired", "m") {
+		t.Error("not tried at the provider's time")
 	}
 }
 

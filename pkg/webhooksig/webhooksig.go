@@ -1,6 +1,7 @@
 // Package webhooksig verifies the signatures of callbacks over their raw
 // bytes: Standard Webhooks (HMAC-SHA256), Ed25519 with a JWKS in two forms, a JWT
-// of RSA keys, and a bare HMAC-SHA256. All comparisons are constant-time.
+// of RSA keys, a bare HMAC-SHA256, and what is described as a Scheme. All
+// comparisons are constant-time.
 package webhooksig
 
 import (

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"reelway.dev/pkg/bus"
+	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/registry"
 	"reelway.dev/pkg/traffic"
@@ -219,6 +220,15 @@ func (d *desk) lastKey(id, model string) bool {
 	return !slices.ContainsFunc(d.ring.Keys(), func(k *registry.Key) bool {
 		return k.ID != id && !k.Retiring && !d.traffic.Benched(d.name, k.ID, model)
 	})
+}
+
+// bench lets a key rest whose account the provider refuses: for one model where the
+// cause is that model's, and the others go on.
+func (d *desk) bench(ctx context.Context, keyID, model string, c provider.Cause, f *fault.Error) {
+	if !c.OfModel() {
+		model = ""
+	}
+	d.traffic.Bench(ctx, d.name, keyID, model, f.Message, f.RetryAfter)
 }
 
 // slow has a key's model slow down, to be as fast as its settings allow again

@@ -26,14 +26,14 @@ func TestAModelWithoutAKeyHoldsNobodyUp(t *testing.T) {
 		return no
 	}
 	key := ring.Keys()[0].ID
-	x.Bench(t.Context(), "acme", key, "closed", "not for this account")
+	x.Bench(t.Context(), "acme", key, "closed", "not for this account", 0)
 	if no := pass("closed"); no == nil || no.why != "no_key" || no.all || !no.away {
 		t.Errorf("a model that is closed to the key: %+v", no)
 	}
 	if no := pass("open"); no != nil {
 		t.Errorf("another model: %+v", no)
 	}
-	x.Bench(t.Context(), "acme", key, "", "no balance")
+	x.Bench(t.Context(), "acme", key, "", "no balance", 0)
 	if no := pass("closed"); no == nil || !no.all {
 		t.Errorf("a key that rests: %+v", no)
 	}

@@ -43,7 +43,7 @@ func newMetrics() (metrics, error) {
 func (m metrics) watch(s *Service) error {
 	meter := otel.Meter("reelway.dev/services/dispatcher")
 	circuit, err1 := meter.Int64ObservableGauge("reelway.dispatcher.circuit", metric.WithDescription("circuit by provider and model: 0 closed, 1 half-open, 2 open"))
-	benched, err2 := meter.Int64ObservableGauge("reelway.dispatcher.key.benched", metric.WithDescription("1 while a key of a provider rests because its account is refused"))
+	benched, err2 := meter.Int64ObservableGauge("reelway.dispatcher.key.benched", metric.WithDescription("1 while a key of a provider rests, for all models or for some, because its account is refused"))
 	allowed, err3 := meter.Float64ObservableGauge("reelway.dispatcher.rate", metric.WithUnit("{submit}/s"), metric.WithDescription("rate that is left to a provider's key and model after it was told to slow down"))
 	health, err4 := meter.Float64ObservableGauge("reelway.dispatcher.health", metric.WithUnit("1"), metric.WithDescription("share of a provider's and model's submits of the last ten minutes that got a proper answer"))
 	answer, err5 := meter.Float64ObservableGauge("reelway.dispatcher.answer", metric.WithUnit("s"), metric.WithDescription("mean time of a provider's and model's proper answers to the submits of the last ten minutes"))
@@ -58,10 +58,14 @@ func (m metrics) watch(s *Service) error {
 		for _, b := range st.Breakers() {
 			o.ObserveInt64(circuit, map[string]int64{traffic.HalfOpen: 1, traffic.Open: 2}[b.At(now)], labels(b.Provider, "model", b.Model))
 		}
+		rest := map[[2]string]bool{}
+		for _, b := range st.Benches(now) {
+			rest[[2]string{b.Provider, b.Key}] = true
+		}
 		for name, d := range s.desks {
 			for _, k := range d.ring.Keys() {
 				rests := int64(0)
-				if s.traffic.Benched(name, k.ID, "") {
+				if rest[[2]string{name, k.ID}] {
 					rests = 1
 				}
 				o.ObserveInt64(benched, rests, labels(name, "key", k.ID))

@@ -213,14 +213,10 @@ func (s *Service) refusal(ctx context.Context, d *desk, key, model string, probe
 		d.traffic.Outcome(ctx, d.name, model, probe, took, "")
 	case r.Cause != "" && f.Code == fault.ProviderUnavailable && !f.Retryable:
 		// Our account there is refused, not the job: it may go with another key,
-		// or when an operator has seen to it. Where that is for want of access, other
-		// models go on by the same key.
-		closed := ""
-		if r.Cause == provider.NoAccess {
-			closed = model
-		}
-		d.traffic.Bench(ctx, d.name, key, closed, f.Message)
-		o.GetRefused().Retry = true
+		// or when an operator has seen to it. The wait that the provider asks for is
+		// the key's, and not the job's.
+		d.bench(ctx, key, model, r.Cause, f)
+		o.GetRefused().Retry, o.GetRefused().RetryAfterMs = true, 0
 		switch {
 		case probe:
 			d.traffic.Outcome(ctx, d.name, model, true, took, f.Message)

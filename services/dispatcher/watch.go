@@ -149,6 +149,16 @@ func (s *Service) later(ctx context.Context, m *eventv1.PollAttempt, a *ledgerv1
 	return s.d.Bus.SchedulePoll(ctx, m, s.d.Now().Add(jitter(after.Delay)))
 }
 
+// blamed raises the alarm of a refused submit for a task that failed because our
+// account was refused: the key that had it rests.
+func (s *Service) blamed(ctx context.Context, a *ledgerv1.GetAttemptResponse, r provider.Report) {
+	d := s.desks[a.GetProvider()]
+	key := d.ring.Key(a.GetKeyId()) // there: the poll went by it
+	s.d.Logger.ErrorContext(ctx, "task failed for what an operator has to mend", "job_id", a.GetJobId(), "provider", a.GetProvider(), "key_id", key.ID,
+		"provider_code", r.Err.ProviderCode, "cause", r.Cause)
+	d.bench(ctx, key.ID, a.GetParams().GetModel(), r.Cause, r.Err)
+}
+
 func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	g := s.gates[m.GetProvider()]
 	if g == nil {
@@ -215,6 +225,9 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 		if r.UnknownWord != "" {
 			s.m.unknownWord(ctx, seen.Provider)
 			s.d.Logger.ErrorContext(ctx, "unknown status word", "provider", m.GetProvider(), "job_id", m.GetJobId(), "word", r.UnknownWord)
+		}
+		if r.State == provider.Failed && r.Cause != "" {
+			s.blamed(ctx, a, r)
 		}
 		if r.State == provider.Succeeded || r.State == provider.Failed || r.Progress > 0 {
 			if perr := s.publish(ctx, provider.Observe(r, seen)); perr != nil {

@@ -82,7 +82,28 @@ func (x attempts) BeginAttempt(context.Context, *ledgerv1.BeginAttemptRequest, .
 type bench struct {
 	bus  *bus.Bus
 	seen chan *eventv1.Observation
+	logs *lines
 }
+
+// lines is a log to read again.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lines) count(words string) int { return strings.Count(l.String(), words) }
 
 // unsigned is a bucket that cannot sign.
 type unsigned struct{}
@@ -108,13 +129,14 @@ func setupWith(t *testing.T, adapter provider.Adapter, ledger ledgerv1.JobServic
 	if a.Params == nil {
 		a.Params = &videov1.VideoParams{Model: "m"}
 	}
+	logs := &lines{}
 	s, err := dispatcher.New(dispatcher.Config{SubmitTimeout: time.Second, PollInterval: 20 * time.Millisecond, MaxRuntime: time.Hour, Concurrency: 2, Rate: 1000},
 		dispatcher.Deps{Bus: b, Jobs: ledger, Providers: map[string]provider.Adapter{"acme": adapter}, Model: func(*videov1.VideoParams) (string, error) { return "m", nil },
-			Tokens: tokens, Files: unsigned{}, MaxRuntime: func(model string) time.Duration { return map[string]time.Duration{"slow": 10 * time.Hour}[model] }, Logger: slog.New(slog.DiscardHandler), Now: time.Now, OnUncertain: func(model string) string { return map[string]string{"m": policy}[model] }})
+			Tokens: tokens, Files: unsigned{}, MaxRuntime: func(model string) time.Duration { return map[string]time.Duration{"slow": 10 * time.Hour}[model] }, Logger: slog.New(slog.NewTextHandler(logs, nil)), Now: time.Now, OnUncertain: func(model string) string { return map[string]string{"m": policy}[model] }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &bench{bus: b, seen: make(chan *eventv1.Observation, 64)}
+	x := &bench{bus: b, seen: make(chan *eventv1.Observation, 64), logs: logs}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for _, c := range s.Components() {
@@ -535,6 +557,67 @@ func TestCommandsOfTheVersionBeforeAreRead(t *testing.T) {
 	x.send(t, "jobs.submit.acme", &eventv1.SubmitJob{JobId: "video_1", Provider: "acme", Model: "m"})
 	if o := x.next(t); o.GetAccepted().GetProviderTaskId() != "t1" {
 		t.Errorf("%v", o)
+	}
+}
+
+// spent has used up a day's quota of the model "m", for an hour yet.
+type spent struct{ *plain }
+
+func (spent) Submit(_ context.Context, t provider.Task) (string, error) {
+	if strings.HasSuffix(t.JobID, "_m") {
+		return "", provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoQuota, Meaning: "the day is over"}.Refuse("acme", "429", "", time.Hour)
+	}
+	return "t1", nil
+}
+
+// named grants each job an attempt of its own model; none has another route.
+type named struct{ attempts }
+
+func (named) BeginAttempt(_ context.Context, r *ledgerv1.BeginAttemptRequest, _ ...grpc.CallOption) (*ledgerv1.BeginAttemptResponse, error) {
+	_, model, _ := strings.Cut(r.GetJobId(), "_")
+	return &ledgerv1.BeginAttemptResponse{Granted: r.GetUnavailableModel() == "", Full: r.GetUnavailableModel() != "", JobId: r.GetJobId(), AttemptId: r.GetJobId(), Params: &videov1.VideoParams{Model: model}}, nil
+}
+
+// A model whose quota is used up rests, and its job may go elsewhere at once: the
+// wait is the key's. Any number of its jobs is in no other model's way.
+func TestASpentQuotaStopsNoOtherModel(t *testing.T) {
+	t.Parallel()
+	a := &ledgerv1.GetAttemptResponse{}
+	x := setupWith(t, spent{&plain{}}, named{attempts{a: a}}, a, "")
+	submit := func(job, model string) {
+		msg, err := bus.NewMessage(bus.SubmitSubject("acme", model), job, &eventv1.SubmitJob{JobId: job, Provider: "acme", Model: model})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.bus.Publish(t.Context(), msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	submit("video1_m", "m")
+	if o := x.next(t).GetRefused(); !o.GetRetry() || o.GetRetryAfterMs() != 0 {
+		t.Errorf("%v", o)
+	}
+	for i := range 20 { // ten for each worker
+		submit(fmt.Sprintf("late%d_m", i), "m")
+	}
+	submit("video2_open", "open")
+	if o := x.next(t); o.GetAccepted().GetProviderTaskId() != "t1" || o.GetJobId() != "video2_open" {
+		t.Errorf("%v", o)
+	}
+}
+
+// A task that fails for what an operator has to mend benches the key that had it.
+func TestAVerdictThatBlamesOurAccount(t *testing.T) {
+	t.Parallel()
+	verdict := provider.Rule{Code: fault.ProviderRejected, Cause: provider.NoBalance, Meaning: "our credit ran out"}.Fail("acme", "t1", "budget_exhausted", "")
+	p := &plain{answer: func(int) (provider.Report, error) { return verdict, nil }}
+	x := setup(t, choosy{p, &atomic.Int64{}, 0}, &ledgerv1.GetAttemptResponse{State: "accepted", ProviderTaskId: "t1", AgeMs: 1000}, "")
+	x.poll(t, &eventv1.PollAttempt{})
+	if o := x.next(t); o.GetFailed().GetError().GetProviderCode() != "budget_exhausted" {
+		t.Errorf("%v", o)
+	}
+	if x.logs.count("task failed for what an operator has to mend") != 1 || x.logs.count("key benched") != 1 || x.logs.count("cause=no_balance") != 1 {
+		t.Errorf("the log: %s", x.logs)
 	}
 }
 

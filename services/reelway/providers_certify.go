@@ -20,7 +20,6 @@ import (
 	"reelway.dev/pkg/provider/providertest"
 	"reelway.dev/pkg/provider/registry"
 	"reelway.dev/pkg/run"
-	"reelway.dev/pkg/webhooksig"
 	"reelway.dev/services/simulator"
 )
 
@@ -214,21 +213,36 @@ func (c *certifyCmd) described(s declared.Spec, home string, sims simulator.Conf
 		}
 	}
 	h.Task.Model = first(c.Model, h.Task.Model, "model")
-	var keys [][]byte
-	if s.Webhook != nil {
-		h.Webhooks = providertest.Hints
-		if s.Webhook.Signature == "standard" && secret != "" {
-			k, err := webhooksig.StandardKey(secret)
-			if err != nil {
-				return h, err
-			}
-			keys, h.Webhooks = [][]byte{k}, providertest.Signed
-		}
+	keys, err := c.signed(&h, s.Webhook, secret)
+	if err != nil {
+		return h, err
 	}
 	h.New = func(baseURL string) provider.Adapter {
 		return declared.New(s, provider.Account{BaseURL: baseURL, APIKey: key, Client: &http.Client{Transport: &http.Transport{}}, Now: time.Now}, keys)
 	}
 	return h, nil
+}
+
+// signed says what the callbacks of a description are worth, and what they are
+// verified with. Our simulator signs by Standard Webhooks alone: what it sends is
+// signed anew where the description says otherwise.
+func (c *certifyCmd) signed(h *providertest.Harness, w *declared.Webhook, secret string) (keys [][]byte, err error) {
+	if w == nil {
+		return nil, nil
+	}
+	h.Webhooks = providertest.Hints
+	scheme, own := w.Scheme()
+	if own && c.BaseURL == "" {
+		return h.SignAs(scheme), nil
+	}
+	if keys, err = w.Keys(secret); err != nil || len(keys) == 0 {
+		return nil, err
+	}
+	h.Webhooks = providertest.Signed
+	if own {
+		h.Describe(scheme)
+	}
+	return keys, nil
 }
 
 // keyFile reads a secret from its file; no file is no secret.

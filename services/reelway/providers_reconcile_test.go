@@ -166,6 +166,18 @@ func TestAdaptersAreCertified(t *testing.T) {
 		t.Errorf("%d, %s, %s", code, stdout, stderr)
 	}
 
+	// Signatures of the description's own, with keys of the test's: no secret is read.
+	for _, webhook := range []string{
+		`{signature: hmac-sha256, secret_file: /nowhere, header: X-Hub, prefix: "sha256="}`,
+		`{signature: ed25519, header: X-Sig, timestamp_header: X-Time, public_keys: ["` + strings.Repeat("00", 32) + `"]}`,
+	} {
+		own := filepath.Join(t.TempDir(), "own.yaml")
+		if err := os.WriteFile(own, []byte(strings.Replace(string(data), "{signature: standard}", webhook, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sh.table([]string{"providers", "test", own, "--only", "replicate"}, "passed   webhooks", "passed   forged and garbled webhooks", "17 passed, 0 failed, 2 skipped")
+	}
+
 	// A server that is no stand-in: what needs its back doors is skipped.
 	code, stdout, stderr = sh.run("providers", "test", described, "--only", "runway", "--base-url", "http://127.0.0.1:1")
 	if code != 0 || !strings.Contains(stdout, "needs a stand-in") || !strings.Contains(stdout, "passed   nobody listens") || !strings.Contains(stdout, "1 passed, 0 failed, 18 skipped") {

@@ -178,6 +178,31 @@ func TestMiniMax(t *testing.T) {
 	}
 }
 
+// An address that MiniMax cannot test costs the callbacks, and not the tasks.
+func TestMiniMaxWithoutAWayToUs(t *testing.T) {
+	t.Parallel()
+	dead := httptest.NewServer(http.NotFoundHandler())
+	dead.Close()
+	for _, model := range []string{"MiniMax-Hailuo-2.3", "MiniMax-H3"} { // v1 and v2
+		for door, prompt := range map[string]string{dead.URL: "a closed door, for " + model, "http://door.example": "[fault:challenge_fails] for " + model} {
+			h := simulate(t, minimax.Name)
+			a := minimax.New(minimax.Config{Account: account(t, h.BaseURL), Logger: slog.New(slog.DiscardHandler)})
+			task := provider.Task{JobID: "video_1", AttemptID: "attempt_1", Model: model, Prompt: prompt, Duration: 6, Resolution: "768p", CallbackURL: door + "/v1/callbacks/minimax/video_1?attempt=attempt_1"}
+			taskID, err := a.Submit(t.Context(), task)
+			if err != nil {
+				t.Fatalf("%s: %v", prompt, err)
+			}
+			if tasks := h.Simulator.Tasks(t, prompt); len(tasks) != 1 || tasks[0].ID != taskID {
+				t.Errorf("%s: the tasks %v were accepted", prompt, tasks)
+			}
+			h.Simulator.Move(t, taskID, "succeeded")
+			if r, err := a.Poll(t.Context(), taskID, task); err != nil || r.State != provider.Succeeded {
+				t.Errorf("%s: %+v %v", prompt, r, err)
+			}
+		}
+	}
+}
+
 func TestVeo(t *testing.T) {
 	t.Parallel()
 	h := simulate(t, veo.Name)
@@ -193,6 +218,35 @@ func TestOpenAI(t *testing.T) {
 		return openai.New(openai.Config{Account: account(t, url), WebhookKeys: hookKeys(t), CallbackField: "callback_url"})
 	}
 	providertest.Run(t, h)
+}
+
+// A described signature is proof, of each kind, and nothing else is.
+func TestDeclaredSignatures(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../../pkg/provider/declared/testdata/providers.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs, err := declared.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := ""
+	for name, w := range map[string]declared.Webhook{
+		"body":       {Signature: "hmac-sha256", Header: "X-Hub", Prefix: "sha256="},
+		"dated":      {Signature: "hmac-sha512", Header: "X-Acme-Signature", Encoding: "base64", TimestampHeader: "X-Acme-Time"},
+		"asymmetric": {Signature: "ed25519", Header: "X-Signature-Ed25519", TimestampHeader: "X-Signature-Timestamp", Separator: &none, Tolerance: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, s := simulate(t, "replicate"), specs[0]
+			s.Webhook = &w
+			scheme, _ := w.Scheme()
+			keys := h.SignAs(scheme)
+			h.New = func(url string) provider.Adapter { return declared.New(s, account(t, url), keys) }
+			providertest.Run(t, h)
+		})
+	}
 }
 
 // Providers that are described and not programmed pass the same suite.

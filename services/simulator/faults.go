@@ -12,7 +12,8 @@ import (
 //
 //	before a task exists:  hang, reset_before_accept, rate_limit,
 //	                       rate_limit_bare (no Retry-After), error500, policy,
-//	                       no_balance
+//	                       no_balance, challenge_fails (MiniMax's),
+//	                       daily_limit (Runway's)
 //	when it exists:        reset_after_accept, hang_after_accept, garbage,
 //	                       huge_body, endless_body, redirect,
 //	                       webhook_before_response
@@ -20,17 +21,17 @@ import (
 //	                       unknown_word, empty_result, expired_result
 //	of its webhooks:       webhook_never, webhook_twice, webhook_out_of_order,
 //	                       webhook_bad_signature, webhook_garbage
-//	of the render:         fail_halfway
+//	of the render:         fail_halfway, budget_exhausted (Luma's)
 //
 // and by POST /admin/faults alone, for every call of a provider, submit or read:
 //
 //	outage (a bare 503), throttled (429 with Retry-After), bad_key
 var (
-	callWords = []string{"hang", "reset_before_accept", "rate_limit", "rate_limit_bare", "error500", "policy", "no_balance",
+	callWords = []string{"hang", "reset_before_accept", "rate_limit", "rate_limit_bare", "error500", "policy", "no_balance", "challenge_fails", "daily_limit",
 		"reset_after_accept", "hang_after_accept", "garbage", "huge_body", "endless_body", "redirect", "garbage_poll", "rate_limit_poll", "error500_poll"}
 	// taskWords stay with a task from its submit on.
 	taskWords = []string{"webhook_before_response", "unknown_word", "empty_result", "expired_result", "webhook_never", "webhook_twice",
-		"webhook_out_of_order", "webhook_bad_signature", "webhook_garbage", "fail_halfway"}
+		"webhook_out_of_order", "webhook_bad_signature", "webhook_garbage", "fail_halfway", "budget_exhausted"}
 	providerWords = []string{"outage", "throttled", "bad_key"}
 )
 

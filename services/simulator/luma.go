@@ -99,8 +99,11 @@ func (t *Task) generation(host string) map[string]any {
 	}
 	if t.kind == "agents" && t.State == "failed" {
 		m["failure_code"] = "generation_failed"
-		if t.policy {
+		switch {
+		case t.policy:
 			m["failure_code"] = "content_moderated"
+		case t.faults["budget_exhausted"] > 0:
+			m["failure_code"] = "budget_exhausted"
 		}
 	}
 	switch {

@@ -76,6 +76,9 @@ func challenge(s *Service, t *Task) *refused {
 		return nil
 	}
 	shut := &refused{invalid, "invalid params, fail to check callback url"}
+	if s.take(t.Provider, t.faults, "challenge_fails") {
+		return shut
+	}
 	raw := make([]byte, 16)
 	_, _ = rand.Read(raw) // never fails (crypto/rand since Go 1.24)
 	word := hex.EncodeToString(raw)

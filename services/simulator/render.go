@@ -87,7 +87,7 @@ func (s *Service) render(t *Task, host string) {
 
 // outcome is where a task that would end in state ends, for its faults.
 func (t *Task) outcome(state string) string {
-	if state == "succeeded" && (t.policy || t.faults["fail_halfway"] > 0) {
+	if state == "succeeded" && (t.policy || t.faults["fail_halfway"]+t.faults["budget_exhausted"] > 0) {
 		return "failed"
 	}
 	return state

@@ -12,7 +12,7 @@ import (
 func runway() *dialect {
 	submit := submits(http.StatusOK, runwayRead, runwayCreated)
 	return &dialect{
-		name: "runway", policyLate: true,
+		name: "runway", policyLate: true, admit: withinTheDay,
 		key: bearer, own: simulatedKey,
 		refuse: func(k refusal, detail string) (int, any) {
 			status := map[refusal]int{unauthorized: 401, noBalance: 400, invalid: 400, notFound: 404, rateLimited: 429, broken: 502}[k]
@@ -32,6 +32,15 @@ func runway() *dialect {
 			})},
 		},
 	}
+}
+
+// withinTheDay refuses a task beyond the limit of a day, as Runway does: with the
+// status of any slow-down, and words of its own.
+func withinTheDay(s *Service, t *Task) *refused {
+	if s.take(t.Provider, t.faults, "daily_limit") {
+		return &refused{rateLimited, "Your daily task limit has been reached."}
+	}
+	return nil
 }
 
 func runwayCreated(t Task, _ string) any {

@@ -27,7 +27,7 @@ type core struct {
 // New returns an adapter for a description that Parse has read. It is a
 // provider.Canceler and a provider.WebhookParser only where the description
 // says so. account's base URL, when it has one, wins over the description's;
-// keys are the decoded webhook secrets.
+// keys are those of Webhook.Keys.
 func New(s Spec, account provider.Account, keys [][]byte) provider.Adapter {
 	if account.BaseURL == "" {
 		account.BaseURL = s.BaseURL
@@ -240,8 +240,8 @@ type parser struct {
 // ParseWebhook implements provider.WebhookParser. Without a key a callback is a
 // hint, whatever the description says.
 func (p parser) ParseWebhook(_ context.Context, h http.Header, body []byte, now time.Time) (provider.Report, error) {
-	signed := p.c.spec.Webhook.Signature == "standard" && len(p.keys) > 0
-	if signed && webhooksig.Standard(p.keys, h, body, now) != nil {
+	signed := p.c.spec.Webhook.Signature != unsigned && len(p.keys) > 0
+	if signed && p.verify(h, body, now) != nil {
 		return provider.Report{}, provider.ErrBadSignature
 	}
 	doc, err := decode(body)
@@ -254,4 +254,11 @@ func (p parser) ParseWebhook(_ context.Context, h http.Header, body []byte, now 
 	}
 	r.Hint = !signed
 	return r, nil
+}
+
+func (p parser) verify(h http.Header, body []byte, now time.Time) error {
+	if s, own := p.c.spec.Webhook.Scheme(); own {
+		return s.Verify(p.keys, h, body, now)
+	}
+	return webhooksig.Standard(p.keys, h, body, now)
 }

@@ -3,8 +3,8 @@
 // YAML, and the suite of pkg/provider/providertest certifies the description
 // like any other adapter.
 //
-// It has no notion of two calls for one result, of signatures beyond Standard
-// Webhooks, or of more than one API of a provider: those take an adapter of
+// It has no notion of two calls for one result, of keys that are fetched to verify
+// signatures, or of more than one API of a provider: those take an adapter of
 // their own. Nothing in a description can make it submit twice or believe an
 // unsigned callback.
 package declared
@@ -94,7 +94,7 @@ type Errors struct {
 type Rule struct {
 	Code  fault.Code `yaml:"code"`
 	Retry bool       `yaml:"retry"`
-	// Cause is bad_key, no_balance or no_access where an operator has to act.
+	// Cause is bad_key, no_balance, no_access or no_quota where an operator has to act.
 	Cause   provider.Cause `yaml:"cause"`
 	Meaning string         `yaml:"meaning"`
 }
@@ -103,18 +103,10 @@ func (r Rule) rule() provider.Rule {
 	return provider.Rule{Code: r.Code, Retry: r.Retry, Cause: r.Cause, Meaning: r.Meaning}
 }
 
-// Webhook is how callbacks are proven.
-type Webhook struct {
-	// Signature is "standard" for Standard Webhooks, or "none": hints.
-	Signature string `yaml:"signature"`
-	// SecretFile holds whsec_ secrets, two separated by a comma in a rotation.
-	SecretFile string `yaml:"secret_file"`
-}
-
 var (
 	nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{1,30}$`)
 	codes    = []fault.Code{fault.InvalidRequest, fault.ContentPolicy, fault.RateLimited, fault.PayloadTooLarge, fault.ProviderRejected, fault.ProviderUnavailable}
-	causes   = []provider.Cause{"", provider.BadKey, provider.NoBalance, provider.NoAccess}
+	causes   = []provider.Cause{"", provider.BadKey, provider.NoBalance, provider.NoAccess, provider.NoQuota}
 	states   = []provider.State{provider.Queued, provider.Running, provider.Succeeded, provider.Failed}
 )
 
@@ -192,7 +184,7 @@ func (s *Spec) check() (errs []error) {
 			bad("errors: %v needs a meaning and one of the codes %v", row, codes)
 		}
 		if !slices.Contains(causes, r.Cause) || r.Cause != "" && r.Code == fault.RateLimited {
-			bad("errors: %v has cause %q: use bad_key, no_balance or no_access, and none with rate_limited", row, r.Cause)
+			bad("errors: %v has cause %q: use bad_key, no_balance, no_access or no_quota, and none with rate_limited", row, r.Cause)
 		}
 	}
 	for status, r := range s.Errors.Status {
@@ -209,8 +201,12 @@ func (s *Spec) check() (errs []error) {
 			bad("submit.body: {%s} is no field of a task", name)
 		}
 	}
-	if s.Webhook != nil && s.Webhook.Signature != "standard" && s.Webhook.Signature != "none" {
-		bad("webhook.signature must be standard or none")
+	if s.Webhook != nil {
+		for _, err := range s.Webhook.check() {
+			if err != nil {
+				bad("%w", err)
+			}
+		}
 	}
 	return errs
 }

@@ -91,7 +91,7 @@ var policyMarks = []string{"moderation", "content policy", "blacklisted"}
 var failureCodes = map[string]provider.Rule{
 	"content_moderated": policyRule,
 	"image_too_large":   {Code: fault.InvalidRequest, Meaning: "an image is too large for Luma"},
-	"budget_exhausted":  {Code: fault.ProviderRejected, Meaning: "our credit at Luma ran out during the render"},
+	"budget_exhausted":  {Code: fault.ProviderRejected, Cause: provider.NoBalance, Meaning: "our credit at Luma ran out during the render"},
 	"generation_failed": failRule,
 	"output_not_found":  {Code: fault.ProviderRejected, Meaning: "Luma lost the video"},
 }

@@ -10,20 +10,25 @@
 // answers; callbacks themselves are unsigned and so only hints.
 //
 // Unconfirmed: what a failed challenge does. Some saw the create refused with
-// 2013, which is told here as our fault and retried; with Config.NoCallbacks no
-// callback URL is sent and tasks are polled only. How v2 lists tasks is not
-// known well enough to look for a lost one.
+// 2013: it is sent again without the address, and the task is polled; with
+// Config.NoCallbacks no address is sent at all. Others saw the task taken and no
+// callback come, which the watchdog makes good. How v2 lists tasks is not known
+// well enough to look for a lost one.
 package minimax
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"reelway.dev/pkg/provider"
 )
@@ -36,12 +41,17 @@ type Config struct {
 	provider.Account // BaseURL "https://api.minimax.io"
 	// NoCallbacks keeps callback URLs to ourselves.
 	NoCallbacks bool
+	// Logger is told of an address that MiniMax cannot reach; the process's own
+	// when nil.
+	Logger *slog.Logger
 }
 
 // Adapter is safe for concurrent use.
 type Adapter struct {
 	account     provider.Account
 	noCallbacks bool
+	log         *slog.Logger
+	seldom      rate.Sometimes
 }
 
 var (
@@ -52,7 +62,9 @@ var (
 )
 
 // New returns an adapter.
-func New(cfg Config) *Adapter { return &Adapter{cfg.At(""), cfg.NoCallbacks} }
+func New(cfg Config) *Adapter {
+	return &Adapter{account: cfg.At(""), noCallbacks: cfg.NoCallbacks, log: cmp.Or(cfg.Logger, slog.Default()), seldom: rate.Sometimes{Interval: 10 * time.Minute}}
+}
 
 // v2 tells whether a model is of the second API.
 func v2(model string) bool { return strings.HasPrefix(model, "MiniMax-H3") }
@@ -65,13 +77,30 @@ func resolution(r string) string {
 	return strings.ToUpper(r)
 }
 
-// Submit implements provider.Adapter.
+// Submit implements provider.Adapter. A create that MiniMax refused because it
+// could not test the callback address made nothing: it is sent once more without.
 func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	if t.OfVideo() {
 		return "", provider.CannotUse(Name)
 	}
+	if a.noCallbacks {
+		t.CallbackURL = ""
+	}
+	id, err := a.create(ctx, t)
+	if t.CallbackURL == "" || !ofDoor(err) {
+		return id, err
+	}
+	a.seldom.Do(func() {
+		a.log.WarnContext(ctx, "minimax cannot reach our callback address, its tasks are polled; see to it that REELWAY_CALLBACK_URL answers from the internet within 3 s, or set REELWAY_MINIMAX_NO_CALLBACKS", "provider", Name)
+	})
+	t.CallbackURL = ""
+	return a.create(ctx, t)
+}
+
+// create sends a task once.
+func (a *Adapter) create(ctx context.Context, t provider.Task) (string, error) {
 	body := map[string]any{"model": t.Model, "duration": t.Duration, "resolution": resolution(t.Resolution), "aigc_watermark": t.Watermark}
-	if t.CallbackURL != "" && !a.noCallbacks {
+	if t.CallbackURL != "" {
 		body["callback_url"] = t.CallbackURL
 	}
 	path := "/v1/video_generation"
@@ -94,8 +123,8 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 	switch {
 	case perr != nil:
 		return "", fmt.Errorf("answer of status %d is not MiniMax's", ans.Status)
-	case reply.BaseResp != nil && reply.BaseResp.Code != 0 && reply.TaskID != "": // it may have been taken
-		return "", fmt.Errorf("submit answered with code %d and a task", reply.BaseResp.Code)
+	case reply.TaskID != "" && (reply.Error != nil || reply.BaseResp != nil && reply.BaseResp.Code != 0): // it may have been taken
+		return "", fmt.Errorf("submit answered %d with an error and a task", ans.Status)
 	case reply.BaseResp != nil && reply.BaseResp.Code != 0: // v1, with any status
 		return "", refuseV1(ans, *reply.BaseResp, a.account.Now())
 	case ans.Status/100 != 2 && reply.Error != nil:

@@ -1,6 +1,7 @@
 package minimax
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -59,6 +60,12 @@ func refuseV1(ans *provider.Answer, b baseResp, now time.Time) error {
 		rule = doorShut
 	}
 	return rule.Refuse(Name, strconv.Itoa(b.Code), b.Msg, ans.RetryAfter(now))
+}
+
+// ofDoor reports whether a submit was refused for our callback address alone.
+func ofDoor(err error) bool {
+	var r *provider.RefusedError
+	return errors.As(err, &r) && r.Fault.ProviderCode == "2013" && r.Fault.Code == doorShut.Code
 }
 
 var bracketed = regexp.MustCompile(`\((\d{4})\)\s*$`)

@@ -11,6 +11,7 @@ package providertest
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"time"
 
@@ -59,6 +60,13 @@ type Harness struct {
 	// callback.
 	Task     provider.Task
 	Webhooks Webhooks
+	// Sign, when set, signs callbacks in the simulator's place, which does not
+	// know the scheme: the headers that prove body at a time, and no others.
+	Sign func(body []byte, at time.Time) http.Header
+	// SignatureHeader holds the signature, where its name does not say so.
+	SignatureHeader string
+	// Undated says that signatures bind no time: old ones verify for ever.
+	Undated bool
 	// Sources are the ways in which it works on videos.
 	Sources []Source
 	// SilentFailure says that a failure has no webhook.

@@ -36,7 +36,7 @@ func (r recording) body() []byte {
 // Recorded plays the answers of testdata/submit.json and testdata/poll.json to
 // the adapter. In the first, want is "accepted ID", "unknown", or a fault code,
 // the provider's own code in brackets, "retry", the wait and the cause. In the second it
-// is the state and the result, the fault, or the unknown word; or "error", which
+// is the state and the result, the fault with its cause, or the unknown word; or "error", which
 // says nothing of the task. taskID is the one that is polled.
 func Recorded(t *testing.T, open func(url string) provider.Adapter, task provider.Task, taskID string) {
 	t.Helper()
@@ -67,7 +67,7 @@ func tell(r provider.Report) string {
 	case r.State == provider.Succeeded:
 		s += " " + r.ResultURL
 	case r.State == provider.Failed:
-		s += " " + describe(r.Err)
+		s = strings.TrimSpace(s + " " + describe(r.Err) + " " + string(r.Cause))
 	case r.UnknownWord != "":
 		s += " unknown word " + r.UnknownWord
 	case r.Progress > 0:

@@ -2,6 +2,8 @@ package providertest
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"io"
 	"net/http"
@@ -11,6 +13,7 @@ import (
 
 	"reelway.dev/pkg/fault"
 	"reelway.dev/pkg/provider"
+	"reelway.dev/pkg/webhooksig"
 )
 
 // delivery is a callback as it came.
@@ -34,6 +37,9 @@ func (b *bundle) door(t T) <-chan delivery {
 				_, _ = w.Write(answer)
 				return
 			}
+		}
+		if b.Sign != nil {
+			r.Header = b.Sign(body, time.Now())
 		}
 		in <- delivery{r.Header, body}
 	}))
@@ -116,21 +122,32 @@ func forgedWebhooks(t T, b *bundle) {
 	b.Simulator.Move(t, sim.ID, "succeeded")
 	good := b.receive(t, in)
 	now := time.Now()
-	altered := bytes.Replace(good.body, []byte(sim.ID), []byte(strings.ToUpper(sim.ID)), 1)
-	for name, c := range map[string]struct {
+	type callback struct {
 		h    http.Header
 		body []byte
 		at   time.Time
 		hold bool // a signature that does not bind this is for hints only
-	}{
+	}
+	altered := bytes.Replace(good.body, []byte(sim.ID), []byte(strings.ToUpper(sim.ID)), 1)
+	cases := map[string]callback{
 		"unsigned":     {http.Header{}, good.body, now, false},
 		"altered":      {good.header, altered, now, b.Webhooks == TokenHints},
-		"stale":        {good.header, good.body, now.Add(2 * time.Hour), false},
-		"from ahead":   {good.header, good.body, now.Add(-2 * time.Hour), false},
-		"forged":       {tampered(good.header), good.body, now, false},
+		"forged":       {b.tampered(good.header), good.body, now, false},
 		"empty":        {good.header, nil, now, false},
 		"empty object": {good.header, []byte("{}"), now, false},
-	} {
+	}
+	if !b.Undated {
+		cases["stale"] = callback{good.header, good.body, now.Add(2 * time.Hour), false}
+		cases["from ahead"] = callback{good.header, good.body, now.Add(-2 * time.Hour), false}
+	}
+	if b.Sign != nil {
+		for k := range good.header {
+			h := good.header.Clone()
+			h.Del(k)
+			cases["without "+k] = callback{h, good.body, now, false}
+		}
+	}
+	for name, c := range cases {
 		r, err := p.ParseWebhook(b.ctx, c.h, c.body, c.at)
 		switch {
 		case err == nil && !r.Hint, err == nil && b.Webhooks != Hints && !c.hold:
@@ -156,17 +173,38 @@ func (b *bundle) garbage(t T, p provider.WebhookParser) {
 }
 
 // tampered changes every signature in a header, and nothing else.
-func tampered(h http.Header) http.Header {
+func (b *bundle) tampered(h http.Header) http.Header {
 	out := h.Clone()
 	for k, vs := range out {
-		if !strings.Contains(strings.ToLower(k), "signature") {
+		if !strings.Contains(strings.ToLower(k), "signature") && !strings.EqualFold(k, b.SignatureHeader) {
 			continue
 		}
 		for i, v := range vs {
-			b := []byte(v)
-			b[len(b)/2]++
-			vs[i] = string(b)
+			text := []byte(v)
+			text[len(text)/2]++
+			vs[i] = string(text)
 		}
 	}
 	return out
+}
+
+// SignAs has callbacks signed by a scheme, with a new key in the simulator's place,
+// and returns what verifies them.
+func (h *Harness) SignAs(s webhooksig.Scheme) (keys [][]byte) {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails (crypto/rand since Go 1.24)
+	keys = [][]byte{key}
+	if s.Algorithm == webhooksig.EdDSA {
+		private := ed25519.NewKeyFromSeed(key)
+		public, _ := private.Public().(ed25519.PublicKey)
+		key, keys = private, [][]byte{public}
+	}
+	h.Describe(s)
+	h.Sign = func(body []byte, at time.Time) http.Header { return s.Sign(key, body, at) }
+	return keys
+}
+
+// Describe says what callbacks that a scheme signs are worth.
+func (h *Harness) Describe(s webhooksig.Scheme) {
+	h.Webhooks, h.SignatureHeader, h.Undated = Signed, s.Header, s.TimestampHeader == ""
 }

@@ -127,7 +127,7 @@ func (p Providers) describe(c Config) error {
 		if err == nil && s.Webhook != nil {
 			var secrets string
 			if secrets, err = secretFile(s.Webhook.SecretFile); err == nil {
-				keys, err = decode(secrets)
+				keys, err = s.Webhook.Keys(secrets)
 			}
 		}
 		if err != nil {

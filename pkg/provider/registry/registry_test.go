@@ -1,16 +1,20 @@
 package registry_test
 
 import (
+	"errors"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"reelway.dev/pkg/provider"
 	"reelway.dev/pkg/provider/registry"
 	"reelway.dev/pkg/run"
+	"reelway.dev/pkg/webhooksig"
 )
 
 func load(t *testing.T, environ ...string) registry.Config {
@@ -105,6 +109,25 @@ func TestDescribedProviders(t *testing.T) {
 	}
 	_, err = registry.Open(load(t, "REELWAY_PROVIDERS_FILE="+write("bad.yaml", spec("kling", good)+spec("acme", write("bad", "s3cret")))))
 	if err == nil || !strings.Contains(err.Error(), `"kling": the name`) || !strings.Contains(err.Error(), `"acme": a webhook secret`) || strings.Contains(err.Error(), "s3cret") {
+		t.Error(err)
+	}
+	hmac := func(secret string) string {
+		return strings.Replace(spec("acme", write("hmac", secret)), "signature: standard", "signature: hmac-sha256, header: X-Sig", 1)
+	}
+	p, err = registry.Open(load(t, "REELWAY_PROVIDERS_FILE="+write("hmac.yaml", hmac("a-secret-of-some-bytes\n"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := []byte(`{"id":"t1","status":"done","url":"https://x.example/v.mp4"}`)
+	signed := webhooksig.Scheme{Algorithm: webhooksig.HMACSHA256, Header: "X-Sig"}.Sign([]byte("a-secret-of-some-bytes"), body, time.Now())
+	if r, err := p.Parsers["acme"].ParseWebhook(t.Context(), signed, body, time.Now()); err != nil || r.Hint || r.TaskID != "t1" {
+		t.Errorf("%+v %v", r, err)
+	}
+	if _, err := p.Parsers["acme"].ParseWebhook(t.Context(), http.Header{}, body, time.Now()); !errors.Is(err, provider.ErrBadSignature) {
+		t.Errorf("unsigned: %v", err)
+	}
+	_, err = registry.Open(load(t, "REELWAY_PROVIDERS_FILE="+write("short.yaml", hmac("s3cret"))))
+	if err == nil || !strings.Contains(err.Error(), `"acme": webhook.secret_file`) || strings.Contains(err.Error(), "s3cret") {
 		t.Error(err)
 	}
 	if _, err := registry.Open(load(t, "REELWAY_PROVIDERS_FILE=/nowhere/at/all")); err == nil {

@@ -10,7 +10,8 @@
 //
 // Unconfirmed: the scale of progress (0 to 1 in the SDK's comment); a value
 // above 1 is taken for percent; the status of a refusal for want of credits, which
-// is known by its words. Which failures are refunded is disputed; only
+// is known by its words, as is that of a daily limit beside any other 429; whether
+// that one names a time. Which failures are refunded is disputed; only
 // the class is kept here.
 package runway
 
@@ -59,7 +60,7 @@ var errorTable = provider.Rules{
 	405: {Code: fault.ProviderRejected, Meaning: "Runway does not offer this"},
 	413: {Code: fault.PayloadTooLarge, Meaning: "the request is too large for Runway"},
 	422: {Code: fault.InvalidRequest, Meaning: "Runway refused a parameter"},
-	429: {Code: fault.RateLimited, Retry: true, Meaning: "our account's daily limit at Runway is reached"},
+	429: {Code: fault.RateLimited, Retry: true, Meaning: "Runway asks us to slow down"},
 }
 
 // failures classes failureCode by its head; the first that fits counts, so
@@ -78,12 +79,18 @@ var failures = []struct {
 	{"", provider.Rule{Code: fault.ProviderRejected, Meaning: "the render failed at Runway"}},
 }
 
+// dailyMarks are the words by which a 429 tells that a model's tasks of the last
+// 24 hours are used up, which no short wait mends. Source: runwayml/sdk-python,
+// issue 23; docs.dev.runwayml.com, usage tiers.
+var dailyMarks = []string{"daily"}
+
 // creditMarks are the words by which a refusal tells of an empty balance.
 // Source: runwayml/sdk-node, issue 28.
 var creditMarks = []string{"enough credits"}
 
 var (
 	creditRule = provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoBalance, Meaning: "our credits at Runway are used up"}
+	dailyRule  = provider.Rule{Code: fault.ProviderUnavailable, Cause: provider.NoQuota, Meaning: "our daily limit of this model at Runway is reached"}
 	policyRule = provider.Rule{Code: fault.ContentPolicy, Meaning: "Runway's content policy refused it; revise the prompt or image"}
 	stateWords = map[string]provider.State{"PENDING": provider.Queued, "THROTTLED": provider.Queued, "RUNNING": provider.Running}
 )
@@ -130,6 +137,9 @@ func (a *Adapter) Submit(ctx context.Context, t provider.Task) (string, error) {
 		_ = json.Unmarshal(ans.Body, &e) // the status says enough
 		if ans.Status/100 == 4 && provider.Policy(e.Error, creditMarks...) {
 			return "", creditRule.Refuse(Name, strconv.Itoa(ans.Status), e.Error, 0)
+		}
+		if ans.Status == http.StatusTooManyRequests && provider.Policy(e.Error, dailyMarks...) {
+			return "", dailyRule.Refuse(Name, "429", e.Error, ans.RetryAfter(a.account.Now()))
 		}
 		return "", errorTable.Submit(Name, ans, "", e.Error, a.account.Now())
 	}
