@@ -450,10 +450,10 @@ func TestRightsAtNATS(t *testing.T) {
 		"$JS.API.CONSUMER.CREATE.OBSERVATIONS.x.observed.>": "", "$JS.API.CONSUMER.CREATE.OBSERVATIONS.ledger.observed.>": "ledger",
 		"$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.x": "", "$JS.API.CONSUMER.CREATE.EVENTS.x": "notifier", "$JS.API.CONSUMER.CREATE.EVENTS.archiver.job.>": "",
 		"$JS.API.CONSUMER.CREATE.EVENTS.archiver.job.*.*.storing": "archiver", "$JS.API.CONSUMER.CREATE.DEAD.x.dead.>": "",
-		"$JS.API.CONSUMER.MSG.NEXT.EVENTS.archiver": "archiver", "$JS.API.CONSUMER.MSG.NEXT.EVENTS.x": "notifier", "$JS.API.CONSUMER.MSG.NEXT.JOBS.dispatcher-kling": "dispatcher",
+		"$JS.API.CONSUMER.MSG.NEXT.EVENTS.archiver": "archiver", "$JS.API.CONSUMER.MSG.NEXT.EVENTS.x": "notifier", "$JS.API.CONSUMER.MSG.NEXT.JOBS.submit-kling": "dispatcher",
 		"$JS.API.CONSUMER.MSG.NEXT.OBSERVATIONS.ledger": "ledger", "$JS.API.CONSUMER.DELETE.EVENTS.archiver": "", "$JS.API.CONSUMER.DELETE.EVENTS.projection": "",
-		"$JS.API.CONSUMER.DELETE.OBSERVATIONS.ledger": "", "$JS.API.CONSUMER.DELETE.JOBS.dispatcher-kling": "",
-		"$JS.ACK.EVENTS.archiver.1.1.1.1.0": "archiver", "$JS.ACK.EVENTS.mail.1.1.1.1.0": "notifier", "$JS.ACK.EVENTS.projection.1.1.1.1.0": "ledger", "$JS.ACK.OBSERVATIONS.ledger.1.1.1.1.0": "ledger", "$JS.ACK.JOBS.dispatcher-kling.1.1.1.1.0": "dispatcher",
+		"$JS.API.CONSUMER.DELETE.OBSERVATIONS.ledger": "", "$JS.API.CONSUMER.DELETE.JOBS.submit-kling": "",
+		"$JS.ACK.EVENTS.archiver.1.1.1.1.0": "archiver", "$JS.ACK.EVENTS.mail.1.1.1.1.0": "notifier", "$JS.ACK.EVENTS.projection.1.1.1.1.0": "ledger", "$JS.ACK.OBSERVATIONS.ledger.1.1.1.1.0": "ledger", "$JS.ACK.JOBS.submit-kling.1.1.1.1.0": "dispatcher",
 		"$JS.API.CONSUMER.INFO.OBSERVATIONS.ledger": "doctor", "$JS.API.INFO": "ledger dispatcher doctor", "_INBOX.ledger.x": "", "$SYS.REQ.SERVER.PING": "", "other": "",
 	}
 	reads := map[string]string{"_INBOX.>": "", ">": "", "job.>": "", "observed.>": "", "jobs.>": "", "$KV.>": "", "$JS.ACK.>": "", "access.changed": "intake notifier"}

@@ -51,7 +51,7 @@ func TestDeadLettersComeBack(t *testing.T) {
 	eventually(t, "all are dead", func() bool { return len(dead()) == 3 })
 	all := dead()
 	for i, d := range all {
-		if d.Letter.GetReason() != "it is broken" || d.Letter.GetSubject() != "jobs.submit.kling.kling-v2-6" || d.Letter.GetConsumer() != "dispatcher-kling" || d.Seq != uint64(i+1) {
+		if d.Letter.GetReason() != "it is broken" || d.Letter.GetSubject() != "jobs.submit.kling.kling-v2-6" || d.Letter.GetConsumer() != "submit-kling" || d.Seq != uint64(i+1) {
 			t.Errorf("%+v", d)
 		}
 	}

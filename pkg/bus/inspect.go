@@ -13,7 +13,7 @@ import (
 
 // Finding is what a server has of one stream, KV bucket or consumer.
 type Finding struct {
-	Name    string   // JOBS, KV_job_status, JOBS/dispatcher-kling
+	Name    string   // JOBS, KV_job_status, JOBS/submit-kling
 	Missing bool     // it is not there
 	Differs []string // "max_age is 1h0m0s, should be 72h0m0s"
 	// Waiting is how many messages a consumer has still to acknowledge, or a

@@ -94,7 +94,6 @@ type Consumer struct {
 	AckWait    time.Duration
 	Timeout    time.Duration
 	MaxDeliver int
-	Idle       time.Duration // it is removed when nobody has read for so long; 0: never
 }
 
 // ackWait is every consumer's: work in hand is kept by heartbeats.
@@ -114,16 +113,16 @@ const DeleteSubject = "artifacts.delete"
 
 // SubmitConsumer reads the submit commands of one provider, of all its models.
 func SubmitConsumer(provider string) Consumer {
-	return Consumer{Stream: StreamJobs, Name: "dispatcher-" + token(provider), Filter: submitRoot + token(provider) + ".>", AckWait: ackWait, Timeout: 3 * time.Minute, MaxDeliver: 1000}
+	return Consumer{Stream: StreamJobs, Name: "submit-" + token(provider), Filter: submitRoot + token(provider) + ".>", AckWait: ackWait, Timeout: 3 * time.Minute, MaxDeliver: 1000}
 }
 
 // FormerSubmitConsumer reads what a ledger of the version before published, or still
-// does, by one subject for all models of a provider: no other consumer would, and it
-// would take room on the bus for ever. It vanishes with its readers, or a dispatcher
-// of that version could not come back: two consumers of one subject are refused.
+// does, by one subject for all models of a provider. It is that version's consumer, so
+// that dispatchers of both read beside each other; were it given the new subjects, it
+// would pass over what was published to them before.
 func FormerSubmitConsumer(provider string) Consumer {
 	c := SubmitConsumer(provider)
-	c.Name, c.Filter, c.Idle = "former-"+token(provider), submitRoot+token(provider), time.Minute
+	c.Name, c.Filter = "dispatcher-"+token(provider), submitRoot+token(provider)
 	return c
 }
 
@@ -221,7 +220,7 @@ func Reserved() int64 {
 func (b *Bus) consumer(ctx context.Context, c Consumer) (jetstream.Consumer, error) {
 	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
 		Durable: c.Name, FilterSubject: c.Filter, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: c.AckWait, MaxAckPending: 4096, MaxDeliver: -1, InactiveThreshold: c.Idle,
+		AckWait: c.AckWait, MaxAckPending: 4096, MaxDeliver: -1,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ensure consumer %s: %w", c.Name, err)

@@ -194,7 +194,7 @@ var (
 		Headers: []string{}, Enabled: true, CreatedAt: 1_795_597_200}
 	exampleUpload = uploadObject{ID: "upload_0199d5c2-8a51-7d0e-b3a4-5f0d3c1e9a77", Object: "upload", Status: "ready", Bytes: 482_113, ContentType: "image/png",
 		SHA256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", Width: 1280, Height: 720, CreatedAt: 1_795_597_200, ExpiresAt: 1_795_770_000}
-	exampleDeadLetter = deadLetterObject{ID: "7", Object: "dead_letter", Stream: "JOBS", Subject: "jobs.submit.kling.kling-v2-6", Consumer: "dispatcher-kling", Reason: "delivered too often",
+	exampleDeadLetter = deadLetterObject{ID: "7", Object: "dead_letter", Stream: "JOBS", Subject: "jobs.submit.kling.kling-v2-6", Consumer: "submit-kling", Reason: "delivered too often",
 		Deliveries: 20, Type: "reelway.event.v1.SubmitJob", DiedAt: "2026-11-25T09:00:00Z", SizeBytes: 312}
 	exampleDelivery = deliveryObject{ID: "whd_0199d5c2-8a51-7d0e-b3a4-5f0d3c1e9a77", Object: "webhook_delivery", Endpoint: exampleEndpoint.ID, Video: exampleVideo.ID,
 		Type: "video.completed", State: "delivered", Attempts: 1, OccurredAt: 1_795_597_260}

@@ -85,7 +85,7 @@ func TestDoctor(t *testing.T) {
 		return true
 	})
 	for name, detail := range map[string]string{"settings": "", "postgres": "PostgreSQL", "postgres.migrations": "all", "nats": "JetStream", "nats.JOBS": "", "nats.EVENTS": "", "nats.KV_job_status": "",
-		"nats.OBSERVATIONS/ledger": "", "nats.JOBS/dispatcher-atlascloud": "", "bucket.write": "", "bucket.signed_read": "", "bucket.unsigned_read": "refused", "bucket.delete": "",
+		"nats.OBSERVATIONS/ledger": "", "nats.JOBS/submit-atlascloud": "", "bucket.write": "", "bucket.signed_read": "", "bucket.unsigned_read": "refused", "bucket.delete": "",
 		"provider.atlascloud.default": "404", "clock": "postgres"} {
 		expect(t, got, name, reelway.OK, detail)
 	}

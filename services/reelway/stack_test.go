@@ -177,7 +177,7 @@ func TestOneTraceAJobAndSameDataAfterRestart(t *testing.T) {
 		"reelway.ledger.v1.JobService/OpenJob": {"rpc.method": "reelway.ledger.v1.JobService/OpenJob"},
 		"INSERT":                               {"db.system.name": "postgresql"},
 		"publish jobs.submit":                  {"messaging.system": "nats", "messaging.destination.name": "jobs.submit", "messaging.operation.type": "send"},
-		"process jobs.submit":                  {"messaging.system": "nats", "messaging.operation.type": "process", "messaging.consumer.group.name": "dispatcher-kling"},
+		"process jobs.submit":                  {"messaging.system": "nats", "messaging.operation.type": "process", "messaging.consumer.group.name": "submit-kling"},
 		"push event":                           {"reelway.push.transport": "grpc", "reelway.job.id": id},
 	} {
 		for k, want := range wants {
