@@ -215,7 +215,7 @@ func (s *Service) poll(ctx context.Context, m *eventv1.PollAttempt) error {
 	seen.At = s.d.Now()
 	if err == nil && adopts {
 		s.d.Logger.WarnContext(ctx, "task of a lost answer found by its callback", "job_id", m.GetJobId(), "attempt_id", m.GetAttemptId(), "provider", m.GetProvider())
-		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: r.TaskID}}}
+		o := &eventv1.Observation{Id: seen.AttemptID + "-accepted", Fact: &eventv1.Observation_Accepted{Accepted: &eventv1.Accepted{ProviderTaskId: cmp.Or(r.TaskID, task)}}}
 		if perr := s.publish(ctx, fill(o, seen)); perr != nil {
 			return perr
 		}

@@ -60,7 +60,7 @@ func (s *Service) begin(ctx context.Context, group []*beginCall) error {
 			if c.err = c.ctx.Err(); c.err != nil {
 				continue
 			}
-			j := choose(c.req, jobs)
+			j := jobs[c.req.GetJobId()]
 			if j == nil {
 				c.err = notFound()
 				continue
@@ -73,11 +73,6 @@ func (s *Service) begin(ctx context.Context, group []*beginCall) error {
 	})
 	s.wake()
 	return err
-}
-
-// choose is the locked job that a request is for: the one that it names.
-func choose(r *ledgerv1.BeginAttemptRequest, jobs map[string]*record) *record {
-	return jobs[r.GetJobId()]
 }
 
 // beginOne judges one intent. Its verdict is the call's; an error is the

@@ -1240,8 +1240,7 @@ type BeginAttemptResponse struct {
 	// looked for, never submitted again.
 	OpenAttemptId  string `protobuf:"bytes,6,opt,name=open_attempt_id,json=openAttemptId,proto3" json:"open_attempt_id,omitempty"`
 	ProviderTaskId string `protobuf:"bytes,7,opt,name=provider_task_id,json=providerTaskId,proto3" json:"provider_task_id,omitempty"`
-	// The job that was granted or whose attempt is open. It may be another than
-	// the one asked for: the ledger grants in a fair order.
+	// The job that was granted or whose attempt is open: the one that was asked for.
 	JobId string `protobuf:"bytes,8,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	// The key that the attempt was granted for.
 	KeyId string `protobuf:"bytes,29,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
@@ -1249,7 +1248,7 @@ type BeginAttemptResponse struct {
 	// take the job. It stays queued; ask again in retry_after_ms.
 	Full         bool  `protobuf:"varint,30,opt,name=full,proto3" json:"full,omitempty"`
 	RetryAfterMs int64 `protobuf:"varint,31,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
-	// What was full: provider, model, key, budget or closed.
+	// What was full: provider, model, key, budget, closed, paused or source_key.
 	FullReason string `protobuf:"bytes,32,opt,name=full_reason,json=fullReason,proto3" json:"full_reason,omitempty"`
 	// When granted: as in GetAttemptResponse, to tell when to poll first.
 	TypicalMs     int64  `protobuf:"varint,62,opt,name=typical_ms,json=typicalMs,proto3" json:"typical_ms,omitempty"`
